@@ -1,0 +1,1 @@
+"""What can stand in p(z), p(x|z) and q(z|x)."""

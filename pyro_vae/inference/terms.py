@@ -1,0 +1,162 @@
+r"""The three log densities behind every statement about log p(x), read off Pyro traces.
+
+For K draws :math:`z_k \sim q(z \mid x)` the importance weights are
+
+.. math:: \log w_k = \log p(x \mid z_k) + \log p(z_k) - \log q(z_k \mid x).
+
+The ELBO is their mean (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114, eq. 3), the importance-weighted bound
+the log of the mean of w (Burda et al., 2015, https://arxiv.org/abs/1509.00519, eq. 8). The traces are of guide and
+replayed model under one outer plate of K particles, so nothing here knows the parts of a VAE and nothing can go stale
+when one is swapped: any pair of Pyro functions with one data plate will do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ..data import Rows, as_rows
+from ..guards import mode, own_store, seeded
+from ..vae import VAE
+
+Pair = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Log densities of K particles for N data, in nats, each of shape ``(K, N)``."""
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_guide: Tensor
+
+    @property
+    def log_weight(self) -> Tensor:
+        """Importance weights, log scale, of shape ``(K, N)``."""
+        return self.log_likelihood + self.log_prior - self.log_guide
+
+
+def elbo(terms: Terms) -> Tensor:
+    """The evidence lower bound: nats per datum, shape ``(N,)``."""
+    return terms.log_weight.mean(0)
+
+
+def iwae(terms: Terms) -> Tensor:
+    """The importance-weighted bound of K particles: nats per datum, shape ``(N,)``."""
+    return terms.log_weight.logsumexp(0) - math.log(len(terms.log_weight))
+
+
+def ess(terms: Terms) -> Tensor:
+    """The effective sample size of the importance weights (Kish): between 1 and K, shape ``(N,)``."""
+    return torch.exp(2 * terms.log_weight.logsumexp(0) - (2 * terms.log_weight).logsumexp(0))
+
+
+def terms(vae: VAE | Pair, x: Any, *, num_samples: int = 64, seed: int = 0) -> Terms:
+    """The log densities of `num_samples` draws from the guide for each datum.
+
+    Arguments:
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
+        x: Data of shape ``(N, *X)``.
+        num_samples: The number of particles K.
+        seed: The seed of the draws.
+
+    Returns:
+        :class:`Terms` of shape ``(num_samples, N)``, with gradients where gradients are on.
+
+    Raises:
+        DataError: The data do not fit the likelihood.
+        ValueError: The pair has sites outside the data plate, or model and guide have different latents.
+    """
+    model, guide, rows, like = entrance(vae, x, num_samples)
+    with own_store(), seeded(seed), mode(model, guide, training=False):
+        return trace_terms(model, guide, rows.take(slice(None), like=like), num_samples)
+
+
+def entrance(vae: VAE | Pair, x: Any, num_samples: int) -> tuple[Callable, Callable, Rows, Tensor | None]:
+    """Model, guide, checked rows, and a tensor with the dtype and device they are wanted in."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(f"num_samples must be a whole number from 1; got {num_samples!r}")
+    if isinstance(vae, VAE):
+        return vae.model, vae.guide, vae.check(x), vae.reference
+    if isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
+        owner = next((f.__self__ for f in vae if isinstance(getattr(f, "__self__", None), VAE)), None)
+        return *vae, as_rows(x) if owner is None else owner.check(x), None if owner is None else owner.reference
+    raise TypeError(f"needs a VAE or a pair (model, guide) of Pyro functions; got {type(vae).__name__}")
+
+
+def trace_terms(
+    model: Callable, guide: Callable, x: Tensor, num_samples: int, block_rows: int | None = None
+) -> Terms:
+    """Trace guide and replayed model under a plate of particles. Draws from torch's current random state.
+
+    The model may be replayed in blocks of particles that fill at most `block_rows` decoder rows (at least one
+    particle): all draws are made before, so this saves memory and changes nothing else.
+    """
+    guide_trace = _under_particles(guide, x, num_samples)
+    step = num_samples if block_rows is None else max(1, block_rows // len(x))
+    blocks = [_model_terms(model, guide_trace, x, k, min(k + step, num_samples)) for k in range(0, num_samples, step)]
+    log_likelihood, log_prior = (torch.cat(block) for block in zip(*blocks, strict=True))
+    return Terms(log_likelihood, log_prior, _log_density(guide_trace, (num_samples, len(x)), observed=False))
+
+
+def _under_particles(function: Callable, x: Tensor, num_samples: int) -> Trace:
+    with pyro.plate("particles", num_samples, dim=-2):
+        return poutine.trace(function).get_trace(x)
+
+
+def _model_terms(model: Callable, guide_trace: Trace, x: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and log p(z) of particles first..last, each of shape ``(last - first, N)``."""
+    replayed = poutine.replay(model, trace=_particles(guide_trace, first, last))
+    trace = _under_particles(replayed, x, last - first)
+    latents, drawn = _names(trace, observed=False), _names(guide_trace, observed=False)
+    if latents != drawn:
+        raise ValueError(f"model and guide must have the same latent sites; got {sorted(latents)} and {sorted(drawn)}")
+    if not _names(trace, observed=True):
+        raise ValueError("the model observes nothing; give one of its sample sites obs=x")
+    shape = (last - first, len(x))
+    return _log_density(trace, shape, observed=True), _log_density(trace, shape, observed=False)
+
+
+def _particles(trace: Trace, first: int, last: int) -> Trace:
+    """The same trace with only some of its particles."""
+    part = trace.copy()
+    for site in _sites(part, observed=False):
+        part.nodes[site["name"]] = {**site, "value": site["value"][first:last]}
+    return part
+
+
+def _sites(trace: Trace, observed: bool) -> list[Any]:
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    return [site for site in sites if site["is_observed"] == observed]
+
+
+def _names(trace: Trace, observed: bool) -> set[str]:
+    return {site["name"] for site in _sites(trace, observed)}
+
+
+def _log_density(trace: Trace, shape: tuple[int, int], observed: bool) -> Tensor:
+    """The summed log density of the latent or of the observed sites, per particle and datum.
+
+    Masks count; scales do not: a subsampled plate weighs data for training, and a log density per datum has no weight.
+    """
+    total: Any = 0.0
+    for site in _sites(trace, observed):
+        frames = {(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized}
+        if frames != {(-2, shape[0]), (-1, shape[1])}:
+            raise ValueError(
+                f"every site must lie in one data plate of size {shape[1]} at dim -1, and in no other; site "
+                f"{site['name']!r} does not; put it inside pyro.plate('data', len(x), dim=-1)"
+            )
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        total = total + scale_and_mask(log_prob, mask=site["mask"])
+    return total.expand(shape) if isinstance(total, Tensor) else torch.zeros(shape)

@@ -1,0 +1,257 @@
+r"""The variational autoencoder: a prior, a likelihood and a guide that fit together.
+
+.. math::
+
+    p_\theta(x) = \int p_\theta(x \mid z)\, p_\theta(z)\, dz, \qquad
+    \log p_\theta(x) \ge \mathbb{E}_{q_\phi(z \mid x)} \big[ \log p_\theta(x \mid z) + \log p_\theta(z)
+    - \log q_\phi(z \mid x) \big]
+
+(Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro functions: everything that
+Pyro offers works on them, and everything in this package uses nothing else.
+
+The guide lives in unconstrained space, and the VAE pushes it onto the support of the prior by ``biject_to``. So the
+same normal guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued prior the map is absent.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from .conditionals.base import Conditional
+from .data import DataError, Rows, as_rows, check
+from .guards import mode, seeded
+
+_names = (f"vae_{number}" for number in itertools.count())
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder from three conditionals.
+
+    Arguments:
+        prior: :math:`p(z)`, over latents of shape ``Z``.
+        likelihood: :math:`p(x \mid z)`, over data of shape ``X``, given latents of shape ``(*, *Z)``.
+        guide: :math:`q(z \mid x)` in unconstrained space, given data of shape ``(*, *X)``.
+
+    Raises:
+        ValueError: The parts do not fit; the message gives the shapes.
+
+    Example:
+        >>> vae = VAE(
+        ...     prior=Normal((2,), loc=0.0, scale=1.0),
+        ...     likelihood=Amortised(MLP(2, 5, hidden=[16]), Poisson((5,))),
+        ...     guide=Amortised(MLP(5, 4, hidden=[16]), Normal((2,))),
+        ... )
+        >>> vae.sample(7).shape
+        torch.Size([7, 5])
+    """
+
+    def __init__(self, prior: Conditional, likelihood: Conditional, guide: Conditional) -> None:
+        super().__init__()
+        self.prior, self.likelihood, self.posterior = prior, likelihood, guide
+        self._name = next(_names)
+        _check_parts(self)
+
+    # The model, as Pyro functions
+
+    def model(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+        r"""The Pyro model :math:`p(z)\,p(x \mid z)`: plate ``"data"`` at dim -1, sites ``"z"`` and ``"x"``.
+
+        Arguments:
+            x: Data of shape ``(N, *X)`` to observe; left out, `size` data are drawn.
+            size: The number of data to draw.
+
+        Returns:
+            The data, observed or drawn, of shape ``(N, *X)``.
+        """
+        self._register()
+        x = None if x is None else self._fitting(x)
+        if x is None and size is None:
+            raise ValueError("model needs data x to observe, or size= to draw; got neither")
+        with pyro.plate("data", size if x is None else len(x), dim=-1):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor, *, observations: dict[str, Tensor] | None = None) -> Tensor:
+        r"""The Pyro guide :math:`q(z \mid x)`: plate ``"data"`` at dim -1, site ``"z"`` of shape ``(N, *Z)``.
+
+        Arguments:
+            x: Data of shape ``(N, *X)``.
+            observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x.
+
+        Returns:
+            Latents of shape ``(N, *Z)``.
+        """
+        self._register()
+        x = self._fitting(observations["x"] if observations else x)
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", self._encoded(x))
+
+    # The model, as distributions and arrays
+
+    def encode(self, x: Any) -> TorchDistribution:
+        r""":math:`q(z \mid x)` on the support of the prior: batch shape ``(N,)``, event shape ``Z``.
+
+        Raises:
+            DataError: The data do not fit the likelihood.
+        """
+        return self._encoded(self.check(x).take(slice(None), like=self.reference))
+
+    def decode(self, z: Any) -> TorchDistribution:
+        r""":math:`p(x \mid z)` for latents of shape ``(*, *Z)``: batch shape ``*``, event shape ``X``.
+
+        Raises:
+            DataError: The latents have another shape.
+        """
+        z = torch.as_tensor(z, dtype=self.reference.dtype, device=self.reference.device)
+        shape = self.prior.event_shape
+        if z.shape[z.dim() - len(shape) :] != shape:
+            raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
+        return self.likelihood(z)
+
+    def sample(self, size: int, *, seed: int = 0) -> Tensor:
+        """Data drawn from the model, of shape ``(size, *X)``."""
+        with torch.no_grad(), seeded(seed), mode(self, training=False):
+            return self.likelihood(self.prior().sample(torch.Size([size]))).sample()
+
+    def reconstruct(self, x: Any, *, num_samples: int = 16, seed: int = 0) -> Tensor:
+        r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z from the guide.
+
+        Where the likelihood has no mean (classes, heavy tails), its mode stands in, for one draw of z.
+
+        Arguments:
+            x: Data of shape ``(N, *X)``.
+            num_samples: How many z are drawn for each datum.
+            seed: The seed of the draws.
+
+        Returns:
+            A tensor of shape ``(N, *X)``.
+
+        Raises:
+            DataError: The data do not fit the likelihood.
+        """
+        with torch.no_grad(), seeded(seed), mode(self, training=False):
+            decoded = self.likelihood(self.encode(x).sample(torch.Size([num_samples])))
+            mean = decoded.mean
+            return decoded.mode[0] if mean.isnan().any() else mean.mean(0)
+
+    def check(self, x: Any) -> Rows:
+        """Data as rows that fit the likelihood: shape, finite values, support, finite density.
+
+        Raises:
+            DataError: They do not fit; the message names row, column and value, and says what to do.
+        """
+        rows = as_rows(x, self.likelihood.event_shape)
+        with torch.no_grad(), seeded(0), mode(self, training=False), pyro.validation_enabled(False):
+            check(rows, self.likelihood(self.prior().sample()), _title(self.likelihood))
+        return rows
+
+    @property
+    def reference(self) -> Tensor:
+        """A tensor with the dtype and device that the VAE computes in."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+    # How it works
+
+    def _encoded(self, x: Tensor) -> TorchDistribution:
+        unconstrained = self.posterior(x)
+        support = self.prior().support
+        if _is_real(support):
+            return unconstrained
+        return dist.TransformedDistribution(unconstrained, [biject_to(support).with_cache()])
+
+    def _fitting(self, x: Tensor) -> Tensor:
+        """A batch of the right shape, in the VAE's dtype; the values are checked once, at the door."""
+        shape = getattr(x, "shape", ())
+        if not isinstance(x, Tensor) or len(shape) == 0 or shape[1:] != self.likelihood.event_shape or shape[0] == 0:
+            rows = as_rows(x, self.likelihood.event_shape)
+            return rows.take(slice(None), like=self.reference)
+        return x.to(self.reference.dtype)
+
+    def _register(self) -> None:
+        """Show the parameters to Pyro under a name that no other instance has.
+
+        Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen parameters.
+        """
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                full_name = f"{self._name}$$${name}"
+                if full_name in store and store[full_name] is not parameter:
+                    del store[full_name]
+                pyro.param(full_name, parameter)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which cannot be pickled
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy trains by itself: it gets a name of its own."""
+        super().__setstate__(state)
+        self._name = next(_names)
+
+
+def _is_real(support: constraints.Constraint) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector)
+
+
+def _title(part: Conditional) -> str:
+    head = getattr(part, "head", part)
+    return f"{type(head).__name__}{tuple(head.event_shape)}"
+
+
+def _check_parts(vae: VAE) -> None:
+    """Draw from the prior, decode, encode: parts that do not fit are refused here, with their shapes."""
+    with torch.no_grad(), seeded(0), mode(vae, training=False):
+        prior, needs = _run("prior", vae.prior, None), "make its parameters fixed or learned"
+        if prior.batch_shape:
+            raise ValueError(f"VAE: the prior must have batch shape (); got {tuple(prior.batch_shape)}; {needs}")
+        try:
+            unconstrained = torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
+        except NotImplementedError:
+            raise ValueError(f"VAE: the prior {_title(vae.prior)} is discrete; use a prior over real numbers") from None
+        if vae.posterior.event_shape != unconstrained:
+            raise ValueError(_different_latents(vae, unconstrained))
+        z = prior.sample(torch.Size([2, 3]))
+        x = _run("likelihood", vae.likelihood, z).sample().to(z.dtype)
+        guide = _run("guide", vae.posterior, x)
+        if not _is_real(guide.support):
+            raise ValueError(
+                f"VAE: the guide lives in unconstrained space; {_title(vae.posterior)} has support {guide.support}; "
+                f"use a guide over real numbers such as Normal({tuple(unconstrained)}): it follows the prior's support"
+            )
+
+
+def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribution:
+    given = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
+    try:
+        built = part() if context is None else part(context)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"VAE: the {role} {_title(part)} cannot take {given}: {error}") from error
+    batch = torch.Size([]) if context is None else context.shape[:2]
+    if built.event_shape != part.event_shape or (context is not None and built.batch_shape != batch):
+        got = f"batch shape {tuple(built.batch_shape)} and event shape {tuple(built.event_shape)}"
+        expected = f"batch shape {tuple(batch)} and event shape {tuple(part.event_shape)}"
+        raise ValueError(f"VAE: the {role} must give {expected} for {given}; got {got}; see pyro_vae.fold")
+    return built
+
+
+def _different_latents(vae: VAE, unconstrained: torch.Size) -> str:
+    latent, guide = tuple(vae.prior.event_shape), tuple(vae.posterior.event_shape)
+    if tuple(unconstrained) == latent:
+        return f"prior and guide describe different latents: {latent} and {guide}"
+    return (
+        f"prior and guide describe different latents: {_title(vae.prior)} has shape {tuple(unconstrained)} in "
+        f"unconstrained space, where the guide lives, and the guide has shape {guide}"
+    )
