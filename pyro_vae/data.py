@@ -59,6 +59,17 @@ class Rows:
                 batch = torch.from_numpy(np.array(batch, dtype=kind, order="C"))
         return batch.to(device=like.device, dtype=like.dtype)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each column, in double precision, each of the event shape."""
+        like = torch.empty(0, dtype=torch.float64)
+        first = second = torch.zeros(self.event_shape, dtype=torch.float64)
+        origin = self.take(slice(0, 1), like)[0]
+        for chunk in self.chunks(max(1, CHUNK // self.event_shape.numel())):
+            x = self.take(chunk, like) - origin
+            first, second = first + x.sum(0), second + (x * x).sum(0)
+        mean = first / self.length
+        return origin + mean, (second / self.length - mean**2).clamp(min=0).sqrt()
+
     def chunks(self, size: int) -> Iterator[slice]:
         """Slices of at most `size` rows that cover all rows once."""
         for start in range(0, self.length, size):

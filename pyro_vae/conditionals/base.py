@@ -13,13 +13,14 @@ guide          ``guide(x)``                ``U`` (``Z``, unconstrained)
 =============  ==========================  ================
 
 Most conditionals are a family of distributions and a rule for its parameters: :class:`Parametric`. A Pyro distribution
-states the domains of its parameters in ``arg_constraints``, and ``transform_to`` turns a domain into a link function,
-so a family is a declaration. :class:`Amortised` puts a network before any conditional.
+states the domains of its parameters in ``arg_constraints``, and :func:`link` turns a domain into a link function, so a
+family is a declaration. :class:`Amortised` puts a network before any conditional.
 """
 
 from __future__ import annotations
 
 import abc
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -27,7 +28,8 @@ from typing import Any, ClassVar, Self
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import Transform, transform_to
+from torch.distributions.transforms import SoftplusTransform
 
 Shape = int | Sequence[int]
 Value = float | Sequence[float] | Tensor | str
@@ -38,7 +40,68 @@ def as_shape(shape: Shape) -> torch.Size:
     return torch.Size((shape,) if isinstance(shape, int) else shape)
 
 
-class Conditional(nn.Module, abc.ABC):
+class Positive(SoftplusTransform):
+    """Real numbers to positive ones: softplus, and never below ``FLOOR``.
+
+    Like exp for small values, but linear for large ones: exp overflows on the first outlier that a network meets. The
+    floor keeps rates from 0, where counts have no density, and scales from 0, where densities have no bound.
+    """
+
+    FLOOR = 1e-6
+
+    def _call(self, x: Tensor) -> Tensor:
+        return super()._call(x) + self.FLOOR
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return super()._inverse(y - self.FLOOR)
+
+
+def link(domain: constraints.Constraint) -> Transform:
+    """The map from real numbers to the domain of a parameter: :class:`Positive`, else ``transform_to``.
+
+    Raises:
+        NotImplementedError: The domain has none: it is discrete, or depends on other parameters.
+    """
+    base = domain.base_constraint if isinstance(domain, constraints.independent) else domain
+    positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
+    return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
+
+
+class Declared(nn.Module):
+    """A module that remembers what it was built from and may be registered by name, so that a spec can name it."""
+
+    registry: ClassVar[dict[str, Any]]
+    kind: ClassVar[str]
+    name: ClassVar[str | None] = None
+
+    arguments: dict[str, Any]
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = name
+        if name is not None:
+            other = cls.registry.setdefault(name, cls)
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"two {cls.kind}s are named {name!r}: {other.__name__} and {cls.__name__}")
+            cls.registry[name] = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        if args or kwargs:  # copies and unpickled instances arrive here without any
+            self.__dict__["arguments"] = _flat(inspect.signature(cls.__init__).bind(self, *args, **kwargs))
+        return self
+
+
+def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """Arguments by name, without ``self``, those of ``**values`` among the others."""
+    kinds = bound.signature.parameters
+    flat: dict[str, Any] = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        flat.update(value if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return flat
+
+
+class Conditional(Declared, abc.ABC):
     """A conditional distribution: a module whose ``forward(context)`` is a Pyro distribution.
 
     Subclasses set ``event_shape`` in their constructor and write ``forward`` and ``example``; ``class Mine(Conditional,
@@ -46,26 +109,9 @@ class Conditional(nn.Module, abc.ABC):
     """
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}
-    name: ClassVar[str | None] = None
+    kind = "conditional"
 
     event_shape: torch.Size
-    arguments: dict[str, Any]
-
-    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.name = name
-        if name is not None:
-            other = Conditional.registry.setdefault(name, cls)
-            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(f"two conditionals are named {name!r}: {other.__name__} and {cls.__name__}")
-            Conditional.registry[name] = cls
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Remember what the conditional is built from: a spec lists the constructor's own arguments."""
-        self = super().__new__(cls)
-        if args or kwargs:  # copies and unpickled instances arrive here without any
-            self.__dict__["arguments"] = _flat(inspect.signature(cls.__init__).bind(self, *args, **kwargs))
-        return self
 
     @abc.abstractmethod
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
@@ -76,14 +122,10 @@ class Conditional(nn.Module, abc.ABC):
     def example(cls) -> Conditional:
         """The small instance that tests and documentation use."""
 
-
-def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Arguments by name, without ``self``, those of ``**values`` among the others."""
-    kinds = bound.signature.parameters
-    flat: dict[str, Any] = {}
-    for name, value in list(bound.arguments.items())[1:]:
-        flat.update(value if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return flat
+    @classmethod
+    def implied(cls, largest: float) -> dict[str, Any]:
+        """Arguments that the data imply, given their largest value: how many classes, how many trials."""
+        return {}
 
 
 class Parametric(Conditional):
@@ -100,8 +142,9 @@ class Parametric(Conditional):
     from the context  left out                                         ``Normal((784,))``: mean and log-scale heads
     ================  ===============================================  ==========================================
 
-    A parameter read from the context passes through ``transform_to`` of its domain: positive ones through exp, real
-    ones unchanged. The context lists the parameters one after the other, in the order of ``params``.
+    A parameter read from the context passes through the :func:`link` of its domain: real ones unchanged, positive ones
+    through softplus, written :math:`[h]_+`. Its origin is the standard value, so a context of zeros gives the standard
+    distribution. The context lists the parameters one after the other, in the order of ``params``.
 
     Arguments:
         event_shape: The shape of one draw.
@@ -135,7 +178,7 @@ class Parametric(Conditional):
     def readable(cls, name: str) -> bool:
         """Whether a parameter has a link function, so that it can be learned or read from a context."""
         try:
-            transform_to(cls.domain(name))
+            link(cls.domain(name))
         except NotImplementedError:
             return False
         return True
@@ -204,17 +247,24 @@ class Parametric(Conditional):
 
     def _initial(self, name: str, shared: bool) -> Tensor:
         """A learned parameter starts at its standard value, in unconstrained space."""
-        shape = torch.Size(()) if shared else self.parameter_shape(name)
-        return transform_to(self.domain(name)).inv(torch.full(shape, float(self.standard[name])))
+        return torch.full(torch.Size(()) if shared else self._unconstrained_shape(name), self._origin(name))
+
+    @classmethod
+    @functools.cache
+    def _origin(cls, name: str) -> float:
+        """The standard value in unconstrained space."""
+        domain = cls.domain(name)
+        standard = torch.full((1,) * domain.event_dim, cls.standard[name], dtype=torch.float64)
+        return float(link(domain).inv(standard))
 
     def _unconstrained_shape(self, name: str) -> torch.Size:
-        return torch.Size(transform_to(self.domain(name)).inverse_shape(self.parameter_shape(name)))
+        return torch.Size(link(self.domain(name)).inverse_shape(self.parameter_shape(name)))
 
     def _own(self, name: str) -> Tensor:
         """A fixed or learned parameter, constrained."""
         if name in self._buffers:
             return getattr(self, name)
-        return transform_to(self.domain(name))(getattr(self, name)).expand(self.parameter_shape(name))
+        return link(self.domain(name))(getattr(self, name)).expand(self.parameter_shape(name))
 
     def _from(self, context: Tensor | None) -> dict[str, Tensor]:
         """The parameters that the context holds, constrained."""
@@ -224,7 +274,7 @@ class Parametric(Conditional):
             raise ValueError(self._mismatch(context))
         pieces = context.split([shape.numel() for shape in self.read.values()], dim=-1)
         return {
-            name: transform_to(self.domain(name))(piece.reshape(piece.shape[:-1] + shape))
+            name: link(self.domain(name))(piece.reshape(piece.shape[:-1] + shape) + self._origin(name))
             for (name, shape), piece in zip(self.read.items(), pieces, strict=True)
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
@@ -52,7 +52,7 @@ class Laplace(Parametric, name="laplace"):
 class StudentT(Parametric, name="student_t"):
     r"""Real numbers with heavy tails.
 
-    .. math:: p(x \mid h) = t_\nu\big((x - h_2) / s\big) / s, \quad \nu = \exp(h_1),\ s = \exp(h_3)
+    .. math:: p(x \mid h) = t_\nu\big((x - h_2) / s\big) / s, \quad \nu = 4 \exp(h_1),\ s = \exp(h_3)
 
     For data with outliers. As a guide its weights have tails heavy enough to keep log p(x) honest.
 
@@ -210,6 +210,10 @@ class Binomial(Parametric, name="binomial"):
     family, params = dist.Binomial, ("total_count", "logits")
     standard = {"total_count": 1.0, "logits": 0.0}
 
+    @classmethod
+    def implied(cls, largest: float) -> dict[str, Any]:
+        return {"total_count": largest}
+
 
 class Categorical(Parametric, name="categorical"):
     r"""One of several unordered classes, coded 0, 1, ..., categories - 1.
@@ -235,6 +239,10 @@ class Categorical(Parametric, name="categorical"):
 
     def parameter_shape(self, name: str) -> torch.Size:
         return self.event_shape + (self.categories,)
+
+    @classmethod
+    def implied(cls, largest: float) -> dict[str, Any]:
+        return {"categories": int(largest) + 1}
 
     @classmethod
     def example(cls) -> Conditional:
@@ -274,7 +282,7 @@ class NegativeBinomial(Parametric, name="negative_binomial"):
 class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_binomial"):
     r"""Counts with more zeros than a negative binomial has: single-cell gene counts.
 
-    .. math:: p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad \pi = \sigma(h_3)
+    .. math:: p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad \pi = \sigma(h_3 - 2)
 
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .base import Shape, as_shape
+from .base import Declared, Shape, as_shape
 
 activations: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -42,8 +43,21 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
     return y.reshape(batch + y.shape[1:])
 
 
-class MLP(nn.Module):
-    """A multilayer perceptron; without hidden layers, a linear map.
+class Network(Declared):
+    """A network that a spec can name: its first arguments are the context's shape and the number of outputs."""
+
+    registry: ClassVar[dict[str, type[Network]]] = {}
+    kind = "network"
+
+    def standardize(self, mean: Tensor, sd: Tensor) -> None:
+        """Take in the mean and standard deviation that the inputs have, if the network has a use for them."""
+
+
+class MLP(Network, name="mlp"):
+    """A multilayer perceptron on standardised inputs; without hidden layers, an affine map.
+
+    The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells better: counts and
+    unscaled columns would otherwise drive the exp links of the head to overflow before training has begun.
 
     Arguments:
         in_shape: The shape of the context of one datum; it is flattened.
@@ -56,6 +70,9 @@ class MLP(nn.Module):
         torch.Size([5, 7, 10])
     """
 
+    mean: Tensor
+    sd: Tensor
+
     def __init__(
         self, in_shape: Shape, out_features: int, *, hidden: Sequence[int] = (400,), activation: str = "relu"
     ) -> None:
@@ -63,8 +80,9 @@ class MLP(nn.Module):
         if activation not in activations:
             raise ValueError(f"no activation is named {activation!r}; there are {', '.join(activations)}")
         self.in_shape = as_shape(in_shape)
-        self.out_features, self.hidden, self.activation = out_features, tuple(hidden), activation
-        widths = (self.in_shape.numel(), *self.hidden, out_features)
+        self.register_buffer("mean", torch.zeros(self.in_shape))
+        self.register_buffer("sd", torch.ones(self.in_shape))
+        widths = (self.in_shape.numel(), *hidden, out_features)
         layers = [(nn.Linear(a, b), activations[activation]()) for a, b in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*itertools.chain(*layers))[:-1]
 
@@ -72,4 +90,11 @@ class MLP(nn.Module):
         event_dim = len(self.in_shape)
         if x.shape[x.dim() - event_dim :] != self.in_shape:
             raise ValueError(f"MLP reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}")
-        return fold(lambda rows: self.layers(rows.reshape(len(rows), self.in_shape.numel())), x, event_dim)
+        return fold(self._rows, (x - self.mean) / self.sd, event_dim)
+
+    def standardize(self, mean: Tensor, sd: Tensor) -> None:
+        self.mean.copy_(mean)
+        self.sd.copy_(torch.where(sd > 0, sd, 1.0))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return self.layers(x.reshape(len(x), self.in_shape.numel()))

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 import xarray
 from torch import Tensor
@@ -65,7 +66,7 @@ def log_evidence(
         UserWarning: Some data are flagged.
     """
     model, guide, rows, like = entrance(vae, x, num_samples)
-    with torch.no_grad(), own_store(), mode(model, guide, training=False):
+    with torch.no_grad(), own_store(), mode(model, guide, training=False), pyro.validation_enabled(False):
         tiles = [
             _tile_evidence(model, guide, rows, tile, like, num_samples, (seed, number), block_rows)
             for number, tile in enumerate(rows.chunks(TILE_DATA))

@@ -78,7 +78,7 @@ def terms(vae: VAE | Pair, x: Any, *, num_samples: int = 64, seed: int = 0) -> T
         ValueError: The pair has sites outside the data plate, or model and guide have different latents.
     """
     model, guide, rows, like = entrance(vae, x, num_samples)
-    with own_store(), seeded(seed), mode(model, guide, training=False):
+    with own_store(), seeded(seed), mode(model, guide, training=False), pyro.validation_enabled(False):
         return trace_terms(model, guide, rows.take(slice(None), like=like), num_samples)
 
 

@@ -1,0 +1,262 @@
+"""The declarative form: a VAE from names and plain values, its exact inverse, and both in one file.
+
+A spec has no classes of its own: the constructor is the schema. Each part is a table with the ``name`` of a registered
+conditional, the constructor's own arguments, and where the part reads a context, a ``network``. Sizes that follow from
+``event`` and ``latent`` are never written::
+
+    event = [64]
+    latent = [8]
+    prior = {name = "normal", loc = 0.0, scale = 1.0}
+    likelihood = {name = "binomial", total_count = 16.0, network = {name = "mlp", hidden = [200]}}
+    guide = {name = "normal", network = {name = "mlp", hidden = [200]}}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from .conditionals.base import Amortised, Conditional, Declared, Parametric, Shape, as_shape
+from .conditionals.networks import Network
+from .data import CHUNK, Rows, as_rows
+from .guards import seeded
+from .vae import VAE
+
+Part = str | dict[str, Any]
+SIZES = {"event_shape", "in_shape", "out_features"}  # implied by event and latent
+KEYS = ("event", "latent", "prior", "likelihood", "guide")
+FORMAT = "pyro_vae/1"
+
+
+class CheckpointError(ValueError):
+    """A model file cannot be read: the message names the file and the reason."""
+
+
+def build(
+    source: Any,
+    x: Any = None,
+    *,
+    latent: Shape = 8,
+    prior: Part = "normal",
+    likelihood: Part = "normal",
+    guide: Part = "normal",
+    hidden: Sequence[int] = (400,),
+    seed: int = 0,
+) -> VAE:
+    """A VAE from names, or from a spec.
+
+    ``build(x, latent=8, prior="gamma", likelihood="binomial")`` works out from the data what they imply: the shape of
+    one datum, the total of a binomial, the number of categories, the mean and spread of the guide's inputs. A part is a
+    name or a table ``{"name": ..., ...}``.
+
+    Arguments:
+        source: Data of shape ``(N, *X)``; or a spec: a dict, or the path of a ``.toml`` file.
+        x: The data, for a spec without ``event``.
+        latent: The shape of the latents, ``Z``.
+        prior: The prior; parameters that are not given take the family's standard values.
+        likelihood: The likelihood.
+        guide: The guide, in unconstrained space.
+        hidden: The widths of the hidden layers, for parts without a ``network`` of their own.
+        seed: The seed of the initial weights.
+
+    Raises:
+        ValueError: A name, an argument or a value is unknown; the message says where in the spec.
+        DataError: The data are empty or not numeric.
+    """
+    if isinstance(source, (str, Path)):
+        source = tomllib.loads(Path(source).read_text())
+    if isinstance(source, dict):
+        spec = dict(source)
+    else:
+        x, spec = source, {"latent": list(as_shape(latent)), "prior": prior, "likelihood": likelihood, "guide": guide}
+    rows = None if x is None else as_rows(x)
+    if rows is not None:
+        spec = {"event": list(rows.event_shape), **spec}
+    with seeded(seed):
+        return _from_spec(spec, rows, {"name": "mlp", "hidden": list(hidden)})
+
+
+def _from_spec(spec: dict[str, Any], rows: Rows | None, network: dict[str, Any]) -> VAE:
+    for key in spec.keys() - set(KEYS):
+        raise ValueError(f"{key}: a spec has no such entry; it has {', '.join(KEYS)}{_nearest(key, KEYS)}")
+    for key in KEYS[:2]:
+        if key not in spec:
+            raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
+    event, latent = as_shape(spec["event"]), as_shape(spec["latent"])
+    prior = _part("prior", spec.get("prior", "normal"), latent, rows=None, context=None, network=network)
+    try:
+        unconstrained = torch.Size(biject_to(prior().support).inverse_shape(latent))
+    except NotImplementedError:
+        unconstrained = latent  # a discrete prior: the VAE says so
+    likelihood = _part("likelihood", spec.get("likelihood", "normal"), event, rows, latent, network)
+    guide = _part("guide", spec.get("guide", "normal"), unconstrained, None, event, network)
+    if rows is not None and isinstance(guide, Amortised) and isinstance(guide.network, Network):
+        guide.network.standardize(*rows.moments())
+    return VAE(prior, likelihood, guide)
+
+
+def _part(
+    role: str, part: Part, shape: torch.Size, rows: Rows | None, context: torch.Size | None, network: dict[str, Any]
+) -> Conditional:
+    """One part; a context of shape `context` is read through a network, no context means standard values."""
+    given = {"name": part} if isinstance(part, str) else dict(part)
+    network = {**network, **_table(f"{role}.network", given.pop("network", {}))}
+    with _at(role):
+        cls = _named(Conditional, given.pop("name", None))
+        standard = cls.standard if context is None and issubclass(cls, Parametric) else {}
+        implied = {} if rows is None else cls.implied(_largest(rows))
+        head = _construct(cls, shape, **{**standard, **implied, **given})
+    if context is None or not getattr(head, "num_params", 1):
+        return head
+    with _at(f"{role}.network"):
+        options = {key: value for key, value in network.items() if key != "name"}
+        return Amortised(_construct(_named(Network, network["name"]), context, head.num_params, **options), head)
+
+
+def _table(path: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must be a table such as {{'name': 'mlp', 'hidden': [400]}}; got {value!r}")
+    return value
+
+
+def _largest(rows: Rows) -> float:
+    return max(float(rows.take(chunk).max()) for chunk in rows.chunks(max(1, CHUNK // rows.event_shape.numel())))
+
+
+def _named(root: Any, name: Any) -> Any:
+    if name not in root.registry:
+        raise ValueError(f"no {root.kind} is named {name!r}{_nearest(name, root.registry) or _listing(root.registry)}")
+    return root.registry[name]
+
+
+def _nearest(name: Any, names: Any) -> str:
+    near = difflib.get_close_matches(str(name), list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _listing(names: Any) -> str:
+    return f"; there are {', '.join(names)}"
+
+
+def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
+    try:
+        return cls(*sizes, **options)
+    except TypeError as error:
+        raise ValueError(f"{cls.name}: {str(error).removeprefix(f'{cls.__name__}.__init__() ')}") from None
+
+
+@contextlib.contextmanager
+def _at(path: str) -> Iterator[None]:
+    """Errors inside say where in the spec they arose."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def describe(vae: VAE | Conditional | Network) -> dict[str, Any]:
+    """The spec of a VAE, or of one part: names and plain values, from which :func:`build` makes its equal.
+
+    Raises:
+        TypeError: A part is not registered, so no spec can name it.
+    """
+    if isinstance(vae, VAE):
+        parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
+        sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
+        return sizes | {role: describe(part) for role, part in parts.items()}
+    if isinstance(vae, Amortised):
+        return describe(vae.head) | {"network": describe(vae.network)}
+    if not isinstance(vae, Declared) or vae.name is None:
+        kind = type(vae).__name__
+        raise TypeError(f"no spec can name {kind}; register it: class {kind}(Conditional or Network, name='...')")
+    return {"name": vae.name} | {key: _plain(v) for key, v in vae.arguments.items() if key not in SIZES}
+
+
+def _plain(value: Any) -> Any:
+    """Tensors, arrays and tuples as numbers and lists."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def save(vae: VAE, path: str | Path) -> None:
+    """Write weights and spec to one safetensors file. The file appears whole or not at all.
+
+    Raises:
+        TypeError: A part is not registered, so no spec can name it.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in vae.state_dict().items()}
+    versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
+    about = {"format": FORMAT, "spec": json.dumps(describe(vae)), "versions": json.dumps(versions)}
+    content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | Path) -> VAE:
+    """Read a model that :func:`save` wrote. Nothing is unpickled.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or no model.
+    """
+    path = Path(path)
+    tensors, about = _contents(path)
+    digest = about.pop("sha256", None)
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path.name} is no pyro_vae model of format {FORMAT}; got {about.get('format')!r}")
+    if digest != _digest(tensors, about):
+        raise CheckpointError(f"{path.name} is damaged: its content does not match its SHA-256; copy it again")
+    vae = build(json.loads(about["spec"]))
+    try:
+        vae.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path.name} does not hold the weights of its spec: {error}") from None
+    return vae
+
+
+def _serialized(tensors: dict[str, Tensor], about: dict[str, str]) -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save(tensors, about)
+
+
+def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
+
+
+def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
