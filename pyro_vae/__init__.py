@@ -1,14 +1,31 @@
 """Variational autoencoders as declarative Pyro models: declare, fit, score."""
 
-from . import data
-from .conditionals.base import Amortised, Conditional, Parametric
-from .conditionals.families import *  # noqa: F403  (every family is public by its class name)
-from .conditionals.networks import MLP, Network, fold
-from .data import DataError, binarize, binarize_afresh
-from .inference.evidence import khat, log_evidence
-from .inference.svi import cyclical_warmup, fit, linear_warmup
-from .inference.terms import Terms, elbo, ess, iwae, terms
-from .spec import CheckpointError, build, describe, load, save
-from .vae import VAE
+from . import data as data
+from .conditionals.base import Amortised as Amortised
+from .conditionals.base import Conditional as Conditional
+from .conditionals.base import Parametric as Parametric
+from .conditionals.families import *
+from .conditionals.networks import MLP as MLP
+from .conditionals.networks import Network as Network
+from .conditionals.networks import fold as fold
+from .data import DataError as DataError
+from .data import binarize as binarize
+from .data import binarize_afresh as binarize_afresh
+from .inference.evidence import khat as khat
+from .inference.evidence import log_evidence as log_evidence
+from .inference.svi import cyclical_warmup as cyclical_warmup
+from .inference.svi import fit as fit
+from .inference.svi import linear_warmup as linear_warmup
+from .inference.terms import Terms as Terms
+from .inference.terms import elbo as elbo
+from .inference.terms import ess as ess
+from .inference.terms import iwae as iwae
+from .inference.terms import terms as terms
+from .spec import CheckpointError as CheckpointError
+from .spec import build as build
+from .spec import describe as describe
+from .spec import load as load
+from .spec import save as save
+from .vae import VAE as VAE
 
 __version__ = "0.1.0"

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from .guards import seeded
+
 CHUNK = 2**22  # numbers looked at together when data are checked
 GREY = "pv.binarize(x) makes 0 and 1 of grey values, 'continuous_bernoulli' takes them as they are"
 
@@ -210,7 +212,7 @@ EDGE = "values at the very edge of the support need a small shift inwards, huge 
 
 def _like(distribution: Any) -> Tensor:
     """A tensor with the dtype and device that a distribution computes in."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with seeded(0):
         draw = distribution.sample()
     return draw if draw.is_floating_point() else torch.empty(0, device=draw.device)
 

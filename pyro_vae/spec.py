@@ -18,7 +18,6 @@ import difflib
 import hashlib
 import json
 import os
-import tempfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -168,7 +167,7 @@ def _at(path: str) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def describe(vae: VAE | Conditional | Network) -> dict[str, Any]:
+def describe(vae: nn.Module) -> dict[str, Any]:
     """The spec of a VAE, or of one part: names and plain values, from which :func:`build` makes its equal.
 
     Raises:
@@ -204,16 +203,15 @@ def save(vae: VAE, path: str | Path) -> None:
     versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
     about = {"format": FORMAT, "spec": json.dumps(describe(vae)), "versions": json.dumps(versions)}
     content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> VAE:
@@ -248,7 +246,8 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
 

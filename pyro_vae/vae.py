@@ -170,10 +170,9 @@ class VAE(nn.Module):
 
     def _fitting(self, x: Tensor) -> Tensor:
         """A batch of the right shape, in the VAE's dtype; the values are checked once, at the door."""
-        shape = getattr(x, "shape", ())
-        if not isinstance(x, Tensor) or len(shape) == 0 or shape[1:] != self.likelihood.event_shape or shape[0] == 0:
-            rows = as_rows(x, self.likelihood.event_shape)
-            return rows.take(slice(None), like=self.reference)
+        shape = self.likelihood.event_shape
+        if not isinstance(x, Tensor) or x.dim() != 1 + len(shape) or x.shape[1:] != shape or len(x) == 0:
+            return as_rows(x, shape).take(slice(None), like=self.reference)
         return x.to(self.reference.dtype)
 
     def _register(self) -> None:

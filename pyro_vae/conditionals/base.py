@@ -315,4 +315,4 @@ class Amortised(Conditional):
 
     @classmethod
     def example(cls) -> Conditional:
-        return cls(nn.Linear(2, 6), Conditional.registry["normal"]((3,)))  # type: ignore[call-arg]
+        return cls(nn.Linear(2, 6), Conditional.registry["normal"]((3,)))

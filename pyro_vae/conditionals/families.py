@@ -1,4 +1,8 @@
-"""Families of distributions, each a declaration: the Pyro distribution, its parameters, its standard values."""
+r"""Families of distributions, each a declaration: the Pyro distribution, its parameters, its standard values.
+
+In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
+:math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from .base import Conditional, Parametric, Shape, Value
 class Normal(Parametric, name="normal"):
     r"""Real numbers with light tails.
 
-    .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, \exp(h_2)^2)
+    .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, [h_2]_+^2)
 
     The usual prior and guide. As a likelihood with a scale read from the context its density has no upper bound: fix
     the scale, or learn one per feature, when training drifts to ever smaller scales.
@@ -36,7 +40,7 @@ class Normal(Parametric, name="normal"):
 class Laplace(Parametric, name="laplace"):
     r"""Real numbers with a sharp peak and exponential tails.
 
-    .. math:: p(x \mid h) = \tfrac{1}{2 s} \exp(-|x - h_1| / s), \quad s = \exp(h_2)
+    .. math:: p(x \mid h) = \tfrac{1}{2 s} \exp(-|x - h_1| / s), \quad s = [h_2]_+
 
     As a likelihood it fits medians instead of means; as a prior it favours sparse latents.
 
@@ -52,7 +56,7 @@ class Laplace(Parametric, name="laplace"):
 class StudentT(Parametric, name="student_t"):
     r"""Real numbers with heavy tails.
 
-    .. math:: p(x \mid h) = t_\nu\big((x - h_2) / s\big) / s, \quad \nu = 4 \exp(h_1),\ s = \exp(h_3)
+    .. math:: p(x \mid h) = t_\nu\big((x - h_2) / s\big) / s, \quad \nu = [h_1]_+,\ s = [h_3]_+
 
     For data with outliers. As a guide its weights have tails heavy enough to keep log p(x) honest.
 
@@ -68,7 +72,7 @@ class StudentT(Parametric, name="student_t"):
 class Logistic(Parametric, name="logistic"):
     r"""Real numbers with exponential tails and a smooth peak.
 
-    .. math:: p(x \mid h) = \sigma(u)\,\sigma(-u) / s, \quad u = (x - h_1) / s,\ s = \exp(h_2)
+    .. math:: p(x \mid h) = \sigma(u)\,\sigma(-u) / s, \quad u = (x - h_1) / s,\ s = [h_2]_+
 
     Example:
         >>> Logistic((3,), loc=0.0, scale=1.0)().event_shape
@@ -82,7 +86,7 @@ class Logistic(Parametric, name="logistic"):
 class LogNormal(Parametric, name="log_normal"):
     r"""Positive numbers over several orders of magnitude.
 
-    .. math:: \log x \sim \mathcal{N}(h_1,\, \exp(h_2)^2)
+    .. math:: \log x \sim \mathcal{N}(h_1,\, [h_2]_+^2)
 
     Zeros have no density: they need a count family or an offset.
 
@@ -98,7 +102,7 @@ class LogNormal(Parametric, name="log_normal"):
 class Gamma(Parametric, name="gamma"):
     r"""Positive numbers: waiting times, amounts, rates.
 
-    .. math:: p(x \mid h) = \mathrm{Gamma}(x;\, \mathrm{concentration} = e^{h_1},\, \mathrm{rate} = e^{h_2})
+    .. math:: p(x \mid h) = \mathrm{Gamma}(x;\, \mathrm{concentration} = [h_1]_+,\, \mathrm{rate} = [h_2]_+)
 
     Exact zeros have density 0 or infinity and are refused as data.
 
@@ -114,7 +118,7 @@ class Gamma(Parametric, name="gamma"):
 class Beta(Parametric, name="beta"):
     r"""Proportions strictly between 0 and 1.
 
-    .. math:: p(x \mid h) \propto x^{a - 1} (1 - x)^{b - 1}, \quad a = e^{h_1},\ b = e^{h_2}
+    .. math:: p(x \mid h) \propto x^{a - 1} (1 - x)^{b - 1}, \quad a = [h_1]_+,\ b = [h_2]_+
 
     See also:
         :class:`ContinuousBernoulli` for grey values that include 0 and 1.
@@ -131,7 +135,7 @@ class Beta(Parametric, name="beta"):
 class Dirichlet(Parametric, name="dirichlet"):
     r"""Compositions: positive numbers that sum to 1 along the last dimension.
 
-    .. math:: p(x \mid h) \propto \prod_i x_i^{a_i - 1}, \quad a_i = e^{h_i}
+    .. math:: p(x \mid h) \propto \prod_i x_i^{a_i - 1}, \quad a_i = [h_i]_+
 
     As a prior over topic proportions; the guide then has one dimension less.
 
@@ -238,7 +242,7 @@ class Categorical(Parametric, name="categorical"):
         super().__init__(event_shape, **values)
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return self.event_shape + (self.categories,)
+        return torch.Size((*self.event_shape, self.categories))
 
     @classmethod
     def implied(cls, largest: float) -> dict[str, Any]:
@@ -250,7 +254,7 @@ class Categorical(Parametric, name="categorical"):
 
 
 class Poisson(Parametric, name="poisson"):
-    r"""Counts: :math:`x \sim \mathrm{Poisson}(\exp h)`.
+    r"""Counts: :math:`x \sim \mathrm{Poisson}([h]_+)`.
 
     Variance equals mean; for counts that vary more see :class:`NegativeBinomial`.
 
@@ -266,7 +270,7 @@ class Poisson(Parametric, name="poisson"):
 class NegativeBinomial(Parametric, name="negative_binomial"):
     r"""Counts that vary more than their mean.
 
-    .. math:: x \sim \mathrm{NB}(r, h_2), \quad \mathrm{E}\,x = r\, e^{h_2},\ r = e^{h_1}
+    .. math:: x \sim \mathrm{NB}(r, h_2), \quad \mathrm{E}\,x = r\, e^{h_2},\ r = [h_1]_+
 
     Usually with ``total_count="learned"``: one dispersion per feature.
 
@@ -282,7 +286,9 @@ class NegativeBinomial(Parametric, name="negative_binomial"):
 class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_binomial"):
     r"""Counts with more zeros than a negative binomial has: single-cell gene counts.
 
-    .. math:: p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad \pi = \sigma(h_3 - 2)
+    .. math::
+
+        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
 
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)

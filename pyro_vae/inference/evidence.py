@@ -203,8 +203,8 @@ def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
     flagged = int(np.sum((khat > KHAT_LIMIT) | np.isnan(log_evidence)))
     if flagged:
         warnings.warn(
-            f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat above {KHAT_LIMIT} (largest "
-            f"{np.nanmax(khat, initial=-math.inf):.2f}) or undefined; train a wider or richer guide, or raise num_samples",
+            f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} or undefined (largest "
+            f"{np.nanmax(khat, initial=-math.inf):.2f}); train a wider or richer guide, or raise num_samples",
             stacklevel=3,
         )
     return xarray.Dataset(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Schedule = float | Callable[[float], float]
 EVALUATION_ROWS = 1024
+fused_adam = functools.partial(torch.optim.Adam, fused=True)
 
 losses: dict[str, Callable[[int], ELBO]] = {
     "elbo": lambda k: infer.Trace_ELBO(k, max_plate_nesting=1, vectorize_particles=k > 1),
@@ -72,7 +73,7 @@ def fit(
     epochs: int = 100,
     batch_size: int = 128,
     learning_rate: Schedule = 1e-3,
-    optimizer: Callable[..., torch.optim.Optimizer] = functools.partial(torch.optim.Adam, fused=True),
+    optimizer: Callable[..., torch.optim.Optimizer] = fused_adam,
     clip_norm: float = math.inf,
     patience: int = 20,
     seed: int = 0,
@@ -139,7 +140,7 @@ def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule) -> ELBO:
         raise ValueError(f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own")
     if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep)) and beta != 1.0:
         raise ValueError(
-            f"beta weighs the KL term of an ELBO; {type(loss).__name__} has no KL term (a weight inside the mean of the "
+            f"beta weighs the KL term of an ELBO; {type(loss).__name__} has no KL term (a weight inside the mean of "
             f"importance weights bounds nothing); use loss='elbo' or 'mean_field', or leave beta at 1"
         )
     return loss

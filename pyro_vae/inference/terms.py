@@ -89,14 +89,16 @@ def entrance(vae: VAE | Pair, x: Any, num_samples: int) -> tuple[Callable, Calla
     if isinstance(vae, VAE):
         return vae.model, vae.guide, vae.check(x), vae.reference
     if isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
-        owner = next((f.__self__ for f in vae if isinstance(getattr(f, "__self__", None), VAE)), None)
-        return *vae, as_rows(x) if owner is None else owner.check(x), None if owner is None else owner.reference
+        owners = (getattr(function, "__self__", None) for function in vae)
+        owner = next((owner for owner in owners if isinstance(owner, VAE)), None)
+        model, guide = vae
+        if owner is None:
+            return model, guide, as_rows(x), None
+        return model, guide, owner.check(x), owner.reference
     raise TypeError(f"needs a VAE or a pair (model, guide) of Pyro functions; got {type(vae).__name__}")
 
 
-def trace_terms(
-    model: Callable, guide: Callable, x: Tensor, num_samples: int, block_rows: int | None = None
-) -> Terms:
+def trace_terms(model: Callable, guide: Callable, x: Tensor, num_samples: int, block_rows: int | None = None) -> Terms:
     """Trace guide and replayed model under a plate of particles. Draws from torch's current random state.
 
     The model may be replayed in blocks of particles that fill at most `block_rows` decoder rows (at least one

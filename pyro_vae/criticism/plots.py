@@ -1,0 +1,136 @@
+"""Pictures. Each function returns a matplotlib figure and leaves pyplot's state alone; ``figure.savefig(path)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from ..guards import mode, seeded
+from ..vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _as_images(x: Tensor) -> np.ndarray:
+    """Data of shape ``(N, *X)`` as N images, where X is a square, flat or not."""
+    images = x.reshape(len(x), -1).numpy(force=True)
+    side = math.isqrt(images.shape[1])
+    if side * side != images.shape[1]:
+        raise ValueError(f"a picture needs square images; got data of shape {tuple(x.shape[1:])}")
+    return images.reshape(-1, side, side)
+
+
+def _show(axes: Axes, image: np.ndarray, limits: tuple[float, float]) -> None:
+    axes.imshow(image, cmap="gray_r", vmin=limits[0], vmax=limits[1])
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def reconstructions(vae: VAE, x: Any, *, seed: int = 0) -> Figure:
+    """Each datum above what the model keeps of it.
+
+    Arguments:
+        vae: A VAE over square images.
+        x: Data of shape ``(N, *X)``.
+        seed: The seed of the draws from the guide.
+    """
+    above = _as_images(vae.check(x).take(slice(None)))
+    below = _as_images(vae.reconstruct(x, seed=seed))
+    figure = _figure(0.75 * len(above), 2.0)
+    grid = figure.subplots(2, len(above), squeeze=False)
+    for row, images in zip(grid, (above, below), strict=True):
+        for axes, image in zip(row, images, strict=True):
+            _show(axes, image, (float(above.min()), float(above.max())))
+    grid[0][0].set_ylabel("data")
+    grid[1][0].set_ylabel("model")
+    return figure
+
+
+def samples(vae: VAE, *, rows: int = 5, columns: int = 12, seed: int = 0) -> Figure:
+    """What the model makes of draws from its prior: the mean of p(x|z).
+
+    Arguments:
+        vae: A VAE over square images.
+        rows: Rows of images.
+        columns: Columns of images.
+        seed: The seed of the draws from the prior.
+    """
+    with torch.no_grad(), seeded(seed), mode(vae, training=False):
+        images = _as_images(vae.decode(vae.prior().sample(torch.Size([rows * columns]))).mean)
+    figure = _figure(0.6 * columns, 0.6 * rows)
+    for axes, image in zip(figure.subplots(rows, columns).flat, images, strict=True):
+        _show(axes, image, (float(images.min()), float(images.max())))
+    return figure
+
+
+def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure:
+    """Where the guide puts the data: means of q(z|x), along their first two principal axes.
+
+    Arguments:
+        vae: A VAE.
+        x: Data of shape ``(N, *X)``.
+        labels: A class for each datum; they colour the points and play no other part.
+    """
+    labels = np.asarray(labels)
+    with torch.no_grad(), seeded(0), mode(vae, training=False):
+        z = vae.encode(x).sample(torch.Size([64])).mean(0).reshape(len(labels), -1).double()
+    centred = z - z.mean(0)
+    *_, directions = torch.linalg.svd(centred, full_matrices=False)
+    plane = (centred @ directions[:2].T).numpy(force=True)
+    figure = _figure(6.0, 5.0)
+    axes = figure.subplots()
+    for label in np.unique(labels):
+        across, up = plane[labels == label].T
+        axes.scatter(across, up, s=14, alpha=0.8, color=_colour(label, labels), label=str(label))
+    axes.set(xlabel="first principal axis", ylabel="second principal axis", title="means of q(z | x)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def _colour(label: Any, labels: np.ndarray) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](int(np.searchsorted(np.unique(labels), label)) % 10)
+
+
+def bounds(curves: Mapping[str, Mapping[int, xarray.Dataset]]) -> Figure:
+    """The mean of log p(x) against the number of samples K, with a band of two standard errors.
+
+    All estimators together on the left; the best of them on a scale of its own on the right.
+
+    Arguments:
+        curves: For each estimator, results of :func:`~pyro_vae.log_evidence` by K.
+    """
+    best = max(curves, key=lambda label: curves[label][max(curves[label])].attrs["mean"])
+    figure = _figure(9.0, 3.6)
+    left, right = figure.subplots(1, 2)
+    for number, (label, results) in enumerate(curves.items()):
+        for axes in (left, right) if label == best else (left,):
+            _curve(axes, label, results, f"C{number}")
+    left.set_ylabel(r"mean of log $\hat p_K(x)$ in nats")
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="samples K for each datum")
+        axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _curve(axes: Axes, label: str, results: Mapping[int, xarray.Dataset], colour: str) -> None:
+    num_samples = sorted(results)
+    mean = np.array([results[k].attrs["mean"] for k in num_samples])
+    error = 2 * np.array([results[k].attrs["mean_se"] for k in num_samples])
+    axes.plot(num_samples, mean, marker="o", color=colour, label=label)
+    axes.fill_between(num_samples, mean - error, mean + error, color=colour, alpha=0.2)
