@@ -264,11 +264,11 @@ class Parametric(Conditional):
         """A fixed or learned parameter, constrained."""
         if name in self._buffers:
             return getattr(self, name)
-        return link(self.domain(name))(getattr(self, name)).expand(self.parameter_shape(name))
+        return link(self.domain(name))(getattr(self, name).expand(self._unconstrained_shape(name)))
 
     def _from(self, context: Tensor | None) -> dict[str, Tensor]:
-        """The parameters that the context holds, constrained."""
-        if context is None and not self.read:
+        """The parameters that the context holds, constrained; where none are read it only lends its batch shape."""
+        if not self.read:
             return {}
         if context is None or context.dim() == 0 or context.shape[-1] != self.num_params:
             raise ValueError(self._mismatch(context))
@@ -279,8 +279,7 @@ class Parametric(Conditional):
         }
 
     def _mismatch(self, context: Tensor | None) -> str:
-        names = ", ".join(self.read) or "none"
-        reads = f"{self._who()} reads {self.num_params} numbers per datum ({names})"
+        reads = f"{self._who()} reads {self.num_params} numbers per datum ({', '.join(self.read)})"
         if context is not None:
             return f"{reads}; got a context of shape {tuple(context.shape)}"
         fixed = ", ".join(f"{name}={self.standard[name]}" for name in self.read)

@@ -1,0 +1,34 @@
+"""Every test runs in double precision from a fixed seed, and must leave Pyro and torch as it found them."""
+
+from contextlib import nullcontext
+
+import matplotlib
+import pyro
+import pytest
+import torch
+
+matplotlib.use("agg")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--dtype", default="float64", help="torch's default dtype during the tests")
+    parser.addoption("--device", default="cpu", help="torch's default device during the tests")
+
+
+@pytest.fixture(autouse=True)
+def clean_room(request):
+    """Double precision and a fixed seed inside; afterwards the parameter store is empty, no validation flag changed."""
+    pyro.clear_param_store()
+    flags = (pyro.infer.is_validation_enabled(), pyro.poutine.is_validation_enabled())
+    dtype = getattr(torch, request.config.getoption("--dtype"))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    device = request.config.getoption("--device")
+    with torch.random.fork_rng(), nullcontext() if device == "cpu" else torch.device(device):
+        torch.manual_seed(20261121)
+        yield
+    torch.set_default_dtype(before)
+    assert (pyro.infer.is_validation_enabled(), pyro.poutine.is_validation_enabled()) == flags
+    if "uses_store" not in request.keywords:
+        assert len(pyro.get_param_store()) == 0, "the test left parameters in Pyro's store"
+    pyro.clear_param_store()

@@ -1,0 +1,317 @@
+"""The contract: what every registered conditional promises. A new family is tested by being registered."""
+
+import copy
+import itertools
+
+import pyro
+import pytest
+import torch
+from pyro.distributions.testing import gof
+from torch import nn
+from torch.distributions import biject_to
+
+import pyro_vae as pv
+from pyro_vae.conditionals.base import Parametric, link
+
+FAILURE_RATE = 2e-5  # of one goodness-of-fit test
+BATCHES = [(), (7,), (2, 7)]
+NAMES = list(pv.Conditional.registry)
+per_name = pytest.mark.parametrize("name", NAMES)
+
+
+def example(name):
+    return pv.Conditional.registry[name].example()
+
+
+def context(head, batch=(), scale=0.5):
+    return (scale * torch.randn(*batch, head.num_params)).requires_grad_()
+
+
+def cell(distribution):
+    """The distribution of one element, where the elements are independent."""
+    while hasattr(distribution, "reinterpreted_batch_ndims"):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def learnable(cls):
+    """An instance with every parameter learned that can be."""
+    example = cls.example()
+    given = {key: value for key, value in example.arguments.items() if key != "event_shape"}
+    return cls(example.event_shape, **given, **dict.fromkeys(example.read, "learned"))
+
+
+@per_name
+@pytest.mark.parametrize("batch", BATCHES)
+def test_shapes_support_density(name, batch):
+    head = example(name)
+    distribution = head(context(head, batch))
+    assert distribution.batch_shape == batch
+    assert distribution.event_shape == head.event_shape
+    x = distribution.sample((5,))
+    assert x.shape == (5, *batch, *head.event_shape)
+    assert distribution.support.check(x).all()
+    assert distribution.log_prob(x).isfinite().all()
+    assert distribution.log_prob(x).shape == (5, *batch)
+    assert distribution.has_rsample == cell(distribution).has_rsample
+
+
+@per_name
+@pytest.mark.parametrize("batch", BATCHES)
+def test_gradient_reaches_context(name, batch):
+    head = example(name)
+    given = context(head, batch)
+    distribution = head(given)
+    if head.num_params == 0:
+        assert not distribution.log_prob(distribution.sample()).requires_grad
+        return
+    distribution.log_prob(distribution.sample()).sum().backward()
+    assert given.grad.isfinite().all()
+    assert (given.grad != 0).any(dim=-1).all()
+
+
+@per_name
+def test_gradient_reaches_learned_parameters(name):
+    head = learnable(type(example(name)))
+    distribution = head()
+    assert distribution.batch_shape == ()
+    assert len(list(head.parameters())) == len(example(name).read)
+    if not example(name).read:
+        return
+    distribution.log_prob(distribution.sample((20,))).sum().backward()
+    for parameter_name, parameter in head.named_parameters():
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert (parameter.grad != 0).any(), parameter_name
+
+
+@per_name
+def test_shared_parameter_is_one_number(name):
+    cls = type(example(name))
+    for parameter in example(name).read:
+        given = {k: v for k, v in cls.example().arguments.items() if k != "event_shape"}
+        head = cls(cls.example().event_shape, **given, **{parameter: "shared"})
+        assert getattr(head, parameter).shape == ()
+        assert head(context(head, (7,))).batch_shape == (7,)
+
+
+@per_name
+def test_context_of_zeros_is_the_standard_distribution(name):
+    cls = pv.Conditional.registry[name]
+    head = cls.example()
+    shape = head.event_shape
+    fixed = {k: v for k, v in head.arguments.items() if k != "event_shape"} | {p: cls.standard[p] for p in head.read}
+    standard = cls(shape, **fixed)
+    x = standard().sample((5,))
+    torch.testing.assert_close(head(torch.zeros(head.num_params)).log_prob(x), standard().log_prob(x))
+
+
+@per_name
+def test_sample_and_density_belong_together(name):
+    head = example(name)
+    with torch.no_grad():
+        distribution = head(context(head))
+        x = distribution.sample((20_000,))
+        if head.family.__name__ == "Dirichlet":  # its density is over all coordinates but the last
+            p_value = gof.auto_goodness_of_fit(x[:, :-1], distribution.log_prob(x).exp())
+        else:
+            x, probs = x[:, 0].double(), cell(distribution).log_prob(x)[:, 0].exp()
+            if (x == x.round()).all():
+                values, counts = x.unique(return_counts=True)
+                firsts = torch.stack([probs[x == value][0] for value in values])
+                common = firsts * len(x) > 10  # Pearson's test needs expected counts that are not tiny
+                p_value = gof.multinomial_goodness_of_fit(firsts[common], counts[common], total_count=len(x))
+            else:
+                p_value = gof.density_goodness_of_fit(x, probs)
+    assert p_value > FAILURE_RATE
+
+
+@per_name
+def test_state_dict_round_trip(name):
+    head, other = (learnable(type(example(name))) for _ in range(2))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    other.load_state_dict(head.state_dict())
+    x = head().sample((5,))
+    assert torch.equal(head().log_prob(x), other().log_prob(x))
+
+
+@per_name
+def test_spec_round_trip(name):
+    head = example(name)
+    spec = pv.describe(head)
+    assert spec.pop("name") == name
+    again = type(head)(head.event_shape, **spec)
+    assert pv.describe(again) == pv.describe(head)
+    given = context(head, (7,))
+    x = head(given).sample()
+    assert torch.equal(head(given).log_prob(x), again(given).log_prob(x))
+
+
+@per_name
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype(name, dtype):
+    head = learnable(type(example(name))).to(dtype)
+    x = head().sample((5,))
+    assert head().log_prob(x).dtype == dtype
+    head = example(name).to(dtype)
+    assert head(context(head, (7,)).to(dtype)).log_prob(x[0].to(dtype)).dtype == dtype
+
+
+@per_name
+def test_expands_under_a_plate(name):
+    head = example(name)
+    given = context(head)
+    with pyro.plate("outer", 4, dim=-2), pyro.plate("data", 7, dim=-1):
+        x = pyro.sample("x", head(given))
+    assert x.shape == (4, 7, *head.event_shape)
+
+
+@per_name
+def test_repr_names_the_arguments(name):
+    head = example(name)
+    for key, value in head.arguments.items():
+        assert (repr(value) if key != "event_shape" else str(tuple(value))) in repr(head)
+
+
+def as_likelihood(head):
+    prior = pv.Normal((2,), loc=0.0, scale=1.0)
+    guide = pv.Amortised(pv.MLP(head.event_shape, 4, hidden=[8]), pv.Normal((2,)))
+    reads = head.num_params > 0
+    return pv.VAE(prior, pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head) if reads else head, guide)
+
+
+def as_prior(head):
+    latents = biject_to(head().support).inverse_shape(head.event_shape)
+    guide = pv.Amortised(pv.MLP(4, 2 * latents[0], hidden=[8]), pv.Normal(latents))
+    return pv.VAE(head, pv.Amortised(pv.MLP(head.event_shape, 4, hidden=[8]), pv.Poisson((4,))), guide)
+
+
+def as_guide(head):
+    likelihood = pv.Amortised(pv.MLP(3, 4, hidden=[8]), pv.Poisson((4,)))
+    prior = pv.Normal((3,), loc=0.0, scale=1.0)
+    return pv.VAE(prior, likelihood, pv.Amortised(pv.MLP(4, head.num_params, hidden=[8]), head))
+
+
+def is_continuous(name):
+    return not example(name)(context(example(name))).support.is_discrete
+
+
+def is_real(name):
+    return name in ("normal", "laplace", "student_t", "logistic")
+
+
+ROLES = (
+    [pytest.param(as_likelihood, example, name, id=f"likelihood-{name}") for name in NAMES]
+    + [
+        pytest.param(as_prior, lambda n: learnable(pv.Conditional.registry[n]), name, id=f"prior-{name}")
+        for name in NAMES
+        if is_continuous(name)
+    ]
+    + [pytest.param(as_guide, example, name, id=f"guide-{name}") for name in NAMES if is_real(name)]
+)
+
+
+@pytest.mark.parametrize(("role", "make", "name"), ROLES)
+def test_trains_as_part_of_a_vae(role, make, name):
+    """A few steps move every parameter, of a second instance and of a deep copy too."""
+    first = role(make(name))
+    second, third = role(make(name)), copy.deepcopy(first)
+    x = first.sample(32, seed=1)
+    for vae in (first, second, third):
+        before = {key: parameter.detach().clone() for key, parameter in vae.named_parameters()}
+        others = [other for other in (first, second, third) if other is not vae]
+        frozen = [[p.detach().clone() for p in other.parameters()] for other in others]
+        history = pv.fit(vae, x, epochs=3, batch_size=16, progress=False)
+        assert history.loss.map(lambda loss: loss == loss).all()
+        for key, parameter in vae.named_parameters():
+            assert not torch.equal(parameter, before[key]), key
+        for other, copies in zip(others, frozen, strict=True):
+            assert all(torch.equal(p, q) for p, q in zip(other.parameters(), copies, strict=True))
+
+
+class Rayleigh(Parametric):
+    """A family that is not registered: what the base class does, seen without the others."""
+
+    family, params = pyro.distributions.Weibull, ("scale", "concentration")
+    standard = {"scale": 1.0, "concentration": 2.0}
+
+
+def test_parametric_splits_the_context_in_the_order_of_params():
+    head = Rayleigh((3,))
+    assert head.num_params == 6
+    given = torch.randn(7, 6)
+    origin = {k: link(Rayleigh.domain(k)).inv(torch.tensor(v)) for k, v in Rayleigh.standard.items()}
+    built = head(given).base_dist
+    torch.testing.assert_close(built.scale, link(Rayleigh.domain("scale"))(given[:, :3] + origin["scale"]))
+    expected = link(Rayleigh.domain("concentration"))(given[:, 3:] + origin["concentration"])
+    torch.testing.assert_close(built.concentration, expected)
+
+
+def test_positive_link_is_bounded_below_and_inverts():
+    positive = link(torch.distributions.constraints.positive)
+    x = torch.tensor([-200.0, -5.0, 0.0, 5.0, 1e4], requires_grad=True)
+    y = positive(x)
+    assert y.min() >= positive.FLOOR
+    torch.testing.assert_close(positive.inv(y[1:]), x[1:], rtol=1e-6, atol=1e-6)
+    y.log().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+ERRORS = {
+    "shape": (lambda: pv.Normal((3,))(torch.zeros(7, 5)), "Normal(3,) reads 6 numbers per datum (loc, scale); got a con"),
+    "no context": (lambda: pv.Normal((3,))(), "got no context; fix them (loc=0.0, scale=1.0) to use it as a prior"),
+    "value": (lambda: pv.Normal((3,), sd=1.0), "Normal has no parameter sd; it has loc, scale"),
+    "domain": (lambda: pv.Normal((3,), scale=-1.0), "Normal(3,) needs scale in GreaterThan(lower_bound=0.0); got -1.0"),
+    "fixed shape": (lambda: pv.Normal((3,), scale=[1.0, 2.0]), "Normal(3,) needs scale of shape (3,); got (2,)"),
+    "role": (lambda: pv.Normal((3,), scale="learnt"), "takes scale as a number, 'learned' or 'shared'; got 'learnt'"),
+    "unreadable": (lambda: pv.Binomial((3,)), "Binomial(3,) needs total_count as a number; it can be neither learned"),
+    "unlearnable": (lambda: pv.Uniform((3,), low="learned", high=1.0), "Uniform(3,) needs low as a number"),
+    "order": (lambda: pv.Uniform((3,), low=1.0, high=0.0), "Uniform(3,) got values that do not fit together"),
+    "activation": (lambda: pv.MLP(2, 3, activation="rellu"), "no activation is named 'rellu'; there are relu, tanh"),
+    "network": (lambda: pv.MLP(2, 3)(torch.zeros(7, 5)), "MLP reads a context of shape ('*', 2); got (7, 5)"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case):
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError, match="^") as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_two_conditionals_cannot_share_a_name():
+    with pytest.raises(ValueError, match="two conditionals are named 'normal': Normal and Mine"):
+
+        class Mine(Parametric, name="normal"):
+            pass
+
+    assert pv.Conditional.registry["normal"] is pv.Normal
+
+
+@pytest.mark.parametrize("event", [(4,), (2, 3), ()])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_mlp_takes_any_leading_shape(event, batch):
+    network = pv.MLP(event, 5, hidden=[6])
+    x = torch.randn((*batch, *event))
+    y = network(x)
+    assert y.shape == (*batch, 5)
+    for index in itertools.product(*map(range, batch)):
+        torch.testing.assert_close(network(x[index]), y[index])
+
+
+def test_mlp_standardises_its_inputs():
+    network = pv.MLP(3, 2, hidden=())
+    x = torch.randn(50, 3) * torch.tensor([10.0, 1.0, 0.0]) + 100
+    before = network((x - x.mean(0)) / torch.tensor([x[:, 0].std(correction=0), x[:, 1].std(correction=0), 1.0]))
+    network.standardize(x.mean(0), x.std(0, correction=0))
+    torch.testing.assert_close(network(x), before)
+
+
+def test_fold_restores_the_leading_shape():
+    convolution = nn.Conv2d(1, 2, 3)
+    x = torch.randn(5, 7, 1, 8, 8)
+    y = pv.fold(convolution, x, event_dim=3)
+    assert y.shape == (5, 7, 2, 6, 6)
+    torch.testing.assert_close(y[3], convolution(x[3]))

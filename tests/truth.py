@@ -1,0 +1,63 @@
+"""Closed forms that we did not invent: the linear-Gaussian model, by scipy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+
+import pyro_vae as pv
+
+
+@dataclass
+class LinearGaussian:
+    """p(z) = N(0, I), p(x|z) = N(W z + b, diag(noise)): factor analysis, with exact evidence and posterior."""
+
+    weight: np.ndarray  # (D, q)
+    bias: np.ndarray  # (D,)
+    noise: np.ndarray  # (D,) variances
+
+    @classmethod
+    def with_diagonal_posterior(cls, features: int, latents: int, seed: int = 0) -> "LinearGaussian":
+        """Loadings that are orthogonal in the metric of the noise, so that a diagonal guide can be exact."""
+        rng = np.random.default_rng(seed)
+        noise = rng.uniform(0.2, 1.0, features)
+        directions, _ = np.linalg.qr(rng.normal(size=(features, latents)))
+        return cls(np.sqrt(noise)[:, None] * directions * rng.uniform(0.5, 3.0, latents), rng.normal(size=features), noise)
+
+    def draw(self, num: int, seed: int = 1) -> np.ndarray:
+        return self._marginal().rvs(num, random_state=np.random.default_rng(seed)).reshape(num, -1)
+
+    def log_evidence(self, x: np.ndarray) -> np.ndarray:
+        return np.atleast_1d(self._marginal().logpdf(x))
+
+    def posterior(self) -> tuple[np.ndarray, np.ndarray]:
+        """Covariance (q, q), and the matrix (q, D) that maps x - b to the posterior mean."""
+        scaled = self.weight.T / self.noise
+        covariance = np.linalg.inv(np.eye(self.weight.shape[1]) + scaled @ self.weight)
+        return covariance, covariance @ scaled
+
+    def vae(self, shrink: float = 1.0, shift: float = 0.0) -> pv.VAE:
+        """The model as a VAE; its guide is the exact posterior, with sds times `shrink` and means plus `shift` sds."""
+        features, latents = self.weight.shape
+        covariance, gain = self.posterior()
+        sd = np.sqrt(np.diag(covariance))
+        decoder = affine(self.weight, self.bias)
+        encoder = affine(gain, shift * sd - gain @ self.bias)
+        return pv.VAE(
+            pv.Normal((latents,), loc=0.0, scale=1.0),
+            pv.Amortised(decoder, pv.Normal((features,), scale=torch.as_tensor(np.sqrt(self.noise)))),
+            pv.Amortised(encoder, pv.Normal((latents,), scale=torch.as_tensor(shrink * sd))),
+        )
+
+    def _marginal(self):
+        return stats.multivariate_normal(self.bias, self.weight @ self.weight.T + np.diag(self.noise))
+
+
+def affine(weight: np.ndarray, bias: np.ndarray) -> pv.MLP:
+    """A network without hidden layers, with given weights."""
+    network = pv.MLP(weight.shape[1], weight.shape[0], hidden=())
+    with torch.no_grad():
+        network.layers[0].weight.copy_(torch.as_tensor(weight))
+        network.layers[0].bias.copy_(torch.as_tensor(bias))
+    return network
