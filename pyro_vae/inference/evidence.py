@@ -99,10 +99,10 @@ def _tile_evidence(
 
 
 def _buffered(terms: Iterator[Terms]) -> Iterator[Tensor]:
-    """Log weights in double precision, joined to blocks worth merging."""
+    """Log weights, joined to blocks worth merging."""
     kept: list[Tensor] = []
     for part in terms:
-        kept.append(part.log_weight.double())
+        kept.append(part.log_weight)
         if sum(map(len, kept)) >= BUFFER:
             yield torch.cat(kept)
             kept = []
@@ -120,9 +120,12 @@ class _Sums:
         self.square: Any = 0.0  # sum of w squared
         self.log: Any = 0.0  # sum of log w
         self.tail: Tensor | None = None
+        self.precision = 0.0
 
     def add(self, log_weight: Tensor) -> None:
         """Count weights of shape ``(K', N)``."""
+        self.precision = torch.finfo(log_weight.dtype).eps
+        log_weight = log_weight.double()
         largest = torch.maximum(torch.as_tensor(self.shift).to(log_weight), log_weight.amax(0))
         shift = torch.where(largest.isfinite(), largest, 0.0)
         rescale = torch.exp(self.shift - shift)
@@ -143,7 +146,7 @@ class _Sums:
             "log_evidence": self.shift + self.weight.log() - math.log(num),
             "se": variance.sqrt(),
             "ess": ess,
-            "khat": _fit_tail(self.tail, self.tail_length),
+            "khat": _fit_tail(self.tail, self.tail_length, self.precision),
             "elbo": self.log / num,
         }
 
@@ -155,11 +158,13 @@ def khat(log_weight: Tensor) -> Tensor:
         log_weight: Log importance weights of shape ``(K, N)``.
 
     Returns:
-        k-hat of shape ``(N,)``: below 0.7 the estimate can be trusted; -inf for equal weights (a perfect guide), inf
-        where the tail is beyond floating point, NaN for fewer than 25 weights or a weight that is NaN or inf.
+        k-hat of shape ``(N,)``: below 0.7 the estimate can be trusted; -inf for weights that are equal up to rounding
+        (a perfect guide), inf where the tail is beyond floating point, NaN for fewer than 25 weights or a weight that
+        is NaN or inf.
     """
     length = tail_length(len(log_weight))
-    return _fit_tail(log_weight.double().topk(min(len(log_weight), length + 1), dim=0).values, length)
+    tail = log_weight.double().topk(min(len(log_weight), length + 1), dim=0).values
+    return _fit_tail(tail, length, torch.finfo(log_weight.dtype).eps)
 
 
 def tail_length(num_samples: int) -> int:
@@ -167,15 +172,16 @@ def tail_length(num_samples: int) -> int:
     return math.floor(3 * math.sqrt(num_samples)) if num_samples > 225 else num_samples // 5
 
 
-def _fit_tail(descending: Tensor, length: int) -> Tensor:
-    """k-hat from the `length` + 1 largest log weights, of shape ``(length + 1, N)``."""
+def _fit_tail(descending: Tensor, length: int, precision: float) -> Tensor:
+    """k-hat from the `length` + 1 largest log weights, of shape ``(length + 1, N)``, known to a relative `precision`."""
     if length < 5:
         return torch.full_like(descending[0], math.nan)
+    rounding = 100 * precision * descending[0].abs().clamp(min=1)
     weights = torch.exp(descending - descending[0])
     excess = (weights[:-1] - weights[-1]).flip(0)
     shape = _generalized_pareto_shape(excess)
     shape = torch.where(shape.isnan(), math.inf, shape)
-    shape = torch.where(descending[0] == descending[-2], -math.inf, shape)
+    shape = torch.where(descending[0] - descending[-1] <= rounding, -math.inf, shape)
     return torch.where(descending[0].isfinite(), shape, math.nan)
 
 
@@ -199,7 +205,8 @@ def _generalized_pareto_shape(x: Tensor) -> Tensor:
 def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
     log_evidence, khat = result["log_evidence"], result["khat"]
     num = len(log_evidence)
-    mean_se = log_evidence.std(ddof=1) / math.sqrt(num) if num > 1 else result["se"][0]
+    with np.errstate(invalid="ignore"):  # a datum that the model cannot have made leaves the mean at -inf, its error NaN
+        mean_se = log_evidence.std(ddof=1) / math.sqrt(num) if num > 1 else result["se"][0]
     flagged = int(np.sum((khat > KHAT_LIMIT) | np.isnan(log_evidence)))
     if flagged:
         warnings.warn(
