@@ -1,0 +1,354 @@
+"""fit: that it reaches known optima, what it promises about determinism, and what it leaves as it was."""
+
+import functools
+import math
+import warnings
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.decomposition import FactorAnalysis
+from truth import LinearGaussian, affine
+
+import pyro_vae as pv
+
+quiet = functools.partial(pv.fit, progress=False)
+X = LinearGaussian.with_diagonal_posterior(features=6, latents=3).draw(100)
+
+
+def small(seed=0, **parts):
+    return pv.build(X, latent=2, hidden=[8], seed=seed, **parts)
+
+
+def snapshot(vae):
+    return {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+
+
+def equal(before, vae):
+    return all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+def test_a_linear_vae_reaches_factor_analysis(load, latents=2):
+    """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the maximum likelihood.
+
+    With 3 latents on breast cancer scikit-learn's EM ends in a local optimum, 0.7 nats below the linear VAE.
+    """
+    x = load().data
+    x = (x - x.mean(0)) / x.std(0)
+    features = x.shape[1]
+    analysis = FactorAnalysis(latents, tol=1e-8, max_iter=20_000, svd_method="lapack").fit(x)
+    vae = pv.VAE(
+        pv.Normal((latents,), loc=0.0, scale=1.0),
+        pv.Amortised(pv.MLP(latents, features, hidden=()), pv.Normal((features,), scale="learned")),
+        pv.Amortised(pv.MLP(features, latents, hidden=()), pv.Normal((latents,), scale="learned")),
+    )
+    rate = lambda epoch: 0.02 * 0.98 ** max(0, epoch - 150)  # noqa: E731
+    quiet(vae, x, loss="mean_field", epochs=400, batch_size=100, learning_rate=rate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of one k-hat or another: the guide is as diagonal as it must be
+        evidence = pv.log_evidence(vae, x, num_samples=500)
+    gap = evidence.attrs["mean"] - analysis.score(x)
+    error = math.sqrt(float((evidence.se**2).sum())) / len(x)  # the data are the same: only the draws of z err
+    assert -0.05 * features < gap < 4 * error, (gap, error)
+    decoder, scale = vae.likelihood.network.layers[0], vae.decode(torch.zeros(latents)).base_dist.scale
+    weight, bias, scale = (tensor.detach().numpy() for tensor in (decoder.weight, decoder.bias, scale))
+    exact = LinearGaussian(weight, bias, scale**2).log_evidence(x)
+    assert abs(evidence.attrs["mean"] - exact.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+def test_evidence_under_the_parameters_of_factor_analysis(load):
+    x = load().data
+    x = (x - x.mean(0)) / x.std(0)
+    analysis = FactorAnalysis(3, svd_method="lapack").fit(x)
+    truth = LinearGaussian(analysis.components_.T, analysis.mean_, analysis.noise_variance_)
+    covariance, gain = truth.posterior()
+    wide = 1.3 * np.sqrt(np.linalg.eigvalsh(covariance)[-1])  # covers the posterior, whatever its correlations
+    vae = truth.vae()
+    vae.posterior = pv.Amortised(affine(gain, -gain @ truth.bias), pv.Normal((3,), scale=wide))
+    evidence = pv.log_evidence(vae, x, num_samples=20_000)
+    z = (evidence.log_evidence - analysis.score_samples(x)) / evidence.se
+    assert (np.abs(z) < 4).all()
+    assert 0.8 < z.std() < 1.2
+
+
+class TestLosses:
+    @pytest.mark.parametrize("loss", ["elbo", "mean_field", "iwae", "renyi", "wake_sleep", "enum"])
+    def test_every_named_loss_trains(self, loss):
+        vae = small()
+        with warnings.catch_warnings():
+            if loss == "enum":  # nothing here can be enumerated, and Pyro says so
+                warnings.simplefilter("ignore", UserWarning)
+            history = quiet(vae, X, loss=loss, epochs=60, batch_size=50, learning_rate=1e-2)
+        assert history.loss[50:].mean() < history.loss[:10].mean() - 0.3
+
+    def test_a_pyro_elbo_trains(self):
+        vae, other = small(), small()
+        a = quiet(vae, X, loss="iwae", particles=5, epochs=3)
+        theirs = pyro.infer.RenyiELBO(alpha=0, num_particles=5, vectorize_particles=True, max_plate_nesting=1)
+        b = quiet(other, X, loss=theirs, epochs=3)
+        assert a.loss.equals(b.loss)
+        assert equal(snapshot(vae), other)
+
+    def test_wake_sleep_learns_the_guide_from_dreams(self):
+        """With the model right and frozen, sleep teaches the guide the exact posterior: KL falls towards 0."""
+        truth = LinearGaussian.with_diagonal_posterior(features=6, latents=3)
+        vae = truth.vae()
+        vae.posterior = pv.Amortised(pv.MLP(6, 6, hidden=()), pv.Normal((3,)))
+        vae.likelihood.requires_grad_(False)
+        x = truth.draw(200, seed=5)
+
+        def gap():
+            return float((truth.log_evidence(x) - pv.log_evidence(vae, x, num_samples=24).elbo).mean())
+
+        before = gap()
+        quiet(vae, x, loss="wake_sleep", epochs=600, learning_rate=lambda epoch: 0.03 * 0.99**epoch)
+        assert gap() < 0.05 * before
+
+    def test_unknown_loss(self):
+        with pytest.raises(ValueError, match="no loss is named 'elbow'; there are elbo, mean_field"):
+            quiet(small(), X, loss="elbow")
+
+    @pytest.mark.parametrize("loss", ["iwae", "renyi", "wake_sleep"])
+    @pytest.mark.parametrize("beta", [0.5, pv.linear_warmup(3)])
+    def test_beta_needs_a_kl_term(self, loss, beta):
+        vae = small()
+        before = snapshot(vae)
+        with pytest.raises(ValueError, match="beta weighs the KL term of an ELBO"):
+            quiet(vae, X, loss=loss, beta=beta)
+        assert equal(before, vae)
+
+
+class TestBeta:
+    def loss(self, vae, **options):
+        """The loss of the data at the present parameters: one step that does not move."""
+        still = functools.partial(torch.optim.SGD)
+        return quiet(vae, X, epochs=1, batch_size=100, optimizer=still, learning_rate=0.0, **options).loss[0]
+
+    def test_beta_weighs_the_kl_term(self):
+        """With analytic KL and common draws the loss is linear in beta, and its slope is the mean KL."""
+        vae = small()
+        at = {beta: self.loss(vae, beta=beta, loss="mean_field") for beta in (0.0, 0.5, 1.0, 4.0)}
+        q = vae.encode(X)
+        kl = torch.distributions.kl_divergence(q, vae.prior().expand((100,))).mean().item()
+        for beta, loss in at.items():
+            assert loss == pytest.approx(at[0.0] + beta * kl, rel=1e-9)
+
+    def test_beta_is_the_same_for_sampled_kl(self):
+        vae = small()
+        at = {beta: self.loss(vae, beta=beta, loss="elbo") for beta in (0.0, 0.5, 1.0, 4.0)}
+        slope = at[1.0] - at[0.0]
+        assert slope > 0
+        for beta, loss in at.items():
+            assert loss == pytest.approx(at[0.0] + beta * slope, rel=1e-9)
+
+    def test_schedules(self):
+        linear = pv.linear_warmup(10, end=2.0)
+        assert [linear(t) for t in (0, 5, 10, 99)] == [0, 1, 2, 2]
+        cyclical = pv.cyclical_warmup(10, ramp=0.5, end=2.0)
+        assert [cyclical(t) for t in (0, 2.5, 5, 9.9, 10, 12.5)] == [0, 1, 2, 2, 0, 1]
+
+    def test_warmup_reaches_the_history(self):
+        history = quiet(small(), X, beta=pv.linear_warmup(4), epochs=6, batch_size=100)
+        assert history.beta.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+    def test_learning_rate_may_be_a_schedule(self):
+        history = quiet(small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2)
+        assert history.learning_rate.tolist() == [0.1, 0.05]
+
+
+class TestSteps:
+    def test_one_step_is_the_gradient_of_the_loss_per_datum(self):
+        vae = small()
+        before = snapshot(vae)
+        quiet(vae, X, epochs=1, batch_size=100, optimizer=torch.optim.SGD, learning_rate=0.1, loss="mean_field")
+        step = {name: (before[name] - p.detach()) / 0.1 for name, p in vae.named_parameters()}
+        vae.load_state_dict(before)
+        with pyro.get_param_store().scope(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            x = torch.as_tensor(X)[torch.randperm(100)]
+            pyro.infer.TraceMeanField_ELBO(max_plate_nesting=1).loss_and_grads(vae.model, vae.guide, x)
+        for name, parameter in vae.named_parameters():
+            torch.testing.assert_close(step[name], parameter.grad / 100, rtol=1e-6, atol=1e-10)
+
+    def test_clipping_is_of_the_global_norm_per_datum(self):
+        vae = small()
+        before = snapshot(vae)
+        options = {"epochs": 1, "batch_size": 100, "optimizer": torch.optim.SGD, "learning_rate": 1.0}
+        quiet(vae, X, clip_norm=0.01, **options)
+        moved = [p.detach() - before[name] for name, p in vae.named_parameters()]
+        assert float(torch.nn.utils.get_total_norm(moved)) == pytest.approx(0.01, rel=1e-4)
+
+    def test_every_row_once_an_epoch(self):
+        seen = []
+
+        class Source(torch.utils.data.Dataset):
+            def __len__(self):
+                return 100
+
+            def __getitem__(self, index):
+                seen.append(index)
+                return torch.as_tensor(X[index]), 0
+
+        vae = small()
+        rows = vae.check(Source())
+        seen.clear()
+        vae.check = lambda x: rows  # the door has been passed
+        quiet(vae, Source(), epochs=2, batch_size=32)
+        assert sorted(seen[:100]) == sorted(seen[100:]) == list(range(100))
+        assert seen[:100] != seen[100:]
+
+    def test_nothing_to_train(self):
+        vae = small()
+        vae.requires_grad_(False)
+        with pytest.raises(ValueError, match="fit has nothing to train"):
+            quiet(vae, X)
+
+    @pytest.mark.parametrize("option", [{"epochs": 0}, {"batch_size": -1}, {"patience": 1.5}, {"epochs": True}])
+    def test_counts_are_whole_numbers(self, option):
+        with pytest.raises(ValueError, match=f"fit needs {next(iter(option))} as a whole number from 1"):
+            quiet(small(), X, **option)
+
+
+class TestDeterminism:
+    def test_the_same_seed_gives_the_same_weights(self):
+        first, second, third = small(), small(), small()
+        quiet(first, X, epochs=3, seed=7)
+        torch.randn(5)
+        quiet(second, X, epochs=3, seed=7)
+        quiet(third, X, epochs=3, seed=8)
+        assert equal(snapshot(first), second)
+        assert not equal(snapshot(first), third)
+
+    def test_build_is_seeded(self):
+        assert equal(snapshot(small(3)), small(3))
+        assert not equal(snapshot(small(3)), small(4))
+
+    def test_the_caller_is_left_alone(self):
+        vae = small()
+        vae.eval()
+        vae.likelihood.train()
+        modes = [part.training for part in vae.modules()]
+        state = torch.get_rng_state()
+        validate = torch.distributions.Distribution._validate_args
+        for flag in (True, False):
+            with pyro.validation_enabled(flag):
+                quiet(vae, X, validation=X, epochs=2)
+                assert pyro.infer.is_validation_enabled() == flag
+                assert torch.distributions.Distribution._validate_args == flag
+        assert torch.distributions.Distribution._validate_args == validate
+        assert torch.equal(torch.get_rng_state(), state)
+        assert [part.training for part in vae.modules()] == modes
+        assert len(pyro.get_param_store()) == 0
+
+    @pytest.mark.uses_store
+    def test_the_store_of_the_caller_is_left_alone(self):
+        mine = pyro.param("mine", torch.tensor(2.0))
+        quiet(small(), X, epochs=1)
+        assert list(pyro.get_param_store().keys()) == ["mine"]
+        assert pyro.param("mine") is mine
+
+    def test_dropout_is_on_in_training_and_off_in_validation(self):
+        vae = small()
+        modes = []
+        vae.posterior.network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+        quiet(vae, X, validation=X, epochs=1, batch_size=100)
+        assert modes[-2:] == [True, False]
+
+
+class TestValidation:
+    def test_the_best_weights_are_restored(self):
+        """A learning rate that explodes after a while: what comes back is what was best before."""
+        vae = small()
+        rate = lambda epoch: 1e-2 if epoch < 20 else 3.0  # noqa: E731
+        history = quiet(vae, X[:50], validation=X[50:], epochs=40, learning_rate=rate, clip_norm=1.0, patience=100)
+        best = int(history.validation.idxmin())
+        assert history.validation.iloc[-1] > history.validation[best] + 1
+        again = small()
+        quiet(again, X[:50], epochs=best + 1, learning_rate=rate, clip_norm=1.0)
+        assert equal(snapshot(again), vae)
+
+    def test_patience_stops(self):
+        vae = small()
+        history = quiet(vae, X[:50], validation=X[50:], epochs=1000, learning_rate=1e-2, patience=5)
+        assert len(history) == history.validation.idxmin() + 6 < 1000
+
+    def test_validation_is_the_negative_elbo_per_datum(self):
+        vae = small()
+        history = quiet(vae, X, validation=X, epochs=1, learning_rate=1e-9)
+        elbo = float(pv.log_evidence(vae, X, num_samples=24).elbo.mean())
+        spread = pv.elbo(pv.terms(vae, X, num_samples=1)).std().item() / 10
+        assert abs(history.validation[0] + elbo) < 5 * spread
+
+    def test_validation_data_are_checked_before_anything_moves(self):
+        vae = small()
+        before = snapshot(vae)
+        with pytest.raises(pv.DataError, match="shape"):
+            quiet(vae, X, validation=X[:, :3])
+        assert equal(before, vae)
+
+
+class Poisoned(torch.optim.SGD):
+    """From the fourth step on, the parameters are NaN after the step."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.steps += 1
+        if self.steps == 3:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(math.nan)
+
+
+class TestNan:
+    @pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own warning comes before our error
+    def test_a_loss_that_turns_nan_stops_at_that_step(self):
+        vae = small()
+        with pytest.raises(FloatingPointError, match=r"the loss \(nan\) is not finite at epoch 0, batch 3 \(site '.'"):
+            quiet(vae, X, batch_size=20, optimizer=Poisoned)
+
+    def test_a_gradient_that_is_nan_leaves_the_parameters_of_before(self):
+        vae, other = small(), small()
+        step = 0
+
+        def poison(grad):
+            nonlocal step
+            step += 1
+            return grad * math.nan if step == 4 else grad
+
+        handle = next(vae.parameters()).register_hook(poison)
+        with pytest.raises(FloatingPointError, match="the gradient is not finite at epoch 1, batch 1; training stopped"):
+            quiet(vae, X, batch_size=50, epochs=5)
+        handle.remove()
+        assert all(p.isfinite().all() for p in vae.parameters())
+        stopped = []
+
+        class Stop(torch.optim.Adam):
+            def step(self, closure=None):
+                stopped.append(1)
+                if len(stopped) <= 3:
+                    super().step(closure)
+
+        quiet(other, X, batch_size=50, epochs=2, optimizer=functools.partial(Stop, fused=True))
+        assert equal(snapshot(vae), other)
+        assert len(pyro.get_param_store()) == 0
+
+    @pytest.mark.filterwarnings("ignore:Encountered")
+    def test_divergence_is_an_error_not_a_number(self):
+        vae = small()
+        with pytest.raises(FloatingPointError, match="Try a lower learning_rate"):
+            quiet(vae, X, learning_rate=1e100, optimizer=torch.optim.SGD, epochs=50)
+        assert all(p.isfinite().all() for p in vae.parameters())
+
+
+def test_the_progress_bar_shows_rate_loss_and_time(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    pv.fit(small(), X, validation=X, epochs=3)
+    shown = capsys.readouterr().err
+    for part in ("epoch", "3/3", "loss", "validation", "nats", "data/s", "0:00:00"):
+        assert part in shown
