@@ -1,4 +1,4 @@
-"""Data: arrays, frames, files and data sets as rows; and the check at the door.
+"""Data: arrays, frames, files and data sets as rows.
 
 Everything that takes data reads it through :class:`Rows`, a few rows at a time, so a memory map is never loaded whole.
 Integers and booleans are converted; what cannot be a number is refused with its row, column and value.
@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from .guards import seeded
-
 CHUNK = 2**22  # numbers looked at together when data are checked
-GREY = "pv.binarize(x) makes 0 and 1 of grey values, 'continuous_bernoulli' takes them as they are"
 
 
 class DataError(ValueError):
@@ -138,6 +135,8 @@ def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
         raise DataError("data need rows of equal length; got a ragged sequence; pad or select first") from None
     if array.ndim == 0:
         raise DataError(f"data need rows: an array of shape (N, ...); got {type(x).__name__} {x!r:.60}")
+    if array.dtype.kind == "c":
+        raise DataError(f"data must be real numbers; got {array.dtype}; use x.real, x.imag or np.abs(x)")
     if array.dtype.kind not in "biuf":
         array = _numeric(array, Rows(array.__getitem__, len(array), array.shape[1:], columns))
     return Rows(array.__getitem__, len(array), array.shape[1:], columns)
@@ -157,9 +156,14 @@ def _numeric(array: np.ndarray, rows: Rows) -> np.ndarray:
 
 def _from_frame(frame: Any) -> Rows:
     columns = list(frame.columns)
-    kinds = [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
-    mixed = any(kind not in "biuf" for kind in kinds)
-    return _from_array(frame.to_numpy(dtype=object, na_value=np.nan) if mixed else frame.to_numpy(), columns)
+    if not hasattr(frame, "iloc") or all(isinstance(dtype, np.dtype) for dtype in frame.dtypes):
+        return _from_array(frame.to_numpy(), columns)
+    cells = np.empty(frame.shape, dtype=object)
+    for number, dtype in enumerate(frame.dtypes):
+        column = frame.iloc[:, number]
+        numeric = dtype.kind in "biuf"  # nullable numbers: what is missing becomes NaN, and the check names it
+        cells[:, number] = column.to_numpy(dtype=float, na_value=np.nan) if numeric else column.to_numpy(dtype=object)
+    return _from_array(cells, columns)
 
 
 def _from_dataset(dataset: Any) -> Rows:
@@ -183,41 +187,12 @@ def _wrong_shape(rows: Rows, event_shape: torch.Size) -> str:
     return f"{needs}; build the parts for {tuple(rows.event_shape)}, or select the columns"
 
 
-def check(rows: Rows, likelihood: Any, who: str) -> None:
-    """Check all data against the support of a likelihood, once, before anything is touched.
-
-    Arguments:
-        rows: The data.
-        likelihood: A distribution over one row: batch shape ``()``, built without validation.
-        who: The likelihood's name, for the message.
+def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:
+    """Raise for the first cell of `chunk` that is bad, if there is one.
 
     Raises:
-        DataError: A value is not finite, outside the support, or where the density is zero or infinite; the message
-            names row, column and value and says what to do.
+        DataError: Who needs what; the value, its row and column; how many others; the remedy.
     """
-    cell = likelihood
-    while hasattr(cell, "reinterpreted_batch_ndims"):
-        cell = cell.base_dist
-    for chunk in rows.chunks(max(1, CHUNK // rows.event_shape.numel())):
-        x = rows.take(chunk, like=_like(likelihood))
-        _refuse(~x.isfinite(), x, rows, chunk, f"{who} needs finite numbers", "drop or impute these rows")
-        needs, remedy = _advice(cell.support, x)
-        _refuse(~cell.support.check(x), x, rows, chunk, f"{who} needs {needs}", remedy)
-        needs = "values of finite, positive density"
-        _refuse(~cell.log_prob(x).isfinite(), x, rows, chunk, f"{who} needs {needs}", EDGE)
-
-
-EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
-
-
-def _like(distribution: Any) -> Tensor:
-    """A tensor with the dtype and device that a distribution computes in."""
-    with seeded(0):
-        draw = distribution.sample()
-    return draw if draw.is_floating_point() else torch.empty(0, device=draw.device)
-
-
-def _refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:
     if not bool(bad.any()):
         return
     row, *column = bad.nonzero()[0].tolist()
@@ -225,27 +200,6 @@ def _refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy
     more = int(bad.sum()) - 1
     others = f" (and {more} more)" if more else ""
     raise DataError(f"{needs}; got {value} at {rows.locate(chunk.start + row, tuple(column))}{others}; {remedy}")
-
-
-def _advice(support: Any, x: Tensor) -> tuple[str, str]:
-    """What a support needs, and what a user may do whose data are outside: by the kind of the support."""
-    lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    kind = type(support).__name__.lstrip("_")
-    if kind == "Boolean":
-        return "0 or 1", GREY
-    if kind == "IntegerGreaterThan":
-        return "whole numbers from 0", "round counts, or use 'gamma' for amounts and 'normal' for signed numbers"
-    if kind == "IntegerInterval":
-        top = int(torch.as_tensor(upper).max())
-        return f"whole numbers from 0 to {top}", "round, or build it with a larger total_count or categories"
-    if kind == "Interval":
-        low, high = float(torch.as_tensor(lower).min()), float(torch.as_tensor(upper).max())
-        return f"numbers from {low:g} to {high:g}", "rescale the data"
-    if kind.startswith("GreaterThan"):
-        return "positive numbers", "shift or exponentiate them, or use 'normal' or 'student_t'"
-    if kind == "Simplex":
-        return "rows of positive numbers that sum to 1", "divide each row by its sum"
-    return f"values in {support}", "transform the data, or choose another likelihood"
 
 
 def binarize(x: Any, threshold: float = 0.5) -> Tensor:
@@ -259,7 +213,7 @@ def binarize(x: Any, threshold: float = 0.5) -> Tensor:
     """
     rows = as_rows(x)
     grey = rows.take(slice(None))
-    _refuse(grey.isnan(), grey, rows, slice(0, len(rows)), "binarize needs numbers", "drop or impute these rows")
+    refuse(grey.isnan(), grey, rows, slice(0, len(rows)), "binarize needs numbers", "drop or impute these rows")
     return (grey > threshold).to(grey.dtype)
 
 
@@ -276,7 +230,7 @@ def binarize_afresh(x: Any) -> Rows:
     for chunk in grey.chunks(max(1, CHUNK // grey.event_shape.numel())):
         values = grey.take(chunk)
         outside = ~((values >= 0) & (values <= 1))
-        _refuse(outside, values, grey, chunk, "binarize_afresh needs grey values from 0 to 1", "divide by the largest")
+        refuse(outside, values, grey, chunk, "binarize_afresh needs grey values from 0 to 1", "divide by the largest")
     return Rows(lambda index: torch.bernoulli(grey.take(index)), len(grey), grey.event_shape, grey.columns)
 
 

@@ -170,6 +170,9 @@ def _at(path: str) -> Iterator[None]:
 def describe(vae: nn.Module) -> dict[str, Any]:
     """The spec of a VAE, or of one part: names and plain values, from which :func:`build` makes its equal.
 
+    Arguments:
+        vae: A VAE, a conditional or a network.
+
     Raises:
         TypeError: A part is not registered, so no spec can name it.
     """
@@ -195,6 +198,10 @@ def _plain(value: Any) -> Any:
 def save(vae: VAE, path: str | Path) -> None:
     """Write weights and spec to one safetensors file. The file appears whole or not at all.
 
+    Arguments:
+        vae: The model.
+        path: Where to write; a file that is there is replaced.
+
     Raises:
         TypeError: A part is not registered, so no spec can name it.
     """
@@ -216,6 +223,9 @@ def save(vae: VAE, path: str | Path) -> None:
 
 def load(path: str | Path) -> VAE:
     """Read a model that :func:`save` wrote. Nothing is unpickled.
+
+    Arguments:
+        path: The file.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no model.
@@ -246,8 +256,9 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            # cloned, for a view into the file is not aligned, and then sums round differently
+            tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
+            return tensors, dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from .conditionals.base import Conditional
-from .data import DataError, Rows, as_rows, check
+from .data import DataError, Rows, as_rows
 from .guards import mode, seeded
+from .support import check
 
 _names = (f"vae_{number}" for number in itertools.count())
 
@@ -71,10 +72,10 @@ class VAE(nn.Module):
         Returns:
             The data, observed or drawn, of shape ``(N, *X)``.
         """
-        self._register()
-        x = None if x is None else self._fitting(x)
         if x is None and size is None:
             raise ValueError("model needs data x to observe, or size= to draw; got neither")
+        x = None if x is None else self._fitting(x)
+        self._register()
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
@@ -89,8 +90,8 @@ class VAE(nn.Module):
         Returns:
             Latents of shape ``(N, *Z)``.
         """
-        self._register()
         x = self._fitting(observations["x"] if observations else x)
+        self._register()
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self._encoded(x))
 
@@ -170,10 +171,10 @@ class VAE(nn.Module):
 
     def _fitting(self, x: Tensor) -> Tensor:
         """A batch of the right shape, in the VAE's dtype; the values are checked once, at the door."""
-        shape = self.likelihood.event_shape
-        if not isinstance(x, Tensor) or x.dim() != 1 + len(shape) or x.shape[1:] != shape or len(x) == 0:
-            return as_rows(x, shape).take(slice(None), like=self.reference)
-        return x.to(self.reference.dtype)
+        plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+        if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
+            return x.to(self.reference.dtype)
+        return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
 
     def _register(self) -> None:
         """Show the parameters to Pyro under a name that no other instance has.

@@ -1,5 +1,6 @@
 """ELBO, importance-weighted bounds and weights: against the linear-Gaussian closed form and against Pyro."""
 
+import itertools
 import math
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_bounds_are_ordered_in_the_mean():
     means.append((truth, 0.0))
     elbo = np.mean([float(pv.elbo(pv.terms(vae, X, num_samples=4, seed=seed)).mean()) for seed in range(rounds)])
     assert abs(elbo - means[0][0]) < 4 * math.hypot(means[0][1], means[0][1] / 2)
-    for (low, low_error), (high, high_error) in zip(means, means[1:], strict=False):
+    for (low, low_error), (high, high_error) in itertools.pairwise(means):
         assert low < high + 4 * math.hypot(low_error, high_error), means
     assert means[0][0] < means[-2][0] - 4 * math.hypot(means[0][1], means[-2][1]), "the test has no power"
 
@@ -60,7 +61,9 @@ def test_elbo_has_its_closed_form():
 @pytest.mark.parametrize("num_samples", [1, 7])
 def test_elbo_equals_trace_elbo(num_samples):
     vae = MODEL.vae(shrink=0.6, shift=0.5)
-    theirs = pyro_loss(Trace_ELBO(num_samples, max_plate_nesting=1, vectorize_particles=num_samples > 1), vae, X, seed=5)
+    theirs = pyro_loss(
+        Trace_ELBO(num_samples, max_plate_nesting=1, vectorize_particles=num_samples > 1), vae, X, seed=5
+    )
     ours = pv.elbo(pv.terms(vae, X, num_samples=num_samples, seed=5)).sum()
     assert float(ours) == pytest.approx(theirs, rel=1e-10)
 
@@ -176,7 +179,7 @@ class TestPairs:
         def guide(x):
             pyro.sample("mean", pyro.distributions.Normal(0.0, 1.0))
 
-        with pytest.raises(ValueError, match="site 'mean' does not; put it inside pyro.plate"):
+        with pytest.raises(ValueError, match=r"site 'mean' does not; put it inside pyro\.plate"):
             pv.terms((model, guide), torch.randn(4))
 
     def test_different_latents_are_refused(self):

@@ -259,7 +259,10 @@ def test_positive_link_is_bounded_below_and_inverts():
 
 
 ERRORS = {
-    "shape": (lambda: pv.Normal((3,))(torch.zeros(7, 5)), "Normal(3,) reads 6 numbers per datum (loc, scale); got a con"),
+    "shape": (
+        lambda: pv.Normal((3,))(torch.zeros(7, 5)),
+        "Normal(3,) reads 6 numbers per datum (loc, scale); got a con",
+    ),
     "no context": (lambda: pv.Normal((3,))(), "got no context; fix them (loc=0.0, scale=1.0) to use it as a prior"),
     "value": (lambda: pv.Normal((3,), sd=1.0), "Normal has no parameter sd; it has loc, scale"),
     "domain": (lambda: pv.Normal((3,), scale=-1.0), "Normal(3,) needs scale in GreaterThan(lower_bound=0.0); got -1.0"),
@@ -276,7 +279,7 @@ ERRORS = {
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors(case):
     call, message = ERRORS[case]
-    with pytest.raises(ValueError, match="^") as caught:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
         call()
     assert message in str(caught.value)
 

@@ -91,9 +91,7 @@ def test_continuous_bernoulli_equals_quadrature(x, logits):
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
-@given(
-    count=st.integers(0, 60), total_count=st.floats(0.1, 20), logits=st.floats(-5, 3), gate_logits=st.floats(-5, 5)
-)
+@given(count=st.integers(0, 60), total_count=st.floats(0.1, 20), logits=st.floats(-5, 3), gate_logits=st.floats(-5, 5))
 def test_zero_inflated_negative_binomial_equals_scipy(count, total_count, logits, gate_logits):
     parameters = {"total_count": total_count, "logits": logits, "gate_logits": gate_logits}
     actual = log_prob("zero_inflated_negative_binomial", count, **parameters)

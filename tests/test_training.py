@@ -31,14 +31,14 @@ def equal(before, vae):
 
 
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
-def test_a_linear_vae_reaches_factor_analysis(load, latents=2):
+def test_a_linear_vae_reaches_factor_analysis(load):
     """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the maximum likelihood.
 
     With 3 latents on breast cancer scikit-learn's EM ends in a local optimum, 0.7 nats below the linear VAE.
     """
     x = load().data
     x = (x - x.mean(0)) / x.std(0)
-    features = x.shape[1]
+    features, latents = x.shape[1], 2
     analysis = FactorAnalysis(latents, tol=1e-8, max_iter=20_000, svd_method="lapack").fit(x)
     vae = pv.VAE(
         pv.Normal((latents,), loc=0.0, scale=1.0),
@@ -321,7 +321,9 @@ class TestNan:
             return grad * math.nan if step == 4 else grad
 
         handle = next(vae.parameters()).register_hook(poison)
-        with pytest.raises(FloatingPointError, match="the gradient is not finite at epoch 1, batch 1; training stopped"):
+        with pytest.raises(
+            FloatingPointError, match="the gradient is not finite at epoch 1, batch 1; training stopped"
+        ):
             quiet(vae, X, batch_size=50, epochs=5)
         handle.remove()
         assert all(p.isfinite().all() for p in vae.parameters())

@@ -135,11 +135,15 @@ class TestParts:
             lambda: with_parts(prior=pv.Dirichlet((3,), concentration=1.0)),
             "Dirichlet(3,) has shape (2,) in unconstrained space, where the guide lives, and the guide has shape (3,)",
         ),
-        "prior": (lambda: with_parts(prior=pv.Normal((3,))), "Normal(3,) reads 6 numbers per datum (loc, scale); got no c"),
+        "prior": (
+            lambda: with_parts(prior=pv.Normal((3,))),
+            "Normal(3,) reads 6 numbers per datum (loc, scale); got no c",
+        ),
         "discrete": (lambda: with_parts(prior=pv.Poisson((3,), rate=1.0)), "the prior Poisson(3,) is discrete"),
         "decoder": (
             lambda: with_parts(likelihood=pv.Amortised(pv.MLP(2, 5), pv.Poisson((5,)))),
-            "the likelihood Poisson(5,) cannot take a context of shape (2, 3, 3): MLP reads a context of shape ('*', 2)",
+            "Poisson(5,) cannot take a context of shape (2, 3, 3): MLP reads a context of shape ('*', 2); "
+            "got (2, 3, 3)",
         ),
         "head": (
             lambda: with_parts(likelihood=pv.Amortised(pv.MLP(3, 4), pv.Poisson((5,)))),
@@ -154,7 +158,9 @@ class TestParts:
             "the guide lives in unconstrained space; Gamma(3,) has support",
         ),
         "leading shape": (
-            lambda: with_parts(guide=pv.Amortised(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 6)), pv.Normal((3,)))),
+            lambda: with_parts(
+                guide=pv.Amortised(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 6)), pv.Normal((3,)))
+            ),
             "the guide must give batch shape (2, 3) and event shape (3,) for a context of shape (2, 3, 5)",
         ),
     }
@@ -162,7 +168,7 @@ class TestParts:
     @pytest.mark.parametrize("case", ERRORS)
     def test_parts_that_do_not_fit_are_refused(self, case):
         call, message = self.ERRORS[case]
-        with pytest.raises(ValueError, match="^") as caught:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
             call()
         assert message in str(caught.value)
 

@@ -23,7 +23,9 @@ class LinearGaussian:
         rng = np.random.default_rng(seed)
         noise = rng.uniform(0.2, 1.0, features)
         directions, _ = np.linalg.qr(rng.normal(size=(features, latents)))
-        return cls(np.sqrt(noise)[:, None] * directions * rng.uniform(0.5, 3.0, latents), rng.normal(size=features), noise)
+        return cls(
+            np.sqrt(noise)[:, None] * directions * rng.uniform(0.5, 3.0, latents), rng.normal(size=features), noise
+        )
 
     def draw(self, num: int, seed: int = 1) -> np.ndarray:
         return self._marginal().rvs(num, random_state=np.random.default_rng(seed)).reshape(num, -1)

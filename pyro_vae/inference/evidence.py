@@ -173,7 +173,7 @@ def tail_length(num_samples: int) -> int:
 
 
 def _fit_tail(descending: Tensor, length: int, precision: float) -> Tensor:
-    """k-hat from the `length` + 1 largest log weights, of shape ``(length + 1, N)``, known to a relative `precision`."""
+    """k-hat, shape ``(N,)``, from the largest log weights ``(length + 1, N)``, known to a relative `precision`."""
     if length < 5:
         return torch.full_like(descending[0], math.nan)
     rounding = 100 * precision * descending[0].abs().clamp(min=1)
@@ -205,7 +205,9 @@ def _generalized_pareto_shape(x: Tensor) -> Tensor:
 def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
     log_evidence, khat = result["log_evidence"], result["khat"]
     num = len(log_evidence)
-    with np.errstate(invalid="ignore"):  # a datum that the model cannot have made leaves the mean at -inf, its error NaN
+    with np.errstate(
+        invalid="ignore"
+    ):  # a datum that the model cannot have made leaves the mean at -inf, its error NaN
         mean_se = log_evidence.std(ddof=1) / math.sqrt(num) if num > 1 else result["se"][0]
     flagged = int(np.sum((khat > KHAT_LIMIT) | np.isnan(log_evidence)))
     if flagged:

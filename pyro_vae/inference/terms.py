@@ -47,17 +47,17 @@ class Terms:
 
 
 def elbo(terms: Terms) -> Tensor:
-    """The evidence lower bound: nats per datum, shape ``(N,)``."""
+    """The evidence lower bound from `terms`: nats per datum, shape ``(N,)``."""
     return terms.log_weight.mean(0)
 
 
 def iwae(terms: Terms) -> Tensor:
-    """The importance-weighted bound of K particles: nats per datum, shape ``(N,)``."""
+    """The importance-weighted bound from `terms` of K particles: nats per datum, shape ``(N,)``."""
     return terms.log_weight.logsumexp(0) - math.log(len(terms.log_weight))
 
 
 def ess(terms: Terms) -> Tensor:
-    """The effective sample size of the importance weights (Kish): between 1 and K, shape ``(N,)``."""
+    """The effective sample size (Kish) of the importance weights of `terms`: between 1 and K, shape ``(N,)``."""
     return torch.exp(2 * terms.log_weight.logsumexp(0) - (2 * terms.log_weight).logsumexp(0))
 
 

@@ -1,0 +1,99 @@
+"""What is written runs: docstrings, README, documentation; and says what it must."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_vae as pv
+
+ROOT = Path(__file__).parents[1]
+MODULES = [module.name for module in pkgutil.walk_packages(pv.__path__, "pyro_vae.") if "__main__" not in module.name]
+PUBLIC = {
+    name: thing
+    for name, thing in vars(pv).items()
+    if not name.startswith("_") and not inspect.ismodule(thing) and callable(thing)
+}
+FAMILIES = list(pv.Conditional.registry.values()) + list(pv.Network.registry.values())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_docstring_and_examples(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    tests = doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs={**vars(pv), "torch": torch})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for test in tests:
+            if test.examples:
+                runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+                runner.run(test)
+                assert runner.summarize(verbose=False).failed == 0, test.name
+
+
+@pytest.mark.parametrize("thing", FAMILIES, ids=lambda thing: thing.name)
+def test_registered_classes_have_an_example(thing):
+    assert "Example:" in thing.__doc__
+    assert ">>>" in thing.__doc__
+
+
+def described(thing):
+    function = thing.__init__ if inspect.isclass(thing) else thing
+    parameters = list(inspect.signature(function).parameters)
+    return [name for name in parameters if name not in ("self", "args", "kwargs")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_have_a_summary_and_describe_their_arguments(name):
+    thing = PUBLIC[name]
+    doc = inspect.getdoc(thing)
+    assert doc
+    assert len(doc.split("\n\n")[0]) > 10
+    inherits = thing in FAMILIES and "__init__" not in vars(thing)
+    dataclass = hasattr(thing, "__dataclass_fields__")
+    brief = inspect.isclass(thing) and "__init__" not in vars(thing)
+    if inherits or dataclass or brief:
+        return
+    for argument in described(thing):
+        assert re.search(rf"(^|\W)`?{argument}`?(:|\W)", doc), f"{name} does not describe {argument}"
+
+
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.uses_store
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_code_in_documents_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    assert blocks(ROOT / name)
+    scope = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # k-hat, which the text explains
+        for block in blocks(ROOT / name):
+            exec(compile(block, name, "exec"), scope)
+    pv.Conditional.registry.pop("weibull", None)
+
+
+def test_the_readme_lists_the_registry():
+    text = (ROOT / "README.md").read_text()
+    listed = re.search(r"Families: (.*?)\.\n", text, flags=re.DOTALL).group(1)
+    assert re.split(r",\s+", listed) == list(pv.Conditional.registry)
+
+
+def test_links_in_documents_exist():
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!http)([^)]+)\)", path.read_text()):
+            assert (ROOT / target).exists(), target
+
+
+def test_version_is_one():
+    assert f"## {pv.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {pv.__version__}" in (ROOT / "CITATION.cff").read_text()

@@ -1,0 +1,177 @@
+"""Specs and model files: exact inverses, errors that say where, files that are whole or refused."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import pyro_vae as pv
+
+COUNTS = np.arange(40).reshape(10, 4)
+
+
+def test_build_works_out_what_the_data_imply():
+    spec = pv.describe(pv.build(COUNTS, latent=3, likelihood="binomial", hidden=[5]))
+    network = {"name": "mlp", "hidden": [5]}
+    assert spec == {
+        "event": [4],
+        "latent": [3],
+        "prior": {"name": "normal", "loc": 0.0, "scale": 1.0},
+        "likelihood": {"name": "binomial", "total_count": 39.0, "network": network},
+        "guide": {"name": "normal", "network": network},
+    }
+    assert pv.describe(pv.build(COUNTS % 3, likelihood="categorical"))["likelihood"]["categories"] == 3
+
+
+def test_build_standardises_the_inputs_of_the_guide():
+    network = pv.build(COUNTS).posterior.network
+    np.testing.assert_allclose(network.mean, COUNTS.mean(0))
+    np.testing.assert_allclose(network.sd, COUNTS.std(0))
+
+
+@pytest.mark.parametrize("role", ["prior", "likelihood", "guide"])
+@pytest.mark.parametrize("name", list(pv.Conditional.registry))
+def test_every_name_builds_in_every_role_that_it_can_play(role, name):
+    options = {"categorical": {"categories": 40}, "binomial": {"total_count": 40}, "uniform": {"low": 0, "high": 40}}
+    part = {"name": name, **options.get(name, {})}
+    try:
+        vae = pv.build({"event": [4], "latent": [2], role: part}, hidden=[3])
+    except ValueError as error:
+        assert {"prior": "discrete", "guide": "unconstrained space"}[role] in str(error)  # noqa: PT017
+        return
+    spec = pv.describe(vae)
+    assert spec[role]["name"] == name
+    again = pv.build(spec)
+    assert pv.describe(again) == spec
+    assert json.loads(json.dumps(spec)) == spec
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in vae.state_dict().items()}
+
+
+def test_toml(tmp_path):
+    path = tmp_path / "spec.toml"
+    path.write_text(
+        'latent = [3]\nlikelihood = "poisson"\nguide = {name = "student_t", df = 5.0}\n[prior]\nname = "gamma"\n'
+    )
+    vae = pv.build(path, COUNTS)
+    assert isinstance(vae.prior, pv.Gamma)
+    assert isinstance(vae.likelihood.head, pv.Poisson)
+    assert vae.posterior.head.arguments["df"] == 5.0
+
+
+def test_tensors_are_plain_values():
+    vae = pv.build({"event": [2], "latent": [2], "prior": {"name": "normal", "loc": [1.0, 2.0]}})
+    assert pv.describe(vae)["prior"] == {"name": "normal", "loc": [1.0, 2.0], "scale": 1.0}
+    head = pv.Normal((2,), loc=torch.tensor([1.0, 2.0]), scale=np.float64(3.0))
+    assert pv.describe(head) == {"name": "normal", "loc": [1.0, 2.0], "scale": 3.0}
+
+
+def test_what_no_spec_can_name():
+    vae = pv.build(COUNTS)
+    vae.likelihood.network = torch.nn.Linear(8, 8)
+    with pytest.raises(TypeError, match="no spec can name Linear; register it"):
+        pv.describe(vae)
+
+
+SPEC = {"event": [4], "latent": [2]}
+ERRORS = {
+    "name": ({**SPEC, "prior": "poison"}, "prior: no conditional is named 'poison'; did you mean 'poisson'?"),
+    "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior: no conditional is named None; there are normal"),
+    "value": (
+        {**SPEC, "likelihood": {"name": "normal", "sd": 1}},
+        "likelihood: Normal has no parameter sd; it has loc, ",
+    ),
+    "domain": ({**SPEC, "prior": {"name": "normal", "scale": -1}}, "prior: Normal(2,) needs scale in"),
+    "missing": ({**SPEC, "likelihood": "binomial"}, "likelihood: Binomial(4,) needs total_count as a number"),
+    "categories": (
+        {**SPEC, "likelihood": "categorical"},
+        "likelihood: categorical: missing a required argument: 'categories'",
+    ),
+    "network": (
+        {**SPEC, "guide": {"name": "normal", "network": {"name": "mlpp"}}},
+        "guide.network: no network is named 'mlpp'; did you mean 'mlp'?",
+    ),
+    "network option": (
+        {**SPEC, "guide": {"name": "normal", "network": {"hiden": [3]}}},
+        "guide.network: mlp: got an unexpected keyword argument 'hiden'",
+    ),
+    "network table": ({**SPEC, "guide": {"name": "normal", "network": [3]}}, "guide.network: must be a table"),
+    "entry": ({**SPEC, "priors": "normal"}, "priors: a spec has no such entry; it has event, latent, prior"),
+    "event": ({"latent": [2]}, "event: the spec does not say it; write event = [8], or give the data"),
+    "latent": ({"event": [2]}, "latent: the spec does not say it"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_say_where(case):
+    spec, message = ERRORS[case]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        pv.build(spec)
+    assert message in str(caught.value)
+
+
+class TestFiles:
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "model.safetensors"
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("prior", ["normal", "gamma", "dirichlet"])
+    def test_a_loaded_model_scores_bit_for_bit(self, path, prior, dtype):
+        vae = pv.build(COUNTS, prior=prior, likelihood={"name": "negative_binomial", "total_count": "learned"}).to(
+            dtype
+        )
+        pv.fit(vae, COUNTS, epochs=2, progress=False)
+        pv.save(vae, path)
+        again = pv.load(path)
+        assert pv.describe(again) == pv.describe(vae)
+        first, second = (pv.log_evidence(model, COUNTS, num_samples=9) for model in (vae, again))
+        assert first.identical(second)
+        pv.fit(again, COUNTS, epochs=1, progress=False)
+        assert not first.identical(pv.log_evidence(again, COUNTS, num_samples=9))
+
+    def test_saving_again_replaces_and_leaves_nothing_behind(self, path):
+        for likelihood in ("poisson", "normal"):
+            pv.save(pv.build(COUNTS, likelihood=likelihood), path)
+        assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+        assert pv.describe(pv.load(path))["likelihood"]["name"] == "normal"
+        assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044 or stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_a_failed_save_leaves_the_old_file(self, path):
+        pv.save(pv.build(COUNTS, likelihood="poisson"), path)
+        before = path.read_bytes()
+        vae = pv.build(COUNTS)
+        vae.likelihood.network = torch.nn.Linear(8, 8)
+        with pytest.raises(TypeError):
+            pv.save(vae, path)
+        assert path.read_bytes() == before
+        assert len(list(path.parent.iterdir())) == 1
+
+    def test_damaged_files_are_refused(self, path):
+        pv.save(pv.build(COUNTS, hidden=[4]), path)
+        whole = path.read_bytes()
+        rng = np.random.default_rng(0)
+        damaged = [whole[:cut] for cut in np.linspace(0, len(whole) - 1, 64).astype(int)]
+        for bit in rng.integers(0, 8 * len(whole), 256):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << (bit % 8)
+            damaged.append(bytes(flipped))
+        for content in damaged:
+            path.write_bytes(content)
+            with pytest.raises(pv.CheckpointError, match=r"model\.safetensors"):
+                pv.load(path)
+        path.write_bytes(whole)
+        pv.load(path)
+
+    def test_foreign_files_are_refused(self, path, tmp_path):
+        safetensors.torch.save_file({"a": torch.zeros(2)}, path)
+        with pytest.raises(pv.CheckpointError, match="no pyro_vae model of format pyro_vae/1; got None"):
+            pv.load(path)
+        torch.save({"a": torch.zeros(2)}, path)
+        with pytest.raises(pv.CheckpointError, match="could not be read as a model"):
+            pv.load(path)
+        for nothing in (tmp_path / "none.safetensors", tmp_path):
+            with pytest.raises(pv.CheckpointError, match="could not be read as a model"):
+                pv.load(nothing)
