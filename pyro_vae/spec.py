@@ -75,18 +75,25 @@ def build(
     Raises:
         ValueError: A name, an argument or a value is unknown; the message says where in the spec.
         DataError: The data are empty or not numeric.
+        FileNotFoundError: There is no such spec file.
     """
     if isinstance(source, (str, Path)):
-        source = tomllib.loads(Path(source).read_text())
+        source = _read_toml(Path(source))
     if isinstance(source, dict):
-        spec = dict(source)
+        spec, rows = dict(source), None if x is None else as_rows(x)
     else:
-        x, spec = source, {"latent": list(as_shape(latent)), "prior": prior, "likelihood": likelihood, "guide": guide}
-    rows = None if x is None else as_rows(x)
+        spec = {"latent": list(as_shape(latent)), "prior": prior, "likelihood": likelihood, "guide": guide}
+        rows = as_rows(source)
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
     with seeded(seed):
-        return _from_spec(spec, rows, {"name": "mlp", "hidden": list(hidden)})
+        return _from_spec(spec, rows, {"name": "mlp", "hidden": _plain(hidden)})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no spec file {str(path)!r}; data by name come from pv.data.load")
+    return tomllib.loads(path.read_text())
 
 
 def _from_spec(spec: dict[str, Any], rows: Rows | None, network: dict[str, Any]) -> VAE:

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from .data import CHUNK, Rows, refuse
-from .guards import seeded
 
 GREY = "pv.binarize(x) makes 0 and 1 of grey values, 'continuous_bernoulli' takes them as they are"
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
 
 
-def check(rows: Rows, likelihood: Any, who: str) -> None:
+def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
     """Check all data against the support of a likelihood, once, before anything is touched.
 
     Arguments:
         rows: The data.
         likelihood: A distribution over one row: batch shape ``()``, built without validation.
         who: The likelihood's name, for the message.
+        like: A tensor with the dtype and device that the likelihood computes in.
 
     Raises:
         DataError: A value is not finite, outside the support, or where the density is zero or infinite; the message
@@ -30,19 +30,12 @@ def check(rows: Rows, likelihood: Any, who: str) -> None:
     while hasattr(cell, "reinterpreted_batch_ndims"):
         cell = cell.base_dist
     for chunk in rows.chunks(max(1, CHUNK // rows.event_shape.numel())):
-        x = rows.take(chunk, like=_like(likelihood))
+        x = rows.take(chunk, like=like)
         refuse(~x.isfinite(), x, rows, chunk, f"{who} needs finite numbers", "drop or impute these rows")
         needs, remedy = _advice(cell.support, x)
         refuse(~cell.support.check(x), x, rows, chunk, f"{who} needs {needs}", remedy)
         needs = "values of finite, positive density"
         refuse(~cell.log_prob(x).isfinite(), x, rows, chunk, f"{who} needs {needs}", EDGE)
-
-
-def _like(distribution: Any) -> Tensor:
-    """A tensor with the dtype and device that a distribution computes in."""
-    with seeded(0):
-        draw = distribution.sample()
-    return draw if draw.is_floating_point() else torch.empty(0, device=draw.device)
 
 
 def _advice(support: Any, x: Tensor) -> tuple[str, str]:

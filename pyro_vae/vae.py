@@ -148,10 +148,14 @@ class VAE(nn.Module):
 
         Raises:
             DataError: They do not fit; the message names row, column and value, and says what to do.
+            ValueError: A parameter of the VAE is not finite.
         """
+        for name, parameter in self.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise ValueError(f"the parameter {name} of the VAE is not finite; build or load it again")
         rows = as_rows(x, self.likelihood.event_shape)
         with torch.no_grad(), seeded(0), mode(self, training=False), pyro.validation_enabled(False):
-            check(rows, self.likelihood(self.prior().sample()), _title(self.likelihood))
+            check(rows, self.likelihood(self.prior().sample()), _title(self.likelihood), self.reference)
         return rows
 
     @property
@@ -170,10 +174,10 @@ class VAE(nn.Module):
         return dist.TransformedDistribution(unconstrained, [biject_to(support).with_cache()])
 
     def _fitting(self, x: Tensor) -> Tensor:
-        """A batch of the right shape, in the VAE's dtype; the values are checked once, at the door."""
+        """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""
         plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
         if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
-            return x.to(self.reference.dtype)
+            return x.to(device=self.reference.device, dtype=self.reference.dtype)
         return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
 
     def _register(self) -> None:

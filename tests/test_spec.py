@@ -112,6 +112,13 @@ def test_errors_say_where(case):
     assert message in str(caught.value)
 
 
+def test_build_without_data_or_spec():
+    with pytest.raises(pv.DataError, match="data need rows"):
+        pv.build(None)
+    with pytest.raises(FileNotFoundError, match=r"there is no spec file 'digits'; data by name come from pv\.data\.load"):
+        pv.build("digits")
+
+
 class TestFiles:
     @pytest.fixture
     def path(self, tmp_path):

@@ -207,10 +207,32 @@ class TestSteps:
         with pytest.raises(ValueError, match="fit has nothing to train"):
             quiet(vae, X)
 
-    @pytest.mark.parametrize("option", [{"epochs": 0}, {"batch_size": -1}, {"patience": 1.5}, {"epochs": True}])
-    def test_counts_are_whole_numbers(self, option):
-        with pytest.raises(ValueError, match=f"fit needs {next(iter(option))} as a whole number from 1"):
-            quiet(small(), X, **option)
+    OPTIONS = {
+        "epochs": (0, 2.5, True, "3"),
+        "batch_size": (-1, 0.5),
+        "patience": (0, None),
+        "particles": (0, 1.5),
+        "seed": (None, -1, 1.5),
+        "beta": (-1.0, math.nan, "1"),
+        "learning_rate": (-1.0, math.inf, "fast"),
+    }
+
+    @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
+    def test_options_that_make_no_sense_are_refused_before_anything_moves(self, name, value):
+        vae = small()
+        before = snapshot(vae)
+        with pytest.raises(ValueError, match=f"{name} must be a .*number.*; got"):
+            quiet(vae, X, **{name: value})
+        assert equal(before, vae)
+
+    @pytest.mark.parametrize("loss", ["iwae", "renyi", "wake_sleep"])
+    def test_losses_over_several_particles_need_several(self, loss):
+        with pytest.raises(ValueError, match="particles must be a whole number from 2; got 1"):
+            quiet(small(), X, loss=loss, particles=1)
+
+    def test_a_pair_is_not_trained_here(self):
+        with pytest.raises(TypeError, match="fit needs a VAE; got tuple; a pair of Pyro functions trains by"):
+            quiet((small().model, small().guide), X)
 
 
 class TestDeterminism:
@@ -338,6 +360,16 @@ class TestNan:
         quiet(other, X, batch_size=50, epochs=2, optimizer=functools.partial(Stop, fused=True))
         assert equal(snapshot(vae), other)
         assert len(pyro.get_param_store()) == 0
+
+    def test_a_model_whose_parameters_are_nan_is_named_before_the_data_are_blamed(self):
+        vae = small()
+        with torch.no_grad():
+            vae.likelihood.network.layers[0].bias.fill_(math.nan)
+        for call in (quiet, pv.log_evidence, pv.terms):
+            with pytest.raises(
+                ValueError, match=r"the parameter likelihood\.network\.layers\.0\.bias of the VAE is not fin"
+            ):
+                call(vae, X)
 
     @pytest.mark.filterwarnings("ignore:Encountered")
     def test_divergence_is_an_error_not_a_number(self):

@@ -31,13 +31,22 @@ from torch import Tensor, nn
 from torch.distributions import Transform, transform_to
 from torch.distributions.transforms import SoftplusTransform
 
+from ..guards import whole_number
+
 Shape = int | Sequence[int]
 Value = float | Sequence[float] | Tensor | str
 
 
 def as_shape(shape: Shape) -> torch.Size:
-    """``3`` and ``(3,)`` both mean one vector of three numbers."""
-    return torch.Size((shape,) if isinstance(shape, int) else shape)
+    """``3`` and ``(3,)`` both mean one vector of three numbers.
+
+    Raises:
+        ValueError: A size is no whole number from 1.
+    """
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    for size in sizes:
+        whole_number("every size of a shape", size, at_least=1)
+    return torch.Size(sizes)
 
 
 class Positive(SoftplusTransform):

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..guards import whole_number
 from .base import Declared, Shape, as_shape
 
 activations: dict[str, type[nn.Module]] = {
@@ -79,6 +80,10 @@ class MLP(Network, name="mlp"):
         super().__init__()
         if activation not in activations:
             raise ValueError(f"no activation is named {activation!r}; there are {', '.join(activations)}")
+        if not isinstance(hidden, Sequence):
+            raise ValueError(f"MLP needs hidden as a list of widths; got {hidden!r}; one layer is [{hidden!r}]")
+        for width in hidden:
+            whole_number("every width in hidden", width, at_least=1)
         self.in_shape = as_shape(in_shape)
         self.register_buffer("mean", torch.zeros(self.in_shape))
         self.register_buffer("sd", torch.ones(self.in_shape))

@@ -29,7 +29,7 @@ import xarray
 from torch import Tensor
 
 from ..data import Rows
-from ..guards import mode, own_store, seeded
+from ..guards import mode, own_store, seeded, whole_number
 from ..vae import VAE
 from .terms import Pair, Terms, entrance, trace_terms
 
@@ -65,6 +65,8 @@ def log_evidence(
     Warns:
         UserWarning: Some data are flagged.
     """
+    whole_number("seed", seed, at_least=0)
+    whole_number("block_rows", block_rows, at_least=1)
     model, guide, rows, like = entrance(vae, x, num_samples)
     with torch.no_grad(), own_store(), mode(model, guide, training=False), pyro.validation_enabled(False):
         tiles = [

@@ -26,7 +26,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..data import Rows
-from ..guards import mode, own_store, seeded
+from ..guards import mode, own_store, seeded, whole_number
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -104,12 +104,15 @@ def fit(
     Raises:
         DataError: The data do not fit the likelihood; no parameter was touched.
         ValueError: An option makes no sense; no parameter was touched.
+        TypeError: `vae` is no VAE.
         FloatingPointError: Loss or gradient is not finite; the parameters are those before that step.
     """
-    run = _Run(vae, _elbo(loss, particles, beta), _as_schedule(beta), _as_schedule(learning_rate), clip_norm)
+    if not isinstance(vae, VAE):
+        raise TypeError(f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by pyro.infer.SVI")
+    schedules = _as_schedule("beta", beta), _as_schedule("learning_rate", learning_rate)
+    run = _Run(vae, _elbo(loss, particles, beta), *schedules, clip_norm)
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"fit needs {name} as a whole number from 1; got {value!r}")
+        whole_number(name, value, at_least=1)
     rows = vae.check(x)
     held_out = None if validation is None else vae.check(validation)
     with own_store(), seeded(seed), mode(vae, training=True), _bar(epochs, progress) as show:
@@ -127,15 +130,22 @@ def fit(
     return pandas.DataFrame(run.history)
 
 
-def _as_schedule(value: Schedule) -> Callable[[float], float]:
-    return value if callable(value) else lambda epoch: value
+def _as_schedule(name: str, value: Schedule) -> Callable[[float], float]:
+    if callable(value):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number from 0, or a function of the epoch; got {value!r}")
+    return lambda epoch: value
 
 
 def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule) -> ELBO:
     if isinstance(loss, str):
         if loss not in losses:
             raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO")
-        loss = losses[loss](many_particles.get(loss, 1) if particles is None else particles)
+        usual = many_particles.get(loss, 1)
+        particles = usual if particles is None else particles
+        whole_number("particles", particles, at_least=2 if usual > 1 else 1)
+        loss = losses[loss](particles)
     elif particles is not None:
         raise ValueError(f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own")
     if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep)) and beta != 1.0:

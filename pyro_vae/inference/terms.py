@@ -26,7 +26,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..data import Rows, as_rows
-from ..guards import mode, own_store, seeded
+from ..guards import mode, own_store, seeded, whole_number
 from ..vae import VAE
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -84,8 +84,7 @@ def terms(vae: VAE | Pair, x: Any, *, num_samples: int = 64, seed: int = 0) -> T
 
 def entrance(vae: VAE | Pair, x: Any, num_samples: int) -> tuple[Callable, Callable, Rows, Tensor | None]:
     """Model, guide, checked rows, and a tensor with the dtype and device they are wanted in."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be a whole number from 1; got {num_samples!r}")
+    whole_number("num_samples", num_samples, at_least=1)
     if isinstance(vae, VAE):
         return vae.model, vae.guide, vae.check(x), vae.reference
     if isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
