@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from rich.table import Table
 from . import data
 from .conditionals.families import Binomial
 from .criticism import plots
-from .inference.evidence import log_evidence
+from .inference.evidence import KHAT_LIMIT, log_evidence
 from .inference.svi import fit
 from .spec import build, save
 from .vae import VAE
@@ -29,8 +30,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 NUM_SAMPLES = (1, 10, 100, 5000)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("pyro-vae"))
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Variational autoencoders as declarative Pyro models."""
 
 
@@ -41,6 +52,7 @@ def demo(
     num_samples: Annotated[int, typer.Option(help="The largest number of samples for log p(x).", min=2)] = 5000,
 ) -> None:
     """Fit a VAE to 8 x 8 digits and judge it: log p(x) with its error, baselines, four pictures."""
+    _make_folder(out)
     console = Console()
     digits = _Digits.load()
     vae = build(
@@ -61,6 +73,16 @@ def demo(
     console.print(f"The model and four pictures are in {out}.")
 
 
+def _make_folder(path: Path) -> None:
+    """Before the work, not after it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written to: {error.strerror}; choose another folder") from None
+
+
 @dataclass(frozen=True)
 class _Digits:
     """scikit-learn's digits, shuffled and split."""
@@ -74,8 +96,9 @@ class _Digits:
     def load(cls) -> _Digits:
         from sklearn.datasets import load_digits
 
-        order = np.random.default_rng(0).permutation(1797)
-        x, labels = data.load("digits")[order], load_digits().target[order]
+        x = data.load("digits")
+        order = np.random.default_rng(0).permutation(len(x))
+        x, labels = x[order], load_digits().target[order]
         return cls(x[:1200], x[1200:1437], x[1437:], labels[1437:])
 
 
@@ -103,14 +126,14 @@ def _table(curves: dict[str, dict[int, xarray.Dataset]], independent: np.ndarray
     table = Table("estimate on 360 test digits", title="log p(x) in nats per datum", title_justify="left")
     table.add_column("K", justify="right")
     table.add_column("mean ± SE", justify="right")
-    table.add_column("k-hat > 0.7", justify="right")
+    table.add_column(f"k-hat > {KHAT_LIMIT}", justify="right")
     largest = max(curves["importance sampling"])
     elbo = curves["importance sampling"][largest]["elbo"].values
     table.add_row("ELBO, the bound it was trained on", "", _mean_se(elbo), "", end_section=True)
     for name, results in curves.items():
         for k, result in results.items():
             known = result["khat"].notnull().all()
-            share = f"{float((result['khat'] > 0.7).mean()):.0%}" if known else "unknown"
+            share = f"{float((result['khat'] > KHAT_LIMIT).mean()):.0%}" if known else "unknown"
             mean = f"{result.attrs['mean']:.2f} ± {result.attrs['mean_se']:.2f}"
             table.add_row(f"log p(x), {name}", str(k), mean, share, end_section=k == largest)
     table.add_row("independent pixels, exact", "", _mean_se(independent), "")
@@ -126,12 +149,11 @@ def _verdict(result: xarray.Dataset) -> str:
     return (
         f"SE is over test digits and draws of z. log p(x) of {num - flagged} digits can be trusted; that of {flagged} "
         f"is a lower bound only: their weights have a tail too heavy for K = {result.attrs['num_samples']} (k-hat "
-        f"above 0.7), for the guide is narrower than the posterior. Naive sampling shows what no guide costs."
+        f"above {KHAT_LIMIT}), for the guide is narrower than the posterior. Naive sampling shows what no guide costs."
     )
 
 
 def _write(out: Path, vae: VAE, history: Any, digits: _Digits, curves: dict[str, dict[int, xarray.Dataset]]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     save(vae, out / "model.safetensors")
     history.to_csv(out / "history.csv", index=False)
     plots.reconstructions(vae, digits.test[:12]).savefig(out / "reconstructions.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,43 +13,55 @@ import pyro
 import torch
 from torch import nn
 
+_process = threading.RLock()  # random state, mode and store are the process's: one thread at a time
 
-def whole_number(name: str, value: Any, at_least: int) -> None:
+
+def whole_number(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
     """Raise unless `value` is a whole number; booleans are none.
 
     Raises:
         ValueError: Which argument, what it must be, what it was.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
-        raise ValueError(f"{name} must be a whole number from {at_least}; got {value!r}")
+    is_one = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_one or value < at_least or (at_most is not None and value > at_most):
+        upto = "" if at_most is None else f" to {at_most}"
+        raise ValueError(f"{name} must be a whole number from {at_least}{upto}; got {value!r}")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Torch draws from `seed` inside; the caller's random state is afterwards as it was before."""
-    whole_number("seed", seed, at_least=0)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    whole_number("seed", seed, at_least=0, at_most=2**63 - 1)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with _process, torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(seed))
         yield
+
+
+def owner_of(function: Any) -> Any:
+    """The object whose method `function` is, through any handlers wrapped around it; else `function` itself."""
+    function = inspect.unwrap(function)
+    return getattr(function, "__self__", function)
 
 
 @contextmanager
 def mode(*owners: object, training: bool) -> Iterator[None]:
     """Train or eval mode for the modules among `owners` (and for those whose methods they are), then as before."""
-    modules = [m for m in (getattr(o, "__self__", o) for o in owners) if isinstance(m, nn.Module)]
-    before = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.train(training)
-        yield
-    finally:
-        for part, was_training in before:
-            part.training = was_training
+    modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
+    with _process:
+        before = [(part, part.training) for module in modules for part in module.modules()]
+        try:
+            for module in modules:
+                module.train(training)
+            yield
+        finally:
+            for part, was_training in before:
+                part.training = was_training
 
 
 @contextmanager
 def own_store() -> Iterator[None]:
     """A copy of Pyro's parameter store inside: what is registered there is gone afterwards, what was there stays."""
     store = pyro.get_param_store()
-    with store.scope(store.get_state()):
+    with _process, store.scope(store.get_state()):
         yield

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import tomllib
@@ -31,12 +32,12 @@ from torch.distributions import biject_to
 
 from .conditionals.base import Amortised, Conditional, Declared, Parametric, Shape, as_shape
 from .conditionals.networks import Network
-from .data import CHUNK, Rows, as_rows
+from .data import as_rows
 from .guards import seeded
+from .rows import Rows
 from .vae import VAE
 
 Part = str | dict[str, Any]
-SIZES = {"event_shape", "in_shape", "out_features"}  # implied by event and latent
 KEYS = ("event", "latent", "prior", "likelihood", "guide")
 FORMAT = "pyro_vae/1"
 
@@ -49,11 +50,11 @@ def build(
     source: Any,
     x: Any = None,
     *,
-    latent: Shape = 8,
-    prior: Part = "normal",
-    likelihood: Part = "normal",
-    guide: Part = "normal",
-    hidden: Sequence[int] = (400,),
+    latent: Shape | None = None,
+    prior: Part | None = None,
+    likelihood: Part | None = None,
+    guide: Part | None = None,
+    hidden: Sequence[int] | None = None,
     seed: int = 0,
 ) -> VAE:
     """A VAE from names, or from a spec.
@@ -65,82 +66,100 @@ def build(
     Arguments:
         source: Data of shape ``(N, *X)``; or a spec: a dict, or the path of a ``.toml`` file.
         x: The data, for a spec without ``event``.
-        latent: The shape of the latents, ``Z``.
-        prior: The prior; parameters that are not given take the family's standard values.
-        likelihood: The likelihood.
-        guide: The guide, in unconstrained space.
-        hidden: The widths of the hidden layers, for parts without a ``network`` of their own.
+        latent: The shape of the latents, ``Z`` (default: 8).
+        prior: The prior (default: normal); parameters that are not given take the family's standard values.
+        likelihood: The likelihood (default: normal).
+        guide: The guide, in unconstrained space (default: normal).
+        hidden: The widths of the hidden layers, for parts without a ``network`` of their own (default: those of MLP).
         seed: The seed of the initial weights.
+
+    Returns:
+        The VAE, in torch's default dtype.
 
     Raises:
         ValueError: A name, an argument or a value is unknown; the message says where in the spec.
-        DataError: The data are empty or not numeric.
+        DataError: The data do not fit the likelihood.
         FileNotFoundError: There is no such spec file.
     """
     if isinstance(source, (str, Path)):
         source = _read_toml(Path(source))
+    given = {"latent": latent, "prior": prior, "likelihood": likelihood, "guide": guide}
+    given = {key: value for key, value in given.items() if value is not None}
     if isinstance(source, dict):
+        for key in given:
+            raise ValueError(f"build takes {key}= with data; a spec says it itself: change the spec")
         spec, rows = dict(source), None if x is None else as_rows(x)
     else:
-        spec = {"latent": list(as_shape(latent)), "prior": prior, "likelihood": likelihood, "guide": guide}
-        rows = as_rows(source)
+        if x is not None:
+            raise ValueError("build takes x with a spec; got data and x: give latent=, prior=, ... by keyword")
+        spec, rows = {"latent": [8], **given}, as_rows(source)
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
+        rows = as_rows(rows, as_shape(spec["event"]))
     with seeded(seed):
-        return _from_spec(spec, rows, {"name": "mlp", "hidden": _plain(hidden)})
+        vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
+    if rows is not None:
+        _meet(vae, vae.check(rows))
+    return vae
+
+
+def _meet(vae: VAE, rows: Rows) -> None:
+    """The guide's network learns the mean and spread of the data."""
+    if isinstance(vae.posterior, Amortised) and isinstance(vae.posterior.network, Network):
+        vae.posterior.network.standardize(*rows.moments())
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no spec file {str(path)!r}; data by name come from pv.data.load")
+    if path.suffix != ".toml" or not path.is_file():
+        raise FileNotFoundError(f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load")
     return tomllib.loads(path.read_text())
 
 
-def _from_spec(spec: dict[str, Any], rows: Rows | None, network: dict[str, Any]) -> VAE:
+def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
     for key in spec.keys() - set(KEYS):
         raise ValueError(f"{key}: a spec has no such entry; it has {', '.join(KEYS)}{_nearest(key, KEYS)}")
     for key in KEYS[:2]:
         if key not in spec:
             raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
     event, latent = as_shape(spec["event"]), as_shape(spec["latent"])
-    prior = _part("prior", spec.get("prior", "normal"), latent, rows=None, context=None, network=network)
+    prior = _part("prior", spec.get("prior", "normal"), latent, rows=None, context=None, mlp=mlp)
     try:
         unconstrained = torch.Size(biject_to(prior().support).inverse_shape(latent))
     except NotImplementedError:
         unconstrained = latent  # a discrete prior: the VAE says so
-    likelihood = _part("likelihood", spec.get("likelihood", "normal"), event, rows, latent, network)
-    guide = _part("guide", spec.get("guide", "normal"), unconstrained, None, event, network)
-    if rows is not None and isinstance(guide, Amortised) and isinstance(guide.network, Network):
-        guide.network.standardize(*rows.moments())
+    likelihood = _part("likelihood", spec.get("likelihood", "normal"), event, rows, latent, mlp)
+    guide = _part("guide", spec.get("guide", "normal"), unconstrained, None, event, mlp)
     return VAE(prior, likelihood, guide)
 
 
 def _part(
-    role: str, part: Part, shape: torch.Size, rows: Rows | None, context: torch.Size | None, network: dict[str, Any]
+    role: str, part: Part, shape: torch.Size, rows: Rows | None, context: torch.Size | None, mlp: dict[str, Any]
 ) -> Conditional:
     """One part; a context of shape `context` is read through a network, no context means standard values."""
-    given = {"name": part} if isinstance(part, str) else dict(part)
-    network = {**network, **_table(f"{role}.network", given.pop("network", {}))}
+    given = {"name": part} if isinstance(part, str) else dict(_table(role, part))
+    network = dict(_table(f"{role}.network", given.pop("network", {})))
     with _at(role):
         cls = _named(Conditional, given.pop("name", None))
         standard = cls.standard if context is None and issubclass(cls, Parametric) else {}
-        implied = {} if rows is None else cls.implied(_largest(rows))
+        implied = {} if rows is None else cls.implied(lambda: _largest(rows))
         head = _construct(cls, shape, **{**standard, **implied, **given})
     if context is None or not getattr(head, "num_params", 1):
         return head
     with _at(f"{role}.network"):
-        options = {key: value for key, value in network.items() if key != "name"}
-        return Amortised(_construct(_named(Network, network["name"]), context, head.num_params, **options), head)
+        name = network.pop("name", "mlp")
+        options = {**mlp, **network} if name == "mlp" else network
+        return Amortised(_construct(_named(Network, name), context, head.num_params, **options), head)
 
 
 def _table(path: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: must be a table such as {{'name': 'mlp', 'hidden': [400]}}; got {value!r}")
+        raise ValueError(f"{path}: must be a table such as {{'name': ...}}; got {value!r}")
     return value
 
 
 def _largest(rows: Rows) -> float:
-    return max(float(rows.take(chunk).max()) for chunk in rows.chunks(max(1, CHUNK // rows.event_shape.numel())))
+    """The largest of the data that is a number; what is none, the check at the door names."""
+    return max(float(rows.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in rows.chunks())
 
 
 def _named(root: Any, name: Any) -> Any:
@@ -162,7 +181,8 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
     try:
         return cls(*sizes, **options)
     except TypeError as error:
-        raise ValueError(f"{cls.name}: {str(error).removeprefix(f'{cls.__name__}.__init__() ')}") from None
+        takes = ", ".join(list(inspect.signature(cls).parameters)[cls.num_sizes :])
+        raise ValueError(f"{cls.name}: {error}; it takes ({takes})") from None
 
 
 @contextlib.contextmanager
@@ -180,6 +200,9 @@ def describe(vae: nn.Module) -> dict[str, Any]:
     Arguments:
         vae: A VAE, a conditional or a network.
 
+    Returns:
+        A dict of strings, numbers, lists and dicts: it can be written as JSON or TOML.
+
     Raises:
         TypeError: A part is not registered, so no spec can name it.
     """
@@ -192,7 +215,7 @@ def describe(vae: nn.Module) -> dict[str, Any]:
     if not isinstance(vae, Declared) or vae.name is None:
         kind = type(vae).__name__
         raise TypeError(f"no spec can name {kind}; register it: class {kind}(Conditional or Network, name='...')")
-    return {"name": vae.name} | {key: _plain(v) for key, v in vae.arguments.items() if key not in SIZES}
+    return {"name": vae.name} | {key: _plain(value) for key, value in vae.options.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -229,10 +252,13 @@ def save(vae: VAE, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> VAE:
-    """Read a model that :func:`save` wrote. Nothing is unpickled.
+    """Read a model that :func:`save` wrote. Nothing is unpickled; every parameter is trainable.
 
     Arguments:
         path: The file.
+
+    Returns:
+        The VAE, with the dtypes that were saved, on the CPU.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no model.
@@ -244,11 +270,11 @@ def load(path: str | Path) -> VAE:
         raise CheckpointError(f"{path.name} is no pyro_vae model of format {FORMAT}; got {about.get('format')!r}")
     if digest != _digest(tensors, about):
         raise CheckpointError(f"{path.name} is damaged: its content does not match its SHA-256; copy it again")
-    vae = build(json.loads(about["spec"]))
     try:
+        vae = build(json.loads(about["spec"]))
         vae.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path.name} does not hold the weights of its spec: {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path.name} holds a model that cannot be built here: {error}") from error
     return vae
 
 

@@ -21,13 +21,16 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from .conditionals.base import Conditional
-from .data import DataError, Rows, as_rows
-from .guards import mode, seeded
+from .conditionals.links import InDouble, is_real
+from .data import as_rows
+from .guards import mode, seeded, whole_number
+from .rows import DataError, Rows
 from .support import check
 
 _names = (f"vae_{number}" for number in itertools.count())
@@ -43,6 +46,7 @@ class VAE(nn.Module):
 
     Raises:
         ValueError: The parts do not fit; the message gives the shapes.
+        TypeError: A part is no conditional.
 
     Example:
         >>> vae = VAE(
@@ -56,6 +60,10 @@ class VAE(nn.Module):
 
     def __init__(self, prior: Conditional, likelihood: Conditional, guide: Conditional) -> None:
         super().__init__()
+        for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
+            if not isinstance(part, Conditional):
+                got = f"{type(part).__name__} {part!r:.40}"
+                raise TypeError(f"VAE needs its {role} as a Conditional; got {got}; pyro_vae.build takes names")
         self.prior, self.likelihood, self.posterior = prior, likelihood, guide
         self._name = next(_names)
         _check_parts(self)
@@ -72,41 +80,59 @@ class VAE(nn.Module):
         Returns:
             The data, observed or drawn, of shape ``(N, *X)``.
         """
-        if x is None and size is None:
-            raise ValueError("model needs data x to observe, or size= to draw; got neither")
+        if (x is None) == (size is None):
+            both = "neither" if x is None else "both"
+            raise ValueError(f"model needs data x to observe, or size= to draw; got {both}")
+        if size is not None:
+            whole_number("size", size, at_least=1)
         x = None if x is None else self._fitting(x)
         self._register()
         with pyro.plate("data", size if x is None else len(x), dim=-1):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.likelihood(z), obs=x)
+            return pyro.sample("x", self._decoded(z), obs=x)
 
     def guide(self, x: Tensor, *, observations: dict[str, Tensor] | None = None) -> Tensor:
         r"""The Pyro guide :math:`q(z \mid x)`: plate ``"data"`` at dim -1, site ``"z"`` of shape ``(N, *Z)``.
 
         Arguments:
             x: Data of shape ``(N, *X)``.
-            observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x.
+            observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x, of shape ``(*, N, *X)``.
 
         Returns:
             Latents of shape ``(N, *Z)``.
         """
-        x = self._fitting(observations["x"] if observations else x)
+        x = observations["x"].to(self.reference) if observations else self._fitting(x)
         self._register()
-        with pyro.plate("data", len(x), dim=-1):
+        with pyro.plate("data", x.shape[-1 - len(self.likelihood.event_shape)], dim=-1):
             return pyro.sample("z", self._encoded(x))
 
     # The model, as distributions and arrays
 
     def encode(self, x: Any) -> TorchDistribution:
-        r""":math:`q(z \mid x)` on the support of the prior: batch shape ``(N,)``, event shape ``Z``.
+        r""":math:`q(z \mid x)` on the support of the prior, with the VAE in eval mode.
+
+        Arguments:
+            x: Data of shape ``(N, *X)``.
+
+        Returns:
+            A distribution of batch shape ``(N,)`` and event shape ``Z``. Where the prior is not real-valued, its draws
+            are in double precision.
 
         Raises:
             DataError: The data do not fit the likelihood.
         """
-        return self._encoded(self.check(x).take(slice(None), like=self.reference))
+        x = self.check(x).take(slice(None), like=self.reference)
+        with mode(self, training=False):
+            return self._encoded(x)
 
     def decode(self, z: Any) -> TorchDistribution:
-        r""":math:`p(x \mid z)` for latents of shape ``(*, *Z)``: batch shape ``*``, event shape ``X``.
+        r""":math:`p(x \mid z)`, with the VAE in eval mode.
+
+        Arguments:
+            z: Latents of shape ``(*, *Z)``.
+
+        Returns:
+            A distribution of batch shape ``*`` and event shape ``X``.
 
         Raises:
             DataError: The latents have another shape.
@@ -115,17 +141,27 @@ class VAE(nn.Module):
         shape = self.prior.event_shape
         if z.shape[z.dim() - len(shape) :] != shape:
             raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
-        return self.likelihood(z)
+        with mode(self, training=False):
+            return self._decoded(z)
 
     def sample(self, size: int, *, seed: int = 0) -> Tensor:
-        """Data drawn from the model, of shape ``(size, *X)``."""
+        """Data drawn from the model, with the VAE in eval mode: the same for the same seed.
+
+        Arguments:
+            size: How many data.
+            seed: The seed of the draws.
+
+        Returns:
+            A tensor of shape ``(size, *X)``.
+        """
+        whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            return self.likelihood(self.prior().sample(torch.Size([size]))).sample()
+            return self._decoded(self.prior().sample(torch.Size([size]))).sample()
 
     def reconstruct(self, x: Any, *, num_samples: int = 16, seed: int = 0) -> Tensor:
         r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z from the guide.
 
-        Where the likelihood has no mean (classes, heavy tails), its mode stands in, for one draw of z.
+        Where the likelihood has no mean (classes, the heaviest tails), its mode stands in, for one draw of z.
 
         Arguments:
             x: Data of shape ``(N, *X)``.
@@ -138,13 +174,20 @@ class VAE(nn.Module):
         Raises:
             DataError: The data do not fit the likelihood.
         """
+        whole_number("num_samples", num_samples, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            decoded = self.likelihood(self.encode(x).sample(torch.Size([num_samples])))
-            mean = decoded.mean
-            return decoded.mode[0] if mean.isnan().any() else mean.mean(0)
+            decoded = self._decoded(self.encode(x).sample(torch.Size([num_samples])))
+            mean = decoded.mean.mean(0)
+            return torch.where(mean.isnan(), decoded.mode[0], mean) if mean.isnan().any() else mean
 
     def check(self, x: Any) -> Rows:
         """Data as rows that fit the likelihood: shape, finite values, support, finite density.
+
+        Arguments:
+            x: Data of shape ``(N, *X)``.
+
+        Returns:
+            The data as rows, unchanged.
 
         Raises:
             DataError: They do not fit; the message names row, column and value, and says what to do.
@@ -155,7 +198,7 @@ class VAE(nn.Module):
                 raise ValueError(f"the parameter {name} of the VAE is not finite; build or load it again")
         rows = as_rows(x, self.likelihood.event_shape)
         with torch.no_grad(), seeded(0), mode(self, training=False), pyro.validation_enabled(False):
-            check(rows, self.likelihood(self.prior().sample()), _title(self.likelihood), self.reference)
+            check(rows, self._decoded(self.prior().sample()), _title(self.likelihood), self.reference)
         return rows
 
     @property
@@ -169,9 +212,12 @@ class VAE(nn.Module):
     def _encoded(self, x: Tensor) -> TorchDistribution:
         unconstrained = self.posterior(x)
         support = self.prior().support
-        if _is_real(support):
+        if is_real(support):
             return unconstrained
-        return dist.TransformedDistribution(unconstrained, [biject_to(support).with_cache()])
+        return dist.TransformedDistribution(unconstrained, [InDouble(), biject_to(support).with_cache()])
+
+    def _decoded(self, z: Tensor) -> TorchDistribution:
+        return self.likelihood(z.to(self.reference.dtype))
 
     def _fitting(self, x: Tensor) -> Tensor:
         """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""
@@ -204,12 +250,6 @@ class VAE(nn.Module):
         self._name = next(_names)
 
 
-def _is_real(support: constraints.Constraint) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
-
-
 def _title(part: Conditional) -> str:
     head = getattr(part, "head", part)
     return f"{type(head).__name__}{tuple(head.event_shape)}"
@@ -217,6 +257,11 @@ def _title(part: Conditional) -> str:
 
 def _check_parts(vae: VAE) -> None:
     """Draw from the prior, decode, encode: parts that do not fit are refused here, with their shapes."""
+    dtypes = {tensor.dtype for tensor in vae.state_dict().values() if tensor.is_floating_point()}
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"VAE: the parts must share one dtype; got {sorted(map(str, dtypes))}; convert with part.to(dtype)"
+        )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         prior, needs = _run("prior", vae.prior, None), "make its parameters fixed or learned"
         if prior.batch_shape:
@@ -224,13 +269,14 @@ def _check_parts(vae: VAE) -> None:
         try:
             unconstrained = torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
         except NotImplementedError:
-            raise ValueError(f"VAE: the prior {_title(vae.prior)} is discrete; use a prior over real numbers") from None
+            why = "is discrete" if prior.support.is_discrete else f"has support {prior.support}, which has no map to it"
+            raise ValueError(f"VAE: the prior {_title(vae.prior)} {why}; use a prior over real numbers") from None
         if vae.posterior.event_shape != unconstrained:
             raise ValueError(_different_latents(vae, unconstrained))
         z = prior.sample(torch.Size([2, 3]))
         x = _run("likelihood", vae.likelihood, z).sample().to(z.dtype)
         guide = _run("guide", vae.posterior, x)
-        if not _is_real(guide.support):
+        if not is_real(guide.support):
             raise ValueError(
                 f"VAE: the guide lives in unconstrained space; {_title(vae.posterior)} has support {guide.support}; "
                 f"use a guide over real numbers such as Normal({tuple(unconstrained)}): it follows the prior's support"
@@ -241,8 +287,11 @@ def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribut
     given = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
     try:
         built = part() if context is None else part(context)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(f"VAE: the {role} {_title(part)} cannot take {given}: {error}") from error
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        hint = "" if isinstance(error, ValueError) else "; a network must take any leading shape: see pyro_vae.fold"
+        raise ValueError(f"VAE: the {role} {_title(part)} cannot take {given}: {error}{hint}") from error
+    if not isinstance(built, TorchDistributionMixin):
+        raise ValueError(f"VAE: the {role} must give a Pyro distribution; its forward gave {type(built).__name__}")
     batch = torch.Size([]) if context is None else context.shape[:2]
     if built.event_shape != part.event_shape or (context is not None and built.batch_shape != batch):
         got = f"batch shape {tuple(built.batch_shape)} and event shape {tuple(built.event_shape)}"

@@ -1,18 +1,12 @@
 """Every test runs in double precision from a fixed seed, and must leave Pyro and torch as it found them."""
 
-from contextlib import nullcontext
-
 import matplotlib
 import pyro
 import pytest
 import torch
 
 matplotlib.use("agg")
-
-
-def pytest_addoption(parser):
-    parser.addoption("--dtype", default="float64", help="torch's default dtype during the tests")
-    parser.addoption("--device", default="cpu", help="torch's default device during the tests")
+torch.set_num_threads(1)  # the tensors are small, and other processes may want the other core
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +14,9 @@ def clean_room(request):
     """Double precision and a fixed seed inside; afterwards the parameter store is empty, no validation flag changed."""
     pyro.clear_param_store()
     flags = (pyro.infer.is_validation_enabled(), pyro.poutine.is_validation_enabled())
-    dtype = getattr(torch, request.config.getoption("--dtype"))
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    device = request.config.getoption("--device")
-    with torch.random.fork_rng(), nullcontext() if device == "cpu" else torch.device(device):
+    torch.set_default_dtype(torch.float64)
+    with torch.random.fork_rng():
         torch.manual_seed(20261121)
         yield
     torch.set_default_dtype(before)

@@ -37,10 +37,11 @@ def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
 def test_module_and_help():
     result = subprocess.run([sys.executable, "-m", "pyro_vae", "--help"], capture_output=True, text=True, check=True)
     assert "demo" in result.stdout
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == pv.__version__
 
 
 def test_bad_flags_exit_with_2():
-    for arguments in (["demo", "--epochs", "0"], ["demo", "--num-samples", "x"], ["dmo"]):
+    for arguments in (["demo", "--epochs", "0"], ["demo", "--num-samples", "x"], ["dmo"], ["demo", "--out", __file__]):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2, arguments
         assert "Traceback" not in result.output

@@ -84,7 +84,7 @@ def test_code_in_documents_runs(name, tmp_path, monkeypatch, capsys):
 
 def test_the_readme_lists_the_registry():
     text = (ROOT / "README.md").read_text()
-    listed = re.search(r"Families: (.*?)\.\n", text, flags=re.DOTALL).group(1)
+    listed = re.search(r"Registered families: (.*?)\.\n", text, flags=re.DOTALL).group(1)
     assert re.split(r",\s+", listed) == list(pv.Conditional.registry)
 
 

@@ -117,7 +117,7 @@ class TestLosses:
     def test_beta_needs_a_kl_term(self, loss, beta):
         vae = small()
         before = snapshot(vae)
-        with pytest.raises(ValueError, match="beta weighs the KL term of an ELBO"):
+        with pytest.raises(ValueError, match="fit: beta weighs the KL term of an ELBO"):
             quiet(vae, X, loss=loss, beta=beta)
         assert equal(before, vae)
 
@@ -125,8 +125,7 @@ class TestLosses:
 class TestBeta:
     def loss(self, vae, **options):
         """The loss of the data at the present parameters: one step that does not move."""
-        still = functools.partial(torch.optim.SGD)
-        return quiet(vae, X, epochs=1, batch_size=100, optimizer=still, learning_rate=0.0, **options).loss[0]
+        return quiet(vae, X, epochs=1, batch_size=100, optimizer=torch.optim.SGD, learning_rate=0.0, **options).loss[0]
 
     def test_beta_weighs_the_kl_term(self):
         """With analytic KL and common draws the loss is linear in beta, and its slope is the mean KL."""
@@ -158,6 +157,8 @@ class TestBeta:
     def test_learning_rate_may_be_a_schedule(self):
         history = quiet(small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2)
         assert history.learning_rate.tolist() == [0.1, 0.05]
+        within = quiet(small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2, batch_size=50)
+        np.testing.assert_allclose(within.learning_rate, [0.1 / 1.5, 0.1 / 2.5])  # that of the last step
 
 
 class TestSteps:
@@ -210,11 +211,12 @@ class TestSteps:
     OPTIONS = {
         "epochs": (0, 2.5, True, "3"),
         "batch_size": (-1, 0.5),
-        "patience": (0, None),
+        "patience": (0, 1.5),
         "particles": (0, 1.5),
-        "seed": (None, -1, 1.5),
+        "seed": (None, -1, 1.5, 2**70),
         "beta": (-1.0, math.nan, "1"),
         "learning_rate": (-1.0, math.inf, "fast"),
+        "clip_norm": (0, -1.0, math.nan),
     }
 
     @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
@@ -225,14 +227,80 @@ class TestSteps:
             quiet(vae, X, **{name: value})
         assert equal(before, vae)
 
-    @pytest.mark.parametrize("loss", ["iwae", "renyi", "wake_sleep"])
-    def test_losses_over_several_particles_need_several(self, loss):
+    def test_wake_sleep_needs_two_particles(self):
         with pytest.raises(ValueError, match="particles must be a whole number from 2; got 1"):
-            quiet(small(), X, loss=loss, particles=1)
+            quiet(small(), X, loss="wake_sleep", particles=1)
+
+    def test_iwae_with_one_particle_is_the_elbo(self):
+        first, second = small(), small()
+        quiet(first, X, loss="iwae", particles=1, epochs=3)
+        quiet(second, X, loss="elbo", epochs=3)
+        for p, q in zip(first.parameters(), second.parameters(), strict=True):
+            torch.testing.assert_close(p, q)
 
     def test_a_pair_is_not_trained_here(self):
         with pytest.raises(TypeError, match="fit needs a VAE; got tuple; a pair of Pyro functions trains by"):
             quiet((small().model, small().guide), X)
+
+
+class TestSurroundings:
+    @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+    def test_gradients_are_on_inside(self, context):
+        first, second = small(), small()
+        quiet(first, X, epochs=2)
+        with context():
+            quiet(second, X, epochs=2)
+        assert equal(snapshot(first), second)
+
+    def test_threads_take_turns(self):
+        from concurrent.futures import ThreadPoolExecutor
+
+        alone = small()
+        quiet(alone, X, epochs=5)
+        vaes = [small() for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda vae: quiet(vae, X, epochs=5), vaes))
+            evidence = list(pool.map(lambda vae: pv.log_evidence(vae, X, num_samples=9), vaes))
+        for vae, result in zip(vaes, evidence, strict=True):
+            assert equal(snapshot(alone), vae)
+            assert result.identical(evidence[0])
+
+    def test_an_interrupt_keeps_the_best(self):
+        vae = small()
+
+        def rate(epoch):
+            if epoch >= 6:
+                raise KeyboardInterrupt
+            return 1e-2 if epoch < 4 else 1.0
+
+        with pytest.raises(KeyboardInterrupt):
+            quiet(vae, X, validation=X, epochs=10, learning_rate=rate)
+        other = small()
+        history = quiet(other, X, validation=X, epochs=6, learning_rate=lambda epoch: 1e-2 if epoch < 4 else 1.0)
+        assert history.validation.idxmin() <= 4
+        assert equal(snapshot(other), vae)
+
+    def test_a_schedule_is_checked_all_the_way(self):
+        with pytest.raises(ValueError, match=r"learning_rate must be a number from 0, .* got nan"):
+            quiet(small(), X, learning_rate=lambda epoch: 1e-2 if epoch < 1 else math.nan, epochs=3)
+
+    @pytest.mark.parametrize("loss", [None, 3, pyro.infer.Trace_ELBO])
+    def test_loss_is_a_name_or_an_elbo(self, loss):
+        with pytest.raises(TypeError, match="fit needs loss as a name or as an instance of a pyro"):
+            quiet(small(), X, loss=loss)
+
+    @pytest.mark.parametrize("optimizer", ["adam", torch.optim.LBFGS, lambda parameters, lr: None])
+    def test_optimizer_makes_a_torch_optimiser(self, optimizer):
+        with pytest.raises(TypeError, match="fit needs optimizer as a function of parameters and lr"):
+            quiet(small(), X, optimizer=optimizer)
+
+    def test_reweighted_wake_sleep_itself(self):
+        """Dreams come with a dimension of their own."""
+        loss = pyro.infer.ReweightedWakeSleep(3, insomnia=0.5, max_plate_nesting=1)
+        vae = small()
+        before = snapshot(vae)
+        quiet(vae, X, loss=loss, epochs=2)
+        assert not any(torch.equal(before[name], p) for name, p in vae.named_parameters())
 
 
 class TestDeterminism:
@@ -305,6 +373,22 @@ class TestValidation:
         spread = pv.elbo(pv.terms(vae, X, num_samples=1)).std().item() / 10
         assert abs(history.validation[0] + elbo) < 5 * spread
 
+    def test_the_kl_term_counts_fully_in_validation(self):
+        """Early stopping during warm-up, or at the start of a cycle, must not pick pure reconstruction."""
+        vae = small()
+        for beta in (pv.linear_warmup(2), pv.cyclical_warmup(1.0), 1.0):
+            history = quiet(vae, X, validation=X, epochs=3, batch_size=25, beta=beta, learning_rate=0.0)
+            assert history.validation.nunique() == 1
+            assert history.validation[0] == pytest.approx(
+                quiet(vae, X, validation=X, epochs=1, learning_rate=0.0).validation[0], rel=1e-12
+            )
+
+    @pytest.mark.filterwarnings("ignore:Encountered")
+    def test_a_validation_loss_that_is_not_finite_stops(self):
+        explode = {"learning_rate": 1e200, "batch_size": 100}
+        with pytest.raises(FloatingPointError, match=r"the validation loss is (inf|nan) at epoch 0; training stopped"):
+            quiet(small(), X, validation=X, epochs=2, **explode)
+
     def test_validation_data_are_checked_before_anything_moves(self):
         vae = small()
         before = snapshot(vae)
@@ -370,6 +454,27 @@ class TestNan:
                 ValueError, match=r"the parameter likelihood\.network\.layers\.0\.bias of the VAE is not fin"
             ):
                 call(vae, X)
+
+    @pytest.mark.filterwarnings("ignore:Encountered")
+    def test_training_again_after_a_failure_starts_afresh(self):
+        vae = small()
+        with pytest.raises(FloatingPointError):
+            quiet(vae, X, learning_rate=1e100, optimizer=torch.optim.SGD, epochs=50)
+        assert all(p.grad is None for p in vae.parameters())
+        vae.load_state_dict(snapshot(small()))
+        quiet(vae, X, epochs=2)
+        other = small()
+        pv.terms(other, X).log_weight.sum().backward()  # gradients of the caller
+        quiet(other, X, epochs=2)
+        assert equal(snapshot(vae), other)
+
+    @pytest.mark.filterwarnings("ignore:Encountered")
+    def test_an_overflow_in_the_first_step_is_our_error(self):
+        vae = small()
+        with torch.no_grad():
+            vae.posterior.network.layers[-1].weight.fill_(1e200)
+        with pytest.raises(FloatingPointError, match=r"fit: the .* is not finite at epoch 0, batch 0"):
+            quiet(vae, X, loss="mean_field")
 
     @pytest.mark.filterwarnings("ignore:Encountered")
     def test_divergence_is_an_error_not_a_number(self):

@@ -19,12 +19,12 @@ MODEL = LinearGaussian.with_diagonal_posterior(features=6, latents=3)
 X = MODEL.draw(20)
 
 PRIORS = {
-    "normal": pv.Normal((3,), loc=0.0, scale=1.0),
-    "gamma": pv.Gamma((3,), concentration=2.0, rate=1.0),
-    "log_normal": pv.LogNormal((3,), loc=0.0, scale=1.0),
-    "beta": pv.Beta((3,), concentration1=2.0, concentration0=2.0),
-    "uniform": pv.Uniform((3,), low=-1.0, high=2.0),
-    "dirichlet": pv.Dirichlet((3,), concentration=1.0),
+    "normal": lambda: pv.Normal((3,), loc=0.0, scale=1.0),
+    "gamma": lambda: pv.Gamma((3,), concentration=2.0, rate=1.0),
+    "log_normal": lambda: pv.LogNormal((3,), loc=0.0, scale=1.0),
+    "beta": lambda: pv.Beta((3,), concentration1=2.0, concentration0=2.0),
+    "uniform": lambda: pv.Uniform((3,), low=-1.0, high=2.0),
+    "dirichlet": lambda: pv.Dirichlet((3,), concentration=1.0),
 }
 
 
@@ -55,8 +55,11 @@ class TestShapes:
         vae = MODEL.vae()
         with pyro.get_param_store().scope():
             assert vae.model(size=7).shape == (7, 6)
-            with pytest.raises(ValueError, match="model needs data x to observe, or size= to draw"):
-                vae.model()
+            for arguments in ({}, {"x": torch.as_tensor(X), "size": 3}):
+                with pytest.raises(ValueError, match="model needs data x to observe, or size= to draw; got"):
+                    vae.model(**arguments)
+            with pytest.raises(ValueError, match="size must be a whole number from 1; got 0"):
+                vae.model(size=0)
 
     def test_arrays(self):
         vae = MODEL.vae()
@@ -85,6 +88,24 @@ class TestShapes:
         x = torch.randint(4, (6, 5))
         assert set(vae.reconstruct(x).unique().tolist()) <= {0, 1, 2, 3}
 
+    def test_encode_and_decode_are_for_evaluation(self):
+        """Dropout is off and batch statistics stand still, whatever mode the VAE is in; the mode stays."""
+        vae = digits_vae()
+        vae.posterior.network.layers.insert(1, torch.nn.BatchNorm1d(8))
+        vae.likelihood.network.layers.insert(1, torch.nn.Dropout(0.5))
+        x = vae.sample(6)
+        before = {key: value.clone() for key, value in vae.state_dict().items()}
+        assert torch.equal(vae.encode(x).mean, vae.encode(x).mean)
+        assert torch.equal(vae.decode(torch.ones(4, 2)).mean, vae.decode(torch.ones(4, 2)).mean)
+        assert all(torch.equal(value, vae.state_dict()[key]) for key, value in before.items())
+        assert vae.training
+
+    def test_zero_inflated_counts_of_any_size(self):
+        """Pyro refuses a probability that has rounded to 1; the logits are fine."""
+        head = pv.ZeroInflatedNegativeBinomial((1,), total_count=1.0, logits=40.0, gate_logits=0.0).float()
+        assert head().log_prob(head().sample((5,))).isfinite().all()
+        assert head().mean.isfinite().all()
+
     def test_single_precision(self):
         vae = digits_vae().float()
         assert vae.encode(np.ones((2, 5))).sample().dtype == torch.float32
@@ -94,11 +115,11 @@ class TestShapes:
 class TestSupports:
     @pytest.mark.parametrize("name", PRIORS)
     def test_the_guide_follows_the_prior(self, name):
-        vae = with_prior(PRIORS[name])
+        vae = with_prior(PRIORS[name]())
         x = vae.sample(40)
         q = vae.encode(x)
         z = q.rsample()
-        assert PRIORS[name]().support.check(z).all()
+        assert vae.prior().support.check(z).all()
         assert q.log_prob(z).isfinite().all()
         assert q.batch_shape == (40,)
         assert q.event_shape == (3,)
@@ -106,7 +127,7 @@ class TestSupports:
     @pytest.mark.parametrize("name", PRIORS)
     def test_density_includes_the_jacobian(self, name):
         """Change of variables with autograd's Jacobian; a simplex has one coordinate less than numbers."""
-        vae = with_prior(PRIORS[name])
+        vae = with_prior(PRIORS[name]())
         x = vae.sample(1)
         unconstrained, push = vae.posterior(x), biject_to(vae.prior().support)
         u = unconstrained.sample()
@@ -116,13 +137,13 @@ class TestSupports:
 
     @pytest.mark.parametrize("name", PRIORS)
     def test_trains_and_scores(self, name):
-        vae = with_prior(PRIORS[name])
+        vae = with_prior(PRIORS[name]())
         x = vae.sample(64)
         history = pv.fit(vae, x, epochs=5, batch_size=32, progress=False)
         assert history.loss.notnull().all()
         evidence = pv.log_evidence(vae, x[:8], num_samples=24)
         assert evidence.log_evidence.notnull().all()
-        assert (evidence.log_evidence >= evidence.elbo).all()
+        assert evidence.khat.isnull().all()  # 24 samples say nothing about a tail
 
 
 class TestParts:
@@ -157,6 +178,14 @@ class TestParts:
             lambda: with_parts(guide=pv.Amortised(pv.MLP(5, 6), pv.Gamma((3,)))),
             "the guide lives in unconstrained space; Gamma(3,) has support",
         ),
+        "dtype": (
+            lambda: with_parts(guide=pv.Amortised(pv.MLP(5, 6), pv.Normal((3,))).float()),
+            "the parts must share one dtype; got ['torch.float32', 'torch.float64']",
+        ),
+        "two dimensions only": (
+            lambda: with_parts(guide=pv.Amortised(torch.nn.Conv2d(1, 1, 1), pv.Normal((3,)))),
+            "a network must take any leading shape: see pyro_vae.fold",
+        ),
         "leading shape": (
             lambda: with_parts(
                 guide=pv.Amortised(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 6)), pv.Normal((3,)))
@@ -164,6 +193,19 @@ class TestParts:
             "the guide must give batch shape (2, 3) and event shape (3,) for a context of shape (2, 3, 5)",
         ),
     }
+
+    def test_parts_are_conditionals(self):
+        for parts in (
+            {"guide": "normal"},
+            {"likelihood": torch.nn.Linear(3, 5)},
+            {"prior": pyro.distributions.Normal(0, 1)},
+        ):
+            (role,) = parts
+            with pytest.raises(TypeError, match=f"VAE needs its {role} as a Conditional; got .*; pyro_vae.build takes"):
+                with_parts(**parts)
+        for arguments in ((pv.Normal((3,)), torch.nn.Linear(3, 6)), (lambda x: x, pv.Normal((3,)))):
+            with pytest.raises(TypeError, match=r"Amortised needs its (head|network) as a"):
+                pv.Amortised(*arguments)
 
     @pytest.mark.parametrize("case", ERRORS)
     def test_parts_that_do_not_fit_are_refused(self, case):

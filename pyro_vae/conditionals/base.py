@@ -20,18 +20,18 @@ family is a declaration. :class:`Amortised` puts a network before any conditiona
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
-from torch.distributions import Transform, transform_to
-from torch.distributions.transforms import SoftplusTransform
 
 from ..guards import whole_number
+from .links import link
 
 Shape = int | Sequence[int]
 Value = float | Sequence[float] | Tensor | str
@@ -49,38 +49,12 @@ def as_shape(shape: Shape) -> torch.Size:
     return torch.Size(sizes)
 
 
-class Positive(SoftplusTransform):
-    """Real numbers to positive ones: softplus, and never below ``FLOOR``.
-
-    Like exp for small values, but linear for large ones: exp overflows on the first outlier that a network meets. The
-    floor keeps rates from 0, where counts have no density, and scales from 0, where densities have no bound.
-    """
-
-    FLOOR = 1e-6
-
-    def _call(self, x: Tensor) -> Tensor:
-        return super()._call(x) + self.FLOOR
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return super()._inverse(y - self.FLOOR)
-
-
-def link(domain: constraints.Constraint) -> Transform:
-    """The map from real numbers to the domain of a parameter: :class:`Positive`, else ``transform_to``.
-
-    Raises:
-        NotImplementedError: The domain has none: it is discrete, or depends on other parameters.
-    """
-    base = domain.base_constraint if isinstance(domain, constraints.independent) else domain
-    positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
-    return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
-
-
 class Declared(nn.Module):
     """A module that remembers what it was built from and may be registered by name, so that a spec can name it."""
 
     registry: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
+    num_sizes: ClassVar[int]  # how many of the first arguments are sizes, which a spec leaves out
     name: ClassVar[str | None] = None
 
     arguments: dict[str, Any]
@@ -97,17 +71,24 @@ class Declared(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         if args or kwargs:  # copies and unpickled instances arrive here without any
-            self.__dict__["arguments"] = _flat(inspect.signature(cls.__init__).bind(self, *args, **kwargs))
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            self.__dict__["arguments"] = _flat(bound)
         return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was built from, without the sizes."""
+        return dict(list(self.arguments.items())[self.num_sizes :])
 
 
 def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Arguments by name, without ``self``, those of ``**values`` among the others."""
+    """Arguments by name, without ``self``, those of ``**values`` among the others; lists are the caller's to change."""
     kinds = bound.signature.parameters
     flat: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
         flat.update(value if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return flat
+    return {name: copy.copy(value) if isinstance(value, list) else value for name, value in flat.items()}
 
 
 class Conditional(Declared, abc.ABC):
@@ -118,7 +99,7 @@ class Conditional(Declared, abc.ABC):
     """
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}
-    kind = "conditional"
+    kind, num_sizes = "conditional", 1
 
     event_shape: torch.Size
 
@@ -132,8 +113,8 @@ class Conditional(Declared, abc.ABC):
         """The small instance that tests and documentation use."""
 
     @classmethod
-    def implied(cls, largest: float) -> dict[str, Any]:
-        """Arguments that the data imply, given their largest value: how many classes, how many trials."""
+    def implied(cls, largest: Callable[[], float]) -> dict[str, Any]:
+        """Arguments that the data imply, given a way to their largest value: how many classes, how many trials."""
         return {}
 
 
@@ -148,7 +129,7 @@ class Parametric(Conditional):
     ================  ===============================================  ==========================================
     fixed             a number or tensor                               ``Normal((784,), scale=0.1)``
     learned           ``"learned"`` (per element), ``"shared"`` (one)  ``NegativeBinomial((9,), total_count="learned")``
-    from the context  left out                                         ``Normal((784,))``: mean and log-scale heads
+    from the context  left out                                         ``Normal((784,))``: heads of mean and scale
     ================  ===============================================  ==========================================
 
     A parameter read from the context passes through the :func:`link` of its domain: real ones unchanged, positive ones
@@ -157,7 +138,8 @@ class Parametric(Conditional):
 
     Arguments:
         event_shape: The shape of one draw.
-        values: Fixed or learned parameters by name; those left out are read from the context.
+        values: Fixed or learned parameters by name; those left out are read from the context. Fixed ones are kept in
+            torch's default dtype.
 
     Raises:
         ValueError: A parameter is unknown, outside its domain, of the wrong shape, or cannot be read from a context.
@@ -213,7 +195,7 @@ class Parametric(Conditional):
         return built if context is None or self.read else built.expand(context.shape[:-1])
 
     def extra_repr(self) -> str:
-        given = (f"{name}={value!r}" for name, value in self.arguments.items() if name != "event_shape")
+        given = (f"{name}={value!r}" for name, value in self.options.items())
         return ", ".join([str(tuple(self.event_shape)), *given])
 
     def _who(self) -> str:
@@ -233,8 +215,7 @@ class Parametric(Conditional):
             raise ValueError(f"{who} takes {name} as a number, 'learned' or 'shared'; got {value!r}")
 
     def _fixed(self, who: str, name: str, value: float | Sequence[float] | Tensor) -> Tensor:
-        keeps_dtype = isinstance(value, Tensor) and value.is_floating_point()
-        tensor = torch.as_tensor(value, dtype=None if keeps_dtype else torch.get_default_dtype())
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
         shape = self.parameter_shape(name)
         try:
             tensor = tensor.detach().expand(shape).clone()
@@ -303,6 +284,9 @@ class Amortised(Conditional):
             (see :func:`fold`).
         head: The conditional that reads the network's output.
 
+    Raises:
+        TypeError: The network is no module, or the head no conditional.
+
     Example:
         >>> likelihood = Amortised(MLP(2, 5), Poisson((5,)))
         >>> likelihood(torch.zeros(7, 2)).batch_shape
@@ -311,6 +295,9 @@ class Amortised(Conditional):
 
     def __init__(self, network: nn.Module, head: Conditional) -> None:
         super().__init__()
+        for role, part, kind in (("network", network, nn.Module), ("head", head, Conditional)):
+            if not isinstance(part, kind):
+                raise TypeError(f"Amortised needs its {role} as a {kind.__name__}; got {part!r:.60}")
         self.network = network
         self.head = head
 

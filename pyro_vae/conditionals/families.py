@@ -6,12 +6,24 @@ In the formulas :math:`h_1, h_2, ...` are what the parameters read from the cont
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
 
+from ..guards import whole_number
 from .base import Conditional, Parametric, Shape, Value
+
+
+class _ZeroInflated(dist.ZeroInflatedNegativeBinomial):
+    """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then refuses it."""
+
+    arg_constraints = {
+        "total_count": dist.NegativeBinomial.arg_constraints["total_count"],
+        "logits": dist.constraints.real,
+        "gate_logits": dist.constraints.real,
+    }
 
 
 class Normal(Parametric, name="normal"):
@@ -215,8 +227,8 @@ class Binomial(Parametric, name="binomial"):
     standard = {"total_count": 1.0, "logits": 0.0}
 
     @classmethod
-    def implied(cls, largest: float) -> dict[str, Any]:
-        return {"total_count": largest}
+    def implied(cls, largest: Callable[[], float]) -> dict[str, Any]:
+        return {"total_count": max(largest(), 1.0)}
 
 
 class Categorical(Parametric, name="categorical"):
@@ -238,6 +250,7 @@ class Categorical(Parametric, name="categorical"):
     standard = {"logits": 0.0}
 
     def __init__(self, event_shape: Shape, *, categories: int, **values: Value) -> None:
+        whole_number("categories", categories, at_least=1)
         self.categories = categories
         super().__init__(event_shape, **values)
 
@@ -245,8 +258,8 @@ class Categorical(Parametric, name="categorical"):
         return torch.Size((*self.event_shape, self.categories))
 
     @classmethod
-    def implied(cls, largest: float) -> dict[str, Any]:
-        return {"categories": int(largest) + 1}
+    def implied(cls, largest: Callable[[], float]) -> dict[str, Any]:
+        return {"categories": max(int(largest()), 0) + 1}
 
     @classmethod
     def example(cls) -> Conditional:
@@ -299,8 +312,8 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
         6
     """
 
-    family, params = dist.ZeroInflatedNegativeBinomial, ("total_count", "logits", "gate_logits")
+    family, params = _ZeroInflated, ("total_count", "logits", "gate_logits")
     standard: ClassVar[dict[str, float]] = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
 
 
-__all__ = [name for name, thing in globals().items() if getattr(thing, "__module__", "") == __name__]
+__all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]

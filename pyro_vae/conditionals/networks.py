@@ -48,7 +48,7 @@ class Network(Declared):
     """A network that a spec can name: its first arguments are the context's shape and the number of outputs."""
 
     registry: ClassVar[dict[str, type[Network]]] = {}
-    kind = "network"
+    kind, num_sizes = "network", 2
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
         """Take in the mean and standard deviation that the inputs have, if the network has a use for them."""
@@ -58,7 +58,7 @@ class MLP(Network, name="mlp"):
     """A multilayer perceptron on standardised inputs; without hidden layers, an affine map.
 
     The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells better: counts and
-    unscaled columns would otherwise drive the exp links of the head to overflow before training has begun.
+    unscaled columns would otherwise drive the links of the head to extremes before training has begun.
 
     Arguments:
         in_shape: The shape of the context of one datum; it is flattened.

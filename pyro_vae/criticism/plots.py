@@ -132,5 +132,5 @@ def _curve(axes: Axes, label: str, results: Mapping[int, xarray.Dataset], colour
     num_samples = sorted(results)
     mean = np.array([results[k].attrs["mean"] for k in num_samples])
     error = 2 * np.array([results[k].attrs["mean_se"] for k in num_samples])
-    axes.plot(num_samples, mean, marker="o", color=colour, label=label)
+    axes.plot(num_samples, mean, marker="o", color=colour, label=f"{label} ± 2 SE")
     axes.fill_between(num_samples, mean - error, mean + error, color=colour, alpha=0.2)

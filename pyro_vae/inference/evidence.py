@@ -28,8 +28,8 @@ import torch
 import xarray
 from torch import Tensor
 
-from ..data import Rows
 from ..guards import mode, own_store, seeded, whole_number
+from ..rows import Rows
 from ..vae import VAE
 from .terms import Pair, Terms, entrance, trace_terms
 
@@ -45,7 +45,8 @@ def log_evidence(
     """log p(x) for each datum, by importance sampling from the guide.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate. What
+            a pair closes over is taken as it is: its data are not checked against a support.
         x: Data of shape ``(N, *X)``.
         num_samples: The number of samples K for each datum; exactly as many are drawn.
         seed: The seed of the draws.
@@ -56,7 +57,7 @@ def log_evidence(
         ``log_evidence``; ``se``, its standard error (NaN for one sample); ``ess``, the effective sample size, between
         1 and K; ``khat``, the Pareto shape of the largest weights (-inf for equal weights, NaN below 25 samples); and
         ``elbo``. Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of z),
-        ``num_samples``, and ``flagged``, the number of data with k-hat above 0.7 or an undefined estimate.
+        ``num_samples``, and ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not finite.
 
     Raises:
         DataError: The data do not fit the likelihood.
@@ -117,7 +118,8 @@ class _Sums:
 
     def __init__(self, num_samples: int, tail: int) -> None:
         self.num_samples, self.tail_length = num_samples, tail
-        self.shift: Any = -math.inf  # the largest log weight so far
+        self.largest: Any = -math.inf  # the largest log weight so far
+        self.shift: Any = 0.0  # the same, or 0 while it is infinite
         self.weight: Any = 0.0  # sum of w, relative to the shift
         self.square: Any = 0.0  # sum of w squared
         self.log: Any = 0.0  # sum of log w
@@ -128,9 +130,9 @@ class _Sums:
         """Count weights of shape ``(K', N)``."""
         self.precision = torch.finfo(log_weight.dtype).eps
         log_weight = log_weight.double()
-        largest = torch.maximum(torch.as_tensor(self.shift).to(log_weight), log_weight.amax(0))
-        shift = torch.where(largest.isfinite(), largest, 0.0)
-        rescale = torch.exp(self.shift - shift)
+        self.largest = torch.maximum(torch.as_tensor(self.largest).to(log_weight), log_weight.amax(0))
+        shift = torch.where(self.largest.isfinite(), self.largest, 0.0)
+        rescale = torch.where(torch.as_tensor(self.weight).to(shift) != 0, torch.exp(self.shift - shift), 0.0)
         self.weight = self.weight * rescale + torch.exp(log_weight - shift).sum(0)
         self.square = self.square * rescale**2 + torch.exp(2 * (log_weight - shift)).sum(0)
         self.log = self.log + log_weight.sum(0)
@@ -163,7 +165,12 @@ def khat(log_weight: Tensor) -> Tensor:
         k-hat of shape ``(N,)``: below 0.7 the estimate can be trusted; -inf for weights that are equal up to rounding
         (a perfect guide), inf where the tail is beyond floating point, NaN for fewer than 25 weights or a weight that
         is NaN or inf.
+
+    Raises:
+        ValueError: The weights are no matrix of at least one sample.
     """
+    if log_weight.dim() != 2 or len(log_weight) == 0:
+        raise ValueError(f"khat needs log weights of shape (K, N); got {tuple(log_weight.shape)}")
     length = tail_length(len(log_weight))
     tail = log_weight.double().topk(min(len(log_weight), length + 1), dim=0).values
     return _fit_tail(tail, length, torch.finfo(log_weight.dtype).eps)
@@ -211,11 +218,12 @@ def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
         invalid="ignore"
     ):  # a datum that the model cannot have made leaves the mean at -inf, its error NaN
         mean_se = log_evidence.std(ddof=1) / math.sqrt(num) if num > 1 else result["se"][0]
-    flagged = int(np.sum((khat > KHAT_LIMIT) | np.isnan(log_evidence)))
+    flagged = int(np.sum((khat > KHAT_LIMIT) | ~np.isfinite(log_evidence)))
     if flagged:
         warnings.warn(
-            f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} or undefined (largest "
-            f"{np.nanmax(khat, initial=-math.inf):.2f}); train a wider or richer guide, or raise num_samples",
+            f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} (largest "
+            f"{np.nanmax(khat, initial=-math.inf):.2f}), or the estimate is not finite; train a wider or richer guide, "
+            f"or raise num_samples",
             stacklevel=3,
         )
     return xarray.Dataset(

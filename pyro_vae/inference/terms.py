@@ -25,8 +25,9 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..data import Rows, as_rows
-from ..guards import mode, own_store, seeded, whole_number
+from ..data import as_rows
+from ..guards import mode, own_store, owner_of, seeded, whole_number
+from ..rows import Rows
 from ..vae import VAE
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -65,7 +66,8 @@ def terms(vae: VAE | Pair, x: Any, *, num_samples: int = 64, seed: int = 0) -> T
     """The log densities of `num_samples` draws from the guide for each datum.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate. What
+            a pair closes over is taken as it is: its data are not checked against a support.
         x: Data of shape ``(N, *X)``.
         num_samples: The number of particles K.
         seed: The seed of the draws.
@@ -88,13 +90,12 @@ def entrance(vae: VAE | Pair, x: Any, num_samples: int) -> tuple[Callable, Calla
     if isinstance(vae, VAE):
         return vae.model, vae.guide, vae.check(x), vae.reference
     if isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
-        owners = (getattr(function, "__self__", None) for function in vae)
-        owner = next((owner for owner in owners if isinstance(owner, VAE)), None)
+        owner = next((owner for owner in map(owner_of, vae) if isinstance(owner, VAE)), None)
         model, guide = vae
         if owner is None:
             return model, guide, as_rows(x), None
         return model, guide, owner.check(x), owner.reference
-    raise TypeError(f"needs a VAE or a pair (model, guide) of Pyro functions; got {type(vae).__name__}")
+    raise TypeError(f"log p(x) needs a VAE or a pair (model, guide) of Pyro functions; got {type(vae).__name__}")
 
 
 def trace_terms(model: Callable, guide: Callable, x: Tensor, num_samples: int, block_rows: int | None = None) -> Terms:

@@ -1,0 +1,46 @@
+"""What Pyro's SVI lacks for a VAE: a weight on the KL term, and one optimiser for all parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.poutine.messenger import Messenger
+
+
+class Tempered(Messenger):
+    """Weighs the latent sites of model and guide alike; unlike ``poutine.scale`` it admits 0."""
+
+    beta = 1.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg["scale"] = msg["scale"] * self.beta
+
+
+class OneOptimiser(PyroOptim):
+    """One torch optimiser over all parameters, on gradients per datum; Pyro's own has one for each tensor."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, clip_norm: float) -> None:
+        super().__init__(type(optimiser), {})
+        self.optimiser, self.clip_norm, self.batch = optimiser, clip_norm, 1
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        for parameter in parameters:
+            parameter.grad.div_(self.batch)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if not math.isfinite(norm):
+            raise FloatingPointError("gradient")
+        if norm > self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def get_state(self) -> dict:
+        return self.optimiser.state_dict()
+
+    def set_state(self, state_dict: dict) -> None:
+        self.optimiser.load_state_dict(state_dict)

@@ -1,0 +1,91 @@
+"""Rows: data of one shape, read a few at a time, whatever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 2**22  # numbers looked at together when data are checked
+
+
+class DataError(ValueError):
+    """The data do not fit: the message names row, column and value, and says what to do."""
+
+
+class Rows:
+    """Data as N rows of one event shape, read a few at a time.
+
+    Arguments:
+        fetch: Maps an index array of shape ``(B,)`` to an array or tensor of shape ``(B, *event_shape)``.
+        length: The number of rows, N.
+        event_shape: The shape of one row.
+        columns: Labels of the columns, if they have any.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[np.ndarray], Any],
+        length: int,
+        event_shape: tuple[int, ...],
+        columns: list[Any] | None = None,
+    ) -> None:
+        self.fetch, self.length, self.columns = fetch, length, columns
+        self.event_shape = torch.Size(event_shape)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def take(self, index: np.ndarray | slice, like: Tensor | None = None) -> Tensor:
+        """Rows `index`, in the dtype and on the device of `like` (default: torch's default dtype, on the CPU)."""
+        like = torch.empty(0) if like is None else like
+        index = np.arange(*index.indices(self.length)) if isinstance(index, slice) else index
+        batch = self.fetch(index)
+        if not isinstance(batch, Tensor):
+            kind = np.float64 if like.dtype == torch.float64 else np.float32
+            with np.errstate(over="ignore"):  # what overflows is infinite, and the check names it
+                batch = torch.from_numpy(np.array(batch, dtype=kind, order="C"))
+        return batch.to(device=like.device, dtype=like.dtype)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each column, in double precision, each of the event shape."""
+        like = torch.empty(0, dtype=torch.float64)
+        first = second = torch.zeros(self.event_shape, dtype=torch.float64)
+        origin = self.take(slice(0, 1), like)[0]
+        for chunk in self.chunks():
+            x = self.take(chunk, like) - origin
+            first, second = first + x.sum(0), second + (x * x).sum(0)
+        mean = first / self.length
+        return origin + mean, (second / self.length - mean**2).clamp(min=0).sqrt()
+
+    def chunks(self, size: int | None = None) -> Iterator[slice]:
+        """Slices of at most `size` rows (default: as many as hold ``CHUNK`` numbers) that cover all rows once."""
+        size = max(1, CHUNK // self.event_shape.numel()) if size is None else size
+        for start in range(0, self.length, size):
+            yield slice(start, min(start + size, self.length))
+
+    def locate(self, row: int, column: tuple[int, ...]) -> str:
+        """Where a cell is, in the caller's terms."""
+        if not column:
+            return f"row {row}"
+        if self.columns is not None:
+            return f"row {row}, column {self.columns[column[-1]]!r}"
+        return f"row {row}, column {column[0] if len(column) == 1 else tuple(column)}"
+
+
+def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:
+    """Raise for the first cell of `chunk` that is bad, if there is one.
+
+    Raises:
+        DataError: Who needs what; the value, its row and column; how many others; the remedy.
+    """
+    if not bool(bad.any()):
+        return
+    row, *column = bad.nonzero()[0].tolist()
+    value = f"{x[(row, *column)].tolist()!s:.60}"
+    more = int(bad.sum()) - 1
+    others = f" (and {more} more)" if more else ""
+    raise DataError(f"{needs}; got {value} at {rows.locate(chunk.start + row, tuple(column))}{others}; {remedy}")
