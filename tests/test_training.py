@@ -2,6 +2,8 @@
 
 import functools
 import math
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -312,6 +314,17 @@ class TestDeterminism:
         quiet(third, X, epochs=3, seed=8)
         assert equal(snapshot(first), second)
         assert not equal(snapshot(first), third)
+
+    def test_two_processes_give_the_same_weights(self):
+        code = (
+            "import hashlib, numpy as np, torch, pyro_vae as pv; torch.set_num_threads(1); "
+            "x = np.random.default_rng(0).normal(size=(100, 6)); vae = pv.build(x, latent=2, hidden=[8]); "
+            "pv.fit(vae, x, epochs=3); "
+            "print(hashlib.sha256(b''.join(p.detach().numpy().tobytes() for p in vae.parameters())).hexdigest())"
+        )
+        runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in "ab"]
+        assert len(runs[0].stdout) == 65
+        assert runs[0].stdout == runs[1].stdout
 
     def test_build_is_seeded(self):
         assert equal(snapshot(small(3)), small(3))
