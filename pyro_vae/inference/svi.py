@@ -41,15 +41,14 @@ ADVICE = (
 )
 fused_adam = functools.partial(torch.optim.Adam, fused=True)
 
-losses: dict[str, Callable[[int], ELBO]] = {
-    "elbo": lambda k: infer.Trace_ELBO(k, max_plate_nesting=1, vectorize_particles=k > 1),
-    "mean_field": lambda k: infer.TraceMeanField_ELBO(k, max_plate_nesting=1, vectorize_particles=k > 1),
-    "enum": lambda k: infer.TraceEnum_ELBO(k, max_plate_nesting=1, vectorize_particles=k > 1),
-    "iwae": lambda k: infer.RenyiELBO(0, num_particles=k, max_plate_nesting=1, vectorize_particles=k > 1),
-    "renyi": lambda k: infer.RenyiELBO(0.5, num_particles=k, max_plate_nesting=1, vectorize_particles=k > 1),
-    "wake_sleep": lambda k: infer.ReweightedWakeSleep(k, insomnia=0.0, num_sleep_particles=1, max_plate_nesting=1),
+losses: dict[str, tuple[type[ELBO], int, dict[str, Any]]] = {  # the ELBO, its usual particles, its options
+    "elbo": (infer.Trace_ELBO, 1, {}),
+    "mean_field": (infer.TraceMeanField_ELBO, 1, {}),
+    "enum": (infer.TraceEnum_ELBO, 1, {}),
+    "iwae": (infer.RenyiELBO, 16, {"alpha": 0.0}),
+    "renyi": (infer.RenyiELBO, 16, {"alpha": 0.5}),
+    "wake_sleep": (infer.ReweightedWakeSleep, 2, {"insomnia": 0.0, "num_sleep_particles": 1}),
 }
-many_particles = {"iwae": 16, "renyi": 16, "wake_sleep": 2}  # the others take one unless told otherwise
 
 
 def fit(
@@ -134,9 +133,10 @@ def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule) -> ELBO:
     if isinstance(loss, str):
         if loss not in losses:
             raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO")
-        particles = many_particles.get(loss, 1) if particles is None else particles
+        cls, usual, options = losses[loss]
+        particles = usual if particles is None else particles
         whole_number("particles", particles, at_least=2 if loss == "wake_sleep" else 1)
-        loss = losses[loss](particles)
+        loss = cls(num_particles=particles, max_plate_nesting=1, vectorize_particles=particles > 1, **options)
     elif not isinstance(loss, ELBO):
         raise TypeError(f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}")
     elif particles is not None:
