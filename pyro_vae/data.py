@@ -66,7 +66,8 @@ def _from_tensor(x: Tensor) -> Rows:
 
 def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
     try:
-        x = np.ma.filled(x.astype(float), np.nan) if isinstance(x, np.ma.MaskedArray) else x
+        if isinstance(x, np.ma.MaskedArray) and x.dtype.kind in "biuf":
+            x = np.ma.filled(x.astype(float), np.nan)
         array = x if isinstance(x, np.ndarray) else np.asarray(x)
     except ValueError:
         raise DataError("data need rows of equal length; got a ragged sequence; pad or select first") from None

@@ -59,11 +59,11 @@ def _read(path: Path, key: str | None) -> Any:
 def _read_csv(path: Path) -> Any:
     import pandas
 
-    frame = pandas.read_csv(path)
-    names = [str(name) for name in frame.columns]
-    if names != [str(number) for number in range(len(names))] and all(_is_number(name) for name in names):
+    first = pandas.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
+    names = [str(name) for name in first.dropna()]
+    if names != [str(number) for number in range(len(first))] and all(_is_number(name) for name in names):
         raise DataError(f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a header line")
-    return frame
+    return pandas.read_csv(path)
 
 
 def _is_number(text: str) -> bool:

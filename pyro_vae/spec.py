@@ -96,7 +96,7 @@ def build(
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
         rows = as_rows(rows, as_shape(spec["event"]))
-    with seeded(seed):
+    with torch.inference_mode(False), seeded(seed):
         vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
     if rows is not None:
         _meet(vae, vae.check(rows))
@@ -143,12 +143,18 @@ def _part(
         standard = cls.standard if context is None and issubclass(cls, Parametric) else {}
         implied = {} if rows is None else cls.implied(lambda: _largest(rows))
         head = _construct(cls, shape, **{**standard, **implied, **given})
-    if context is None or not getattr(head, "num_params", 1):
+    if context is None or not _num_params(role, head):
         return head
     with _at(f"{role}.network"):
         name = network.pop("name", "mlp")
         options = {**mlp, **network} if name == "mlp" else network
         return Amortised(_construct(_named(Network, name), context, head.num_params, **options), head)
+
+
+def _num_params(role: str, head: Conditional) -> int:
+    if not hasattr(head, "num_params"):
+        raise ValueError(f"{role}: {head.name} needs num_params, the number of values it reads from a network")
+    return head.num_params  # type: ignore[return-value]
 
 
 def _table(path: str, value: Any) -> dict[str, Any]:
@@ -182,7 +188,8 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
         return cls(*sizes, **options)
     except TypeError as error:
         takes = ", ".join(list(inspect.signature(cls).parameters)[cls.num_sizes :])
-        raise ValueError(f"{cls.name}: {error}; it takes ({takes})") from None
+        reason = str(error).removeprefix(f"{cls.__name__}.__init__() ")
+        raise ValueError(f"{cls.name}: {reason}; it takes ({takes})") from None
 
 
 @contextlib.contextmanager
@@ -210,7 +217,7 @@ def describe(vae: nn.Module) -> dict[str, Any]:
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
         sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
         return sizes | {role: describe(part) for role, part in parts.items()}
-    if isinstance(vae, Amortised):
+    if isinstance(vae, Amortised) and not isinstance(vae.head, Amortised):
         return describe(vae.head) | {"network": describe(vae.network)}
     if not isinstance(vae, Declared) or vae.name is None:
         kind = type(vae).__name__
@@ -233,12 +240,12 @@ def save(vae: VAE, path: str | Path) -> None:
         path: Where to write; a file that is there is replaced.
 
     Raises:
-        TypeError: A part is not registered, so no spec can name it.
+        TypeError: A part is not registered, or no spec can build it again; nothing is written.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in vae.state_dict().items()}
     versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
-    about = {"format": FORMAT, "spec": json.dumps(describe(vae)), "versions": json.dumps(versions)}
+    about = {"format": FORMAT, "spec": _verified(vae), "versions": json.dumps(versions)}
     content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -249,6 +256,18 @@ def save(vae: VAE, path: str | Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _verified(vae: VAE) -> str:
+    """The spec as JSON, once it has been seen to give the same parameters: what cannot be loaded is not written."""
+    try:
+        spec = json.dumps(describe(vae))
+        again = build(json.loads(spec)).state_dict()
+    except ValueError as error:
+        raise TypeError(f"no spec can build this VAE again: {error}") from error
+    if {name: t.shape for name, t in again.items()} != {name: t.shape for name, t in vae.state_dict().items()}:
+        raise TypeError("no spec can build this VAE again: its parameters are not those that its parts imply")
+    return spec
 
 
 def load(path: str | Path) -> VAE:
@@ -271,8 +290,9 @@ def load(path: str | Path) -> VAE:
     if digest != _digest(tensors, about):
         raise CheckpointError(f"{path.name} is damaged: its content does not match its SHA-256; copy it again")
     try:
-        vae = build(json.loads(about["spec"]))
-        vae.load_state_dict(tensors, assign=True)
+        with torch.inference_mode(False):  # cloned, for a view into the file is not aligned, and sums round differently
+            vae = build(json.loads(about["spec"]))
+            vae.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path.name} holds a model that cannot be built here: {error}") from error
     return vae
@@ -289,9 +309,7 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            # cloned, for a view into the file is not aligned, and then sums round differently
-            tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
-            return tensors, dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
 

@@ -207,6 +207,10 @@ class VAE(nn.Module):
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
+    def is_mixed(self) -> bool:
+        """Whether latents on a constrained support are in double precision and the rest in single (``InDouble``)."""
+        return self.reference.dtype != torch.float64 and not is_real(self.prior().support)
+
     # How it works
 
     def _encoded(self, x: Tensor) -> TorchDistribution:

@@ -203,6 +203,11 @@ BAD = {
         lambda: np.ma.masked_greater(GREY, 0.98),
         ["finite numbers; got nan at row 9, column 3"],
     ),
+    "masked array of strings": (
+        "normal",
+        lambda: np.ma.array([["a", "b", "c", "d"]]),
+        ["data must be numbers; got np.str_('a')"],
+    ),
     "ragged dataset": (
         "normal",
         lambda: Pairs([np.zeros(4), np.zeros(3)]),
@@ -367,9 +372,10 @@ class TestLoad:
         for source, message in cases.items():
             with pytest.raises(pv.DataError, match=message):
                 pv.data.load(source)
-        (tmp_path / "bare.csv").write_text("1.5,2\n3,4\n")
-        with pytest.raises(pv.DataError, match=r"has numbers in its first line, 1\.5, 2 \.\.\.; give it a header line"):
-            pv.data.load(tmp_path / "bare.csv")
+        for first in ("1.5,2", "1.5,,2", "1.5,1.5,2", "1,1,1"):
+            (tmp_path / "bare.csv").write_text(f"{first}\n3,4,5\n")
+            with pytest.raises(pv.DataError, match=r"has numbers in its first line, 1.*; give it a header line"):
+                pv.data.load(tmp_path / "bare.csv")
         pd.DataFrame(COUNTS).to_csv(tmp_path / "numbered.csv", index=False)
         assert pv.data.load(tmp_path / "numbered.csv").shape == (10, 4)
         with pytest.raises(pv.DataError, match=r"key= names an array of an \.npz file"):

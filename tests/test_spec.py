@@ -87,7 +87,7 @@ ERRORS = {
     "missing": ({**SPEC, "likelihood": "binomial"}, "likelihood: Binomial(4,) needs total_count as a number"),
     "categories": (
         {**SPEC, "likelihood": "categorical"},
-        "likelihood: categorical: missing a required argument: 'categories'",
+        "likelihood: categorical: missing 1 required keyword-only argument: 'categories'",
     ),
     "network": (
         {**SPEC, "guide": {"name": "normal", "network": {"name": "mlpp"}}},
@@ -157,6 +157,85 @@ def test_a_network_of_the_user_is_described_saved_and_loaded(tmp_path):
     assert again.likelihood.network.power == 2
 
 
+class Wide(pv.Network, name="wide"):
+    """A network that no spec can build again: a spec has no positional arguments."""
+
+    def __init__(self, shape, outputs, *widths, act=None):
+        super().__init__()
+        self.linear = torch.nn.Linear(shape if isinstance(shape, int) else shape.numel(), outputs)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Fixed(pv.Conditional, name="fixed"):
+    """A conditional whose arguments all have defaults, and that does not say what it reads."""
+
+    def __init__(self, event_shape=(4,)):
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+
+    def forward(self, context=None):
+        batch = () if context is None else context.shape[:-1]
+        return torch_normal(self.event_shape).expand(batch)
+
+    @classmethod
+    def example(cls):
+        return cls()
+
+
+def torch_normal(shape):
+    import pyro
+
+    return pyro.distributions.Normal(torch.zeros(shape), torch.ones(shape)).to_event(len(shape))
+
+
+USERS = {cls: cls.registry.pop(cls.name) for cls in (Twice, Wide, Fixed)}  # other tests go through the registries
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for cls in USERS:
+        monkeypatch.setitem(cls.registry, cls.name, cls)
+
+
+def test_what_cannot_be_loaded_is_not_written(tmp_path):
+    nested = pv.Amortised(pv.MLP(5, 4), pv.Poisson((4,)))
+    heads = {
+        "cannot name Amortised|no spec can name Amortised": pv.Amortised(pv.MLP(2, 5), nested),
+        "no spec can build this VAE again": pv.Amortised(Wide(2, 4, 7, 8), pv.Poisson((4,))),
+        "not JSON serializable": pv.Amortised(Wide(2, 4, act=torch.nn.Tanh()), pv.Poisson((4,))),
+    }
+    for message, likelihood in heads.items():
+        vae = pv.build(SPEC)
+        vae.likelihood = likelihood
+        with pytest.raises(TypeError, match=message):
+            pv.save(vae, tmp_path / "model.safetensors")
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_conditional_of_the_user():
+    assert pv.describe(Fixed()) == {"name": "fixed"}
+    with pytest.raises(ValueError, match="likelihood: fixed needs num_params, the number of values it reads"):
+        pv.build(COUNTS, likelihood="fixed")
+    assert pv.describe(pv.build(SPEC | {"latent": [4]}, COUNTS)) is not None
+    assert pv.build({"event": [4], "latent": [4], "prior": "fixed"}).prior.event_shape == (4,)
+
+
+def test_built_and_loaded_under_inference_mode_it_still_trains(tmp_path):
+    with torch.inference_mode():
+        vae = pv.build(COUNTS, likelihood="poisson")
+        pv.save(vae, tmp_path / "model.safetensors")
+        again = pv.load(tmp_path / "model.safetensors")
+        made = pv.VAE(vae.prior, pv.Amortised(pv.MLP(8, 4), pv.Poisson((4,))), vae.posterior)
+    for model in (vae, again):
+        before = [p.detach().clone() for p in model.parameters()]
+        pv.fit(model, COUNTS, epochs=1, progress=False)
+        assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    with pytest.raises(ValueError, match=r"made outside torch\.inference_mode\(\)"):
+        pv.fit(made, COUNTS)
+
+
 def test_the_arguments_of_the_caller_stay_his():
     hidden = [8]
     network = pv.MLP(4, 2, hidden=hidden)
@@ -218,15 +297,12 @@ class TestFiles:
         path.write_bytes(whole)
         pv.load(path)
 
-    def test_a_model_of_unknown_parts_is_refused(self, path):
+    def test_a_model_of_unknown_parts_is_refused(self, path, monkeypatch):
         part = {"name": "poisson", "network": {"name": "twice"}}
         pv.save(pv.build(COUNTS, likelihood=part), path)
-        kept = pv.Network.registry.pop("twice")
-        try:
-            with pytest.raises(pv.CheckpointError, match=r"model\.safetensors .* no network is named 'twice'"):
-                pv.load(path)
-        finally:
-            pv.Network.registry["twice"] = kept
+        monkeypatch.delitem(pv.Network.registry, "twice")
+        with pytest.raises(pv.CheckpointError, match=r"model\.safetensors .* no network is named 'twice'"):
+            pv.load(path)
 
     def test_foreign_files_are_refused(self, path, tmp_path):
         safetensors.torch.save_file({"a": torch.zeros(2)}, path)

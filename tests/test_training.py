@@ -110,6 +110,13 @@ class TestLosses:
         quiet(vae, x, loss="wake_sleep", epochs=600, learning_rate=lambda epoch: 0.03 * 0.99**epoch)
         assert gap() < 0.05 * before
 
+    @pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
+    def test_enum_needs_one_precision(self):
+        vae = small(prior="gamma")
+        with pytest.raises(ValueError, match="enum needs all densities in one precision"):
+            quiet(vae.float(), X, loss="enum")
+        quiet(vae.double(), X, loss="enum", epochs=1)
+
     def test_unknown_loss(self):
         with pytest.raises(ValueError, match="no loss is named 'elbow'; there are elbo, mean_field"):
             quiet(small(), X, loss="elbow")

@@ -20,12 +20,14 @@ family is a declaration. :class:`Amortised` puts a network before any conditiona
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
@@ -70,7 +72,7 @@ class Declared(nn.Module):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        if args or kwargs:  # copies and unpickled instances arrive here without any
+        with contextlib.suppress(TypeError):  # of a call that __init__ will refuse, and of a copy, which gets a state
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
             bound.apply_defaults()
             self.__dict__["arguments"] = _flat(bound)
@@ -88,14 +90,15 @@ def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
         flat.update(value if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return {name: copy.copy(value) if isinstance(value, list) else value for name, value in flat.items()}
+    return {name: copy.copy(value) if isinstance(value, (list, np.ndarray)) else value for name, value in flat.items()}
 
 
 class Conditional(Declared, abc.ABC):
     """A conditional distribution: a module whose ``forward(context)`` is a Pyro distribution.
 
-    Subclasses set ``event_shape`` in their constructor and write ``forward`` and ``example``; ``class Mine(Conditional,
-    name="mine")`` also registers the name, which makes the class known to specs and to the contract tests.
+    Subclasses set ``event_shape`` in their constructor and write ``forward`` and ``example``; one that reads a context
+    through a network also says how many numbers, ``num_params``. ``class Mine(Conditional, name="mine")`` registers the
+    name, which makes the class known to specs and to the contract tests.
     """
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}

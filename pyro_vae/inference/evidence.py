@@ -37,6 +37,7 @@ TILE_DATA = 64
 TILE_ROWS = 4096
 BUFFER = 4096  # weights per datum kept until they are merged into the running sums
 KHAT_LIMIT = 0.7
+TIED = 0.01  # a tail of ties has no shape; where it spans less than this in log weight, it is no tail
 
 
 def log_evidence(
@@ -91,7 +92,7 @@ def _tile_evidence(
     """The estimates for one tile of data."""
     with seeded(int(np.random.SeedSequence(seed).generate_state(1)[0])):
         batch = rows.take(tile, like=like)
-        sums = _Sums(num_samples, tail_length(num_samples))
+        sums = _Sums(num_samples, precision=torch.finfo(batch.dtype).eps)
         size = max(1, TILE_ROWS // min(TILE_DATA, len(rows)))
         for weights in _buffered(
             trace_terms(model, guide, batch, min(size, num_samples - done), block_rows)
@@ -116,19 +117,17 @@ def _buffered(terms: Iterator[Terms]) -> Iterator[Tensor]:
 class _Sums:
     """Running sums over the log weights of N data, and the tail of the largest: memory O(N), whatever K is."""
 
-    def __init__(self, num_samples: int, tail: int) -> None:
-        self.num_samples, self.tail_length = num_samples, tail
+    def __init__(self, num_samples: int, precision: float) -> None:
+        self.num_samples, self.tail_length, self.precision = num_samples, tail_length(num_samples), precision
         self.largest: Any = -math.inf  # the largest log weight so far
         self.shift: Any = 0.0  # the same, or 0 while it is infinite
         self.weight: Any = 0.0  # sum of w, relative to the shift
         self.square: Any = 0.0  # sum of w squared
         self.log: Any = 0.0  # sum of log w
         self.tail: Tensor | None = None
-        self.precision = 0.0
 
     def add(self, log_weight: Tensor) -> None:
         """Count weights of shape ``(K', N)``."""
-        self.precision = torch.finfo(log_weight.dtype).eps
         log_weight = log_weight.double()
         self.largest = torch.maximum(torch.as_tensor(self.largest).to(log_weight), log_weight.amax(0))
         shift = torch.where(self.largest.isfinite(), self.largest, 0.0)
@@ -189,8 +188,9 @@ def _fit_tail(descending: Tensor, length: int, precision: float) -> Tensor:
     weights = torch.exp(descending - descending[0])
     excess = (weights[:-1] - weights[-1]).flip(0)
     shape = _generalized_pareto_shape(excess)
-    shape = torch.where(shape.isnan(), math.inf, shape)
-    shape = torch.where(descending[0] - descending[-1] <= rounding, -math.inf, shape)
+    spread = descending[0] - descending[-1]
+    shape = torch.where(shape.isnan(), torch.where(spread < TIED, -math.inf, math.inf), shape)
+    shape = torch.where(spread <= rounding, -math.inf, shape)
     return torch.where(descending[0].isfinite(), shape, math.nan)
 
 
@@ -218,12 +218,13 @@ def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
         invalid="ignore"
     ):  # a datum that the model cannot have made leaves the mean at -inf, its error NaN
         mean_se = log_evidence.std(ddof=1) / math.sqrt(num) if num > 1 else result["se"][0]
-    flagged = int(np.sum((khat > KHAT_LIMIT) | ~np.isfinite(log_evidence)))
+    heavy, undefined = khat > KHAT_LIMIT, ~np.isfinite(log_evidence)
+    flagged = int(np.sum(heavy | undefined))
     if flagged:
         warnings.warn(
-            f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} (largest "
-            f"{np.nanmax(khat, initial=-math.inf):.2f}), or the estimate is not finite; train a wider or richer guide, "
-            f"or raise num_samples",
+            f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} for "
+            f"{int(heavy.sum())} of them, the estimate not finite for {int(undefined.sum())}; "
+            f"train a wider or richer guide, or raise num_samples",
             stacklevel=3,
         )
     return xarray.Dataset(

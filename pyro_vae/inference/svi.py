@@ -93,14 +93,19 @@ def fit(
 
     Raises:
         DataError: The data do not fit the likelihood; no parameter was touched.
-        ValueError: An option makes no sense; no parameter was touched.
+        ValueError: An option makes no sense, and no parameter was touched; or a schedule gives something else than a
+            number from 0, and training stops there.
         TypeError: `vae` is no VAE, `loss` no ELBO, or `optimizer` makes no torch optimiser.
         FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are those before the step.
     """
     if not isinstance(vae, VAE):
         raise TypeError(f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by pyro.infer.SVI")
+    if any(parameter.is_inference() for parameter in vae.parameters()):
+        raise ValueError("fit needs parameters made outside torch.inference_mode(); build the VAE outside it")
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
     run = _Run(vae, _elbo(loss, particles, beta), *schedules, clip_norm)
+    if isinstance(run.elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
+        raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
         raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
