@@ -1,6 +1,9 @@
 """Variational autoencoders as declarative Pyro models: declare, fit, score."""
 
 from . import data as data
+from .checkpoint import CheckpointError as CheckpointError
+from .checkpoint import load as load
+from .checkpoint import save as save
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
 from .conditionals.base import Parametric as Parametric
@@ -21,11 +24,8 @@ from .inference.terms import ess as ess
 from .inference.terms import iwae as iwae
 from .inference.terms import terms as terms
 from .rows import DataError as DataError
-from .spec import CheckpointError as CheckpointError
 from .spec import build as build
 from .spec import describe as describe
-from .spec import load as load
-from .spec import save as save
 from .vae import VAE as VAE
 
 __version__ = "0.1.0"

@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from . import data
+from .checkpoint import save
 from .conditionals.families import Binomial
 from .criticism import plots
 from .inference.evidence import KHAT_LIMIT, log_evidence
 from .inference.svi import fit
-from .spec import build, save
+from .spec import build
 from .vae import VAE
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

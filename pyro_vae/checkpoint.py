@@ -1,0 +1,112 @@
+"""A model in one file: weights, and the spec from which the VAE is built, in safetensors. Nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .spec import build, describe
+from .vae import VAE
+
+FORMAT = "pyro_vae/1"
+
+
+class CheckpointError(ValueError):
+    """A model file cannot be read: the message names the file and the reason."""
+
+
+def save(vae: VAE, path: str | Path) -> None:
+    """Write weights and spec to one safetensors file. The file appears whole or not at all.
+
+    Arguments:
+        vae: The model.
+        path: Where to write; a file that is there is replaced.
+
+    Raises:
+        TypeError: A part is not registered, or no spec can build it again; nothing is written.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in vae.state_dict().items()}
+    versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
+    about = {"format": FORMAT, "spec": _verified(vae), "versions": json.dumps(versions)}
+    content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _verified(vae: VAE) -> str:
+    """The spec as JSON, once it has been seen to give the same parameters: what cannot be loaded is not written."""
+    try:
+        spec = json.dumps(describe(vae))
+        again = build(json.loads(spec)).state_dict()
+    except ValueError as error:
+        raise TypeError(f"no spec can build this VAE again: {error}") from error
+    if {name: t.shape for name, t in again.items()} != {name: t.shape for name, t in vae.state_dict().items()}:
+        raise TypeError("no spec can build this VAE again: its parameters are not those that its parts imply")
+    return spec
+
+
+def load(path: str | Path) -> VAE:
+    """Read a model that :func:`save` wrote. Nothing is unpickled; every parameter is trainable.
+
+    Arguments:
+        path: The file.
+
+    Returns:
+        The VAE, with the dtypes that were saved, on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or no model.
+    """
+    path = Path(path)
+    tensors, about = _contents(path)
+    digest = about.pop("sha256", None)
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path.name} is no pyro_vae model of format {FORMAT}; got {about.get('format')!r}")
+    if digest != _digest(tensors, about):
+        raise CheckpointError(f"{path.name} is damaged: its content does not match its SHA-256; copy it again")
+    try:
+        with torch.inference_mode(False):  # cloned, for a view into the file is not aligned, and sums round differently
+            vae = build(json.loads(about["spec"]))
+            vae.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path.name} holds a model that cannot be built here: {error}") from error
+    return vae
+
+
+def _serialized(tensors: dict[str, Tensor], about: dict[str, str]) -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save(tensors, about)
+
+
+def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
+
+
+def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
