@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from .conditionals.base import Amortised, Conditional, Declared, Parametric, Shape, as_shape
+from .conditionals.base import Amortised, Conditional, Parametric, Shape, as_shape
+from .conditionals.declared import Declared
 from .conditionals.networks import Network
 from .data import as_rows
 from .guards import seeded

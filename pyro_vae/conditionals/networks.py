@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..guards import whole_number
-from .base import Declared, Shape, as_shape
+from .base import Shape, as_shape
+from .declared import Declared
 
 activations: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
