@@ -4,17 +4,24 @@ from . import data as data
 from .checkpoint import CheckpointError as CheckpointError
 from .checkpoint import load as load
 from .checkpoint import save as save
+from .condition import Condition as Condition
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
-from .conditionals.base import Parametric as Parametric
+from .conditionals.columns import *
+from .conditionals.discrete import *
 from .conditionals.families import *
-from .conditionals.networks import MLP as MLP
-from .conditionals.networks import Network as Network
-from .conditionals.networks import fold as fold
+from .conditionals.flows import *
+from .conditionals.hierarchy import *
+from .conditionals.mixtures import *
+from .conditionals.networks import *
+from .conditionals.parametric import Parametric as Parametric
+from .conditionals.vectors import *
 from .data import binarize as binarize
 from .data import binarize_afresh as binarize_afresh
 from .inference.evidence import khat as khat
 from .inference.evidence import log_evidence as log_evidence
+from .inference.objectives import FreeBits as FreeBits
+from .inference.objectives import ImportanceWeighted as ImportanceWeighted
 from .inference.schedules import cyclical_warmup as cyclical_warmup
 from .inference.schedules import linear_warmup as linear_warmup
 from .inference.svi import fit as fit

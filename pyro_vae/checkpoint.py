@@ -32,7 +32,10 @@ def save(vae: VAE, path: str | Path) -> None:
         TypeError: A part is not registered, or no spec can build it again; nothing is written.
     """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in vae.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in vae.state_dict().items()
+    }
     versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
     about = {"format": FORMAT, "spec": _verified(vae), "versions": json.dumps(versions)}
     content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
@@ -108,5 +111,5 @@ def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

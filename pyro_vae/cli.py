@@ -20,7 +20,7 @@ from rich.table import Table
 
 from . import data
 from .checkpoint import save
-from .conditionals.families import Binomial
+from .conditionals.discrete import Binomial
 from .criticism import plots
 from .inference.evidence import KHAT_LIMIT, log_evidence
 from .inference.svi import fit

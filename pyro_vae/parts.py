@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from .conditionals.base import Conditional
+from .conditionals.distributions import enumerable
 from .conditionals.links import is_real
 from .guards import mode, seeded
+
+MOST_STATES = 4096  # of discrete latents
 
 
 def title(part: Conditional) -> str:
@@ -22,31 +25,102 @@ def title(part: Conditional) -> str:
 
 
 def check_parts(vae: Any) -> None:
-    """Draw from the prior, decode, encode: parts that do not fit are refused here, with their shapes."""
+    """Draw from the prior, decode, encode: parts that do not fit are refused here, with their shapes.
+
+    Raises:
+        ValueError: The parts do not fit.
+        TypeError: The density of the prior or of the likelihood is known only at its own draws.
+    """
     dtypes = {tensor.dtype for tensor in vae.state_dict().values() if tensor.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(
             f"VAE: the parts must share one dtype; got {sorted(map(str, dtypes))}; convert with part.to(dtype)"
         )
-    with torch.no_grad(), seeded(0), mode(vae, training=False):
-        prior, needs = _run("prior", vae.prior, None), "make its parameters fixed or learned"
-        if prior.batch_shape:
-            raise ValueError(f"VAE: the prior must have batch shape (); got {tuple(prior.batch_shape)}; {needs}")
-        try:
-            unconstrained = torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
-        except NotImplementedError:
-            why = "is discrete" if prior.support.is_discrete else f"has support {prior.support}, which has no map to it"
-            raise ValueError(f"VAE: the prior {title(vae.prior)} {why}; use a prior over real numbers") from None
-        if vae.posterior.event_shape != unconstrained:
-            raise ValueError(_different_latents(vae, unconstrained))
-        z = prior.sample(torch.Size([2, 3]))
-        x = _run("likelihood", vae.likelihood, z).sample().to(z.dtype)
-        guide = _run("guide", vae.posterior, x)
-        if not is_real(guide.support):
-            raise ValueError(
-                f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support {guide.support}; "
-                f"use a guide over real numbers such as Normal({tuple(unconstrained)}): it follows the prior's support"
+    for role, part in (("prior", vae.prior), ("likelihood", vae.likelihood)):
+        if not part.scores_any_value:
+            raise TypeError(
+                f"VAE: {title(part)} cannot stand as {role}: its transforms have no inverse, so it knows the density "
+                f"of its own draws only; use it as a guide, and an autoregressive, spline or coupling flow here"
             )
+    with torch.no_grad(), seeded(0), mode(vae, training=False):
+        latents = _check_prior(vae)
+        z = latents.sample(torch.Size([2, 3]))
+        c = None if vae.condition is None else z.new_zeros(3, vae.condition.width).to(vae.reference)
+        x = _run("likelihood", vae.likelihood, _context(vae, "likelihood", vae.prior.shown(z), c)).sample()
+        if not vae.prior.reads_guide:
+            guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
+            _check_guide(vae, guide)
+
+
+def _check_prior(vae: Any) -> Any:
+    """A prior over one datum, whose latents are the guide's."""
+    unconstrained = _unconstrained(vae)
+    if vae.posterior.event_shape != unconstrained:
+        raise ValueError(_different_latents(vae, unconstrained))
+    if vae.prior.reads_guide:
+        _check_guide(
+            vae, _run("guide", vae.posterior, vae.prior.pseudo_inputs.expand(2, -1, *vae.likelihood.event_shape))
+        )
+        return vae.prior(vae.posterior)
+    seen = vae.condition is not None and "prior" in vae.condition.seen_by
+    prior = _run("prior", vae.prior, vae.reference.new_zeros(vae.condition.width) if seen else None)
+    if prior.batch_shape:
+        needs = "make its parameters fixed or learned"
+        raise ValueError(f"VAE: the prior must have batch shape (); got {tuple(prior.batch_shape)}; {needs}")
+    return prior
+
+
+def _unconstrained(vae: Any) -> torch.Size:
+    """The shape of latents in unconstrained space."""
+    _run("prior", vae.prior, None) if not hasattr(vae.prior, "head") and not vae.prior.reads_guide else None
+    support = vae.prior.support
+    if support.is_discrete:
+        _check_enumerable(vae)
+        return vae.prior.event_shape
+    try:
+        return torch.Size(biject_to(support).inverse_shape(vae.prior.event_shape))
+    except NotImplementedError:
+        raise ValueError(
+            f"VAE: the prior {title(vae.prior)} has support {support}, which has no map to it; use a prior over real "
+            f"numbers"
+        ) from None
+
+
+def _check_enumerable(vae: Any) -> None:
+    try:
+        states = len(enumerable(vae.prior()).enumerate_support(expand=False))
+    except NotImplementedError:
+        states = 0
+    if not 0 < states <= MOST_STATES:
+        many = f"{states}" if states else "no finite number of"
+        raise ValueError(
+            f"VAE: the prior {title(vae.prior)} is discrete and has {many} states, too many to sum over; use one_hot, "
+            f"categorical or bernoulli with at most {MOST_STATES}, or a prior over real numbers"
+        )
+
+
+def _check_guide(vae: Any, guide: TorchDistribution) -> None:
+    if vae.is_discrete:
+        if not guide.support.is_discrete:
+            raise ValueError(
+                f"VAE: the prior {title(vae.prior)} is discrete, so the guide must be too; got {title(vae.posterior)}; "
+                f"use a guide {vae.prior.name!r}"
+            )
+    elif not is_real(guide.support):
+        raise ValueError(
+            f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support {guide.support}; "
+            f"use a guide over real numbers such as Normal({tuple(guide.event_shape)}): it follows the prior's support"
+        )
+    elif not guide.has_rsample:
+        raise ValueError(
+            f"VAE: draws of the guide {title(vae.posterior)} have no gradient; use a guide with rsample, such as a "
+            f"mixture of normals"
+        )
+
+
+def _context(vae: Any, part: str, context: Tensor, c: Tensor | None) -> Tensor:
+    event_dim = len(vae.prior.shown_shape if part == "likelihood" else vae.likelihood.event_shape)
+    return vae._joined(part, context, c, event_dim)
 
 
 def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribution:
@@ -58,7 +132,7 @@ def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribut
         raise ValueError(f"VAE: the {role} {title(part)} cannot take {given}: {error}{hint}") from error
     if not isinstance(built, TorchDistributionMixin):
         raise ValueError(f"VAE: the {role} must give a Pyro distribution; its forward gave {type(built).__name__}")
-    batch = torch.Size([]) if context is None else context.shape[:2]
+    batch = torch.Size([]) if context is None or context.dim() == 1 else context.shape[:2]
     if built.event_shape != part.event_shape or (context is not None and built.batch_shape != batch):
         got = f"batch shape {tuple(built.batch_shape)} and event shape {tuple(built.event_shape)}"
         expected = f"batch shape {tuple(batch)} and event shape {tuple(part.event_shape)}"

@@ -26,6 +26,8 @@ class Rows:
         columns: Labels of the columns, if they have any.
     """
 
+    c: Rows | None = None  # what the data are conditional on, row by row
+
     def __init__(
         self,
         fetch: Callable[[np.ndarray], Any],
@@ -50,16 +52,35 @@ class Rows:
                 batch = torch.from_numpy(np.array(batch, dtype=kind, order="C"))
         return batch.to(device=like.device, dtype=like.dtype)
 
+    def batch(self, index: np.ndarray | slice, like: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What model and guide are called with: rows `index` of x, and of c if there is one."""
+        x = self.take(index, like)
+        return (x,) if self.c is None else (x, self.c.take(index, like))
+
+    def columns_only(self, columns: list[int]) -> Rows:
+        """The same rows with some of their columns."""
+        return Rows(lambda index: self.take(index)[:, columns], len(self), (len(columns),))
+
+    def largest(self) -> float:
+        """The largest of the values that are numbers; what is none, the check at the door names."""
+        return max(float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in self.chunks())
+
+    def largest_total(self) -> float:
+        """The largest sum of a row over its last dimension."""
+        return max(float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).sum(-1).max()) for chunk in self.chunks())
+
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each column, in double precision, each of the event shape."""
+        """Mean and standard deviation of each column, in double precision, each of the event shape; NaN is left out."""
         like = torch.empty(0, dtype=torch.float64)
-        first = second = torch.zeros(self.event_shape, dtype=torch.float64)
-        origin = self.take(slice(0, 1), like)[0]
+        first = second = count = torch.zeros(self.event_shape, dtype=torch.float64)
+        origin = self.take(slice(0, 1), like)[0].nan_to_num(0.0)
         for chunk in self.chunks():
             x = self.take(chunk, like) - origin
-            first, second = first + x.sum(0), second + (x * x).sum(0)
-        mean = first / self.length
-        return origin + mean, (second / self.length - mean**2).clamp(min=0).sqrt()
+            first, second = first + x.nansum(0), second + (x * x).nansum(0)
+            count = count + (~x.isnan()).sum(0)
+        count = count.clamp(min=1)
+        mean = first / count
+        return origin + mean, (second / count - mean**2).clamp(min=0).sqrt()
 
     def chunks(self, size: int | None = None) -> Iterator[slice]:
         """Slices of at most `size` rows (default: as many as hold ``CHUNK`` numbers) that cover all rows once."""

@@ -13,11 +13,9 @@ conditional, the constructor's own arguments, and where the part reads a context
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import inspect
+import importlib
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +24,29 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from .conditionals.base import Amortised, Conditional, Parametric, Shape, as_shape
-from .conditionals.declared import Declared
-from .conditionals.networks import Network
+from .condition import Condition
+from .conditionals.base import Amortised, Conditional, Shape, as_shape
+from .conditionals.declared import Declared, at, nearest
+from .conditionals.networks import MLP, Network
 from .data import as_rows
 from .guards import seeded
 from .rows import Rows
 from .vae import VAE
 
 Part = str | dict[str, Any]
-KEYS = ("event", "latent", "prior", "likelihood", "guide")
+KEYS = ("event", "latent", "prior", "likelihood", "guide", "condition", "modules")
 
 
 def build(
     source: Any,
     x: Any = None,
+    c: Any = None,
     *,
     latent: Shape | None = None,
     prior: Part | None = None,
     likelihood: Part | None = None,
     guide: Part | None = None,
+    condition: dict[str, Any] | None = None,
     hidden: Sequence[int] | None = None,
     seed: int = 0,
 ) -> VAE:
@@ -58,10 +59,12 @@ def build(
     Arguments:
         source: Data of shape ``(N, *X)``; or a spec: a dict, or the path of a ``.toml`` file.
         x: The data, for a spec without ``event``.
+        c: For a conditional VAE: what the data are conditional on, a row for each datum.
         latent: The shape of the latents, ``Z`` (default: 8).
         prior: The prior (default: normal); parameters that are not given take the family's standard values.
         likelihood: The likelihood (default: normal).
-        guide: The guide, in unconstrained space (default: normal).
+        guide: The guide, in unconstrained space (default: normal; over discrete latents the prior's own family).
+        condition: For a conditional VAE: the arguments of :class:`.Condition` (default: what c suggests).
         hidden: The widths of the hidden layers, for parts without a ``network`` of their own (default: those of MLP).
         seed: The seed of the initial weights.
 
@@ -75,7 +78,7 @@ def build(
     """
     if isinstance(source, (str, Path)):
         source = _read_toml(Path(source))
-    given = {"latent": latent, "prior": prior, "likelihood": likelihood, "guide": guide}
+    given = {"latent": latent, "prior": prior, "likelihood": likelihood, "guide": guide, "condition": condition}
     given = {key: value for key, value in given.items() if value is not None}
     if isinstance(source, dict):
         for key in given:
@@ -83,22 +86,31 @@ def build(
         spec, rows = dict(source), None if x is None else as_rows(x)
     else:
         if x is not None:
-            raise ValueError("build takes x with a spec; got data and x: give latent=, prior=, ... by keyword")
+            raise ValueError("build takes x with a spec; got data and x: give latent=, prior=, c=, ... by keyword")
         spec, rows = {"latent": [8], **given}, as_rows(source)
+    if c is not None:
+        spec["condition"] = {**Condition.of(c).describe(), **spec.get("condition", {})}
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
         rows = as_rows(rows, as_shape(spec["event"]))
     with torch.inference_mode(False), seeded(seed):
         vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
     if rows is not None:
-        _meet(vae, vae.check(rows))
+        _meet(vae, vae.check(rows, c))
     return vae
 
 
 def _meet(vae: VAE, rows: Rows) -> None:
-    """The guide's network learns the mean and spread of the data."""
-    if isinstance(vae.posterior, Amortised) and isinstance(vae.posterior.network, Network):
-        vae.posterior.network.standardize(*rows.moments())
+    """The guide's network learns the mean and spread of what it reads, a Vamp prior starts at data."""
+    vae.prior.meet(rows)
+    if not (isinstance(vae.posterior, Amortised) and isinstance(vae.posterior.network, Network)):
+        return
+    mean, sd = rows.moments()
+    if vae.condition is not None:
+        zero = torch.zeros(vae.condition.width, dtype=mean.dtype)
+        mean = vae.condition.join("guide", mean, zero, mean.dim())
+        sd = vae.condition.join("guide", sd, zero + 1, sd.dim())
+    vae.posterior.network.standardize(mean, sd)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -109,44 +121,74 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
     for key in spec.keys() - set(KEYS):
-        raise ValueError(f"{key}: a spec has no such entry; it has {', '.join(KEYS)}{_nearest(key, KEYS)}")
+        raise ValueError(f"{key}: a spec has no such entry; it has {', '.join(KEYS)}{nearest(key, KEYS)}")
     for key in KEYS[:2]:
         if key not in spec:
             raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
+    for module in spec.get("modules", []):
+        importlib.import_module(module)
     event, latent = as_shape(spec["event"]), as_shape(spec["latent"])
-    prior = _part("prior", spec.get("prior", "normal"), latent, rows=None, context=None, mlp=mlp)
+    condition = _condition(spec)
+    seen = {} if condition is None else dict.fromkeys(condition.seen_by, condition)
+    given_c = torch.Size([condition.width]) if condition and "prior" in seen else None
+    prior = _part("prior", spec.get("prior", "normal"), (latent, event), None, given_c, mlp)
+    shown = prior.shown_shape if condition is None else condition.joined_shape("likelihood", prior.shown_shape)
+    likelihood = _part("likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp)
+    observed = event if condition is None else condition.joined_shape("guide", event)
+    guide: Part = spec.get("guide") or prior.usual_guide()
+    return VAE(
+        prior, likelihood, _part("guide", guide, (_unconstrained(prior),), None, observed, mlp), condition=condition
+    )
+
+
+def _condition(spec: dict[str, Any]) -> Condition | None:
+    if "condition" not in spec:
+        return None
+    with at("condition"):
+        try:
+            return Condition(**_table("condition", spec["condition"]))
+        except TypeError as error:
+            raise ValueError(f"{str(error).removeprefix('Condition.__init__() ')}") from None
+
+
+def _unconstrained(prior: Conditional) -> torch.Size:
+    """The shape of the latents where the guide lives."""
+    if prior.support.is_discrete:
+        return prior.event_shape
     try:
-        unconstrained = torch.Size(biject_to(prior().support).inverse_shape(latent))
+        return torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
     except NotImplementedError:
-        unconstrained = latent  # a discrete prior: the VAE says so
-    likelihood = _part("likelihood", spec.get("likelihood", "normal"), event, rows, latent, mlp)
-    guide = _part("guide", spec.get("guide", "normal"), unconstrained, None, event, mlp)
-    return VAE(prior, likelihood, guide)
+        return prior.event_shape  # the VAE says that it cannot be
 
 
 def _part(
-    role: str, part: Part, shape: torch.Size, rows: Rows | None, context: torch.Size | None, mlp: dict[str, Any]
+    role: str,
+    part: Part,
+    sizes: tuple[torch.Size, ...],
+    rows: Rows | None,
+    context: torch.Size | None,
+    mlp: dict[str, Any],
 ) -> Conditional:
-    """One part; a context of shape `context` is read through a network, no context means standard values."""
+    """One part; a context of shape `context` is read through a network, no context means that it stands alone."""
     given = {"name": part} if isinstance(part, str) else dict(_table(role, part))
     network = dict(_table(f"{role}.network", given.pop("network", {})))
-    with _at(role):
+    with at(role):
         cls = _named(Conditional, given.pop("name", None))
-        standard = cls.standard if context is None and issubclass(cls, Parametric) else {}
-        implied = {} if rows is None else cls.implied(lambda: _largest(rows))
-        head = _construct(cls, shape, **{**standard, **implied, **given})
+        given = given if rows is None else cls.completed(given, rows)
+        given = given if context is not None else {**cls.alone(given), **given}
+        head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
     if context is None or not _num_params(role, head):
         return head
-    with _at(f"{role}.network"):
-        name = network.pop("name", "mlp")
-        options = {**mlp, **network} if name == "mlp" else network
-        return Amortised(_construct(_named(Network, name), context, head.num_params, **options), head)
+    with at(f"{role}.network"):
+        reader: Any = _named(Network, network.pop("name", "mlp"))
+        options = {**reader.implied(head.event_shape), **(mlp if reader is MLP else {}), **network}
+        return Amortised(_construct(reader, context, head.num_params, **options), head)
 
 
 def _num_params(role: str, head: Conditional) -> int:
-    if not hasattr(head, "num_params"):
+    if not isinstance(head.num_params, int):
         raise ValueError(f"{role}: {head.name} needs num_params, the number of values it reads from a network")
-    return head.num_params  # type: ignore[return-value]
+    return head.num_params
 
 
 def _table(path: str, value: Any) -> dict[str, Any]:
@@ -155,42 +197,26 @@ def _table(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _largest(rows: Rows) -> float:
-    """The largest of the data that is a number; what is none, the check at the door names."""
-    return max(float(rows.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in rows.chunks())
-
-
 def _named(root: Any, name: Any) -> Any:
     if name not in root.registry:
-        raise ValueError(f"no {root.kind} is named {name!r}{_nearest(name, root.registry) or _listing(root.registry)}")
+        raise ValueError(f"no {root.kind} is named {name!r}{nearest(name, root.registry)}")
     return root.registry[name]
 
 
-def _nearest(name: Any, names: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _listing(names: Any) -> str:
-    return f"; there are {', '.join(names)}"
-
-
 def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
+    """An instance; an option that does not exist or makes no sense is named by its path."""
+    takes = cls.takes()
+    for key in options.keys() - set(takes):
+        raise ValueError(f"{key}: {cls.name} has no such argument; it takes {', '.join(takes)}{nearest(key, takes)}")
     try:
         return cls(*sizes, **options)
     except TypeError as error:
-        takes = ", ".join(list(inspect.signature(cls).parameters)[cls.num_sizes :])
-        reason = str(error).removeprefix(f"{cls.__name__}.__init__() ")
-        raise ValueError(f"{cls.name}: {reason}; it takes ({takes})") from None
-
-
-@contextlib.contextmanager
-def _at(path: str) -> Iterator[None]:
-    """Errors inside say where in the spec they arose."""
-    try:
-        yield
+        if not cls.lacks(options):
+            raise
+        raise ValueError(f"{cls.name} needs {', '.join(cls.lacks(options))}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        named = [key for key in options if str(error).startswith(f"{key} ")]
+        raise ValueError(f"{named[0]}: {str(error).removeprefix(named[0])[1:]}" if named else str(error)) from None
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:
@@ -208,7 +234,9 @@ def describe(vae: nn.Module) -> dict[str, Any]:
     if isinstance(vae, VAE):
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
         sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
-        return sizes | {role: describe(part) for role, part in parts.items()}
+        spec = sizes | {role: describe(part) for role, part in parts.items()}
+        spec |= {} if vae.condition is None else {"condition": vae.condition.describe()}
+        return spec | ({"modules": modules} if (modules := _modules(vae)) else {})
     if isinstance(vae, Amortised) and not isinstance(vae.head, Amortised):
         return describe(vae.head) | {"network": describe(vae.network)}
     if not isinstance(vae, Declared) or vae.name is None:
@@ -217,8 +245,17 @@ def describe(vae: nn.Module) -> dict[str, Any]:
     return {"name": vae.name} | {key: _plain(value) for key, value in vae.options.items()}
 
 
+def _modules(vae: VAE) -> list[str]:
+    """Where the user's own conditionals and networks are defined."""
+    package = __name__.partition(".")[0]
+    defined = {type(part).__module__ for part in vae.modules() if isinstance(part, Declared) and part.name}
+    return sorted(module for module in defined if module.partition(".")[0] not in (package, "__main__"))
+
+
 def _plain(value: Any) -> Any:
     """Tensors, arrays and tuples as numbers and lists."""
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         return value.tolist()
-    return list(value) if isinstance(value, (tuple, list)) else value
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value

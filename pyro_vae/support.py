@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from .conditionals.links import innermost
+from .missing import inside
 from .rows import Rows, refuse
 
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
@@ -49,20 +51,37 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
         like: A tensor with the dtype and device that the likelihood computes in.
 
     Raises:
-        DataError: A value is not finite, outside the support, or where the density is zero or infinite; the message
-            names row, column and value and says what to do.
+        DataError: A value is infinite, missing where that cannot be, outside the support, or where the density is zero
+            or infinite; the message names row, column and value and says what to do.
     """
     cell = innermost(likelihood)
-    needs, remedy = _advice(cell.support)
     for chunk in rows.chunks():
         x = rows.take(chunk, like=like)
-        refuse(~x.isfinite(), x, rows, chunk, f"{who} needs finite numbers", "drop or impute these rows")
-        refuse(~cell.support.check(x), x, rows, chunk, f"{who} needs {needs}", remedy)
+        refuse(x.isinf(), x, rows, chunk, f"{who} needs finite numbers", "drop these rows, or write NaN for missing")
+        missing = x.isnan()
+        if cell.event_shape == ():
+            x = torch.where(missing, inside(cell.support, x), x)
+        else:
+            needs = f"{who} needs rows without missing cells, as its cells depend on each other"
+            refuse(missing, x, rows, chunk, needs, "drop or impute these rows")
+        for outside, support in _outside(cell.support, x):
+            needs, remedy = _advice(support)
+            refuse(outside, x, rows, chunk, f"{who} needs {needs}", remedy)
         refuse(~cell.log_prob(x).isfinite(), x, rows, chunk, f"{who} needs values of finite, positive density", EDGE)
+
+
+def _outside(support: Any, x: Tensor) -> Iterator[tuple[Tensor, Any]]:
+    """What lies outside a support; where columns have supports of their own, for one after the other."""
+    for columns, part in getattr(support, "blocks", [(..., support)]):
+        good = part.check(x[..., columns])
+        outside = torch.zeros(x.shape[: good.dim()], dtype=torch.bool, device=x.device)
+        outside[..., columns] = ~good
+        yield outside, part
 
 
 def _advice(support: Any) -> tuple[str, str]:
     """What a support needs, and what a user may do whose data are outside."""
-    _, needs, remedy = next(entry for entry in ADVICE if isinstance(support, entry[0]))
-    low, high = (torch.as_tensor(getattr(support, name, 0.0)) for name in ("lower_bound", "upper_bound"))
+    base = support.base_constraint if isinstance(support, constraints.independent) else support
+    _, needs, remedy = next(entry for entry in ADVICE if isinstance(base, entry[0]))
+    low, high = (torch.as_tensor(getattr(base, name, 0.0)) for name in ("lower_bound", "upper_bound"))
     return needs.format(low=float(low.min()), high=float(high.max())), remedy

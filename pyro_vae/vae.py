@@ -7,42 +7,40 @@ r"""The variational autoencoder: a prior, a likelihood and a guide that fit toge
     - \log q_\phi(z \mid x) \big]
 
 (Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro functions: everything that
-Pyro offers works on them, and everything in this package uses nothing else.
-
-The guide lives in unconstrained space, and the VAE pushes it onto the support of the prior by ``biject_to``. So the
-same normal guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued prior the map is absent.
+Pyro offers works on them, and everything in this package uses nothing else. How the parts
+are put together stands in :mod:`.assembly`.
 """
 
 from __future__ import annotations
 
-import itertools
+import copy
 from typing import Any
 
 import pyro
 import torch
-from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch import Tensor
 
+from .assembly import UNCONDITIONAL, Assembly
+from .condition import Condition
 from .conditionals.base import Conditional
-from .conditionals.links import InDouble, is_real
 from .data import as_rows
 from .guards import mode, seeded, whole_number
+from .missing import impute, observed
 from .parts import check_parts, title
+from .refinement import refine
 from .rows import DataError, Rows
 from .support import check
 
-_names = (f"vae_{number}" for number in itertools.count())
 
-
-class VAE(nn.Module):
+class VAE(Assembly):
     r"""A variational autoencoder from three conditionals.
 
     Arguments:
         prior: :math:`p(z)`, over latents of shape ``Z``.
         likelihood: :math:`p(x \mid z)`, over data of shape ``X``, given latents of shape ``(*, *Z)``.
         guide: :math:`q(z \mid x)` in unconstrained space, given data of shape ``(*, *X)``.
+        condition: For a conditional VAE: what c is, and which parts see it.
 
     Raises:
         ValueError: The parts do not fit; the message gives the shapes.
@@ -58,23 +56,20 @@ class VAE(nn.Module):
         torch.Size([7, 5])
     """
 
-    def __init__(self, prior: Conditional, likelihood: Conditional, guide: Conditional) -> None:
-        super().__init__()
-        for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
-            if not isinstance(part, Conditional):
-                got = f"{type(part).__name__} {part!r:.40}"
-                raise TypeError(f"VAE needs its {role} as a Conditional; got {got}; pyro_vae.build takes names")
-        self.prior, self.likelihood, self.posterior = prior, likelihood, guide
-        self._name = next(_names)
+    def __init__(
+        self, prior: Conditional, likelihood: Conditional, guide: Conditional, *, condition: Condition | None = None
+    ) -> None:
+        super().__init__(prior, likelihood, guide, condition)
         check_parts(self)
 
     # The model, as Pyro functions
 
-    def model(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+    def model(self, x: Tensor | None = None, c: Tensor | None = None, *, size: int | None = None) -> Tensor:
         r"""The Pyro model :math:`p(z)\,p(x \mid z)`: plate ``"data"`` at dim -1, sites ``"z"`` and ``"x"``.
 
         Arguments:
-            x: Data of shape ``(N, *X)`` to observe; left out, `size` data are drawn.
+            x: Data of shape ``(N, *X)`` to observe, NaN where missing; left out, `size` data are drawn.
+            c: What a conditional VAE is conditional on, a row for each datum.
             size: The number of data to draw.
 
         Returns:
@@ -86,33 +81,42 @@ class VAE(nn.Module):
         if size is not None:
             whole_number("size", size, at_least=1)
         x = None if x is None else self._fitting(x)
+        num = len(x) if x is not None else size or 0
+        c = self._given(num, c)
         self._register()
-        with pyro.plate("data", size if x is None else len(x), dim=-1):
-            z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self._decoded(z), obs=x)
+        with pyro.plate("data", num, dim=-1):
+            z = pyro.sample("z", self._latent(c), infer=self._infer)
+            decoded = self._decoded(z, c)
+            if x is not None:
+                decoded, x = observed(decoded, x, title(self.likelihood))
+            return pyro.sample("x", decoded, obs=x)
 
-    def guide(self, x: Tensor, *, observations: dict[str, Tensor] | None = None) -> Tensor:
+    def guide(self, x: Tensor, c: Tensor | None = None, *, observations: dict[str, Tensor] | None = None) -> Tensor:
         r"""The Pyro guide :math:`q(z \mid x)`: plate ``"data"`` at dim -1, site ``"z"`` of shape ``(N, *Z)``.
 
         Arguments:
-            x: Data of shape ``(N, *X)``.
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What a conditional VAE is conditional on, a row for each datum.
             observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x, of shape ``(*, N, *X)``.
 
         Returns:
             Latents of shape ``(N, *Z)``.
         """
         x = observations["x"].to(self.reference) if observations else self._fitting(x)
+        num = x.shape[-1 - len(self.likelihood.event_shape)]
+        c = self._given(num, c)
         self._register()
-        with pyro.plate("data", x.shape[-1 - len(self.likelihood.event_shape)], dim=-1):
-            return pyro.sample("z", self._encoded(x))
+        with pyro.plate("data", num, dim=-1):
+            return pyro.sample("z", self._encoded(x, c), infer=self._infer)
 
     # The model, as distributions and arrays
 
-    def encode(self, x: Any) -> TorchDistribution:
+    def encode(self, x: Any, c: Any = None) -> TorchDistribution:
         r""":math:`q(z \mid x)` on the support of the prior, with the VAE in eval mode.
 
         Arguments:
-            x: Data of shape ``(N, *X)``.
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What a conditional VAE is conditional on, a row for each datum.
 
         Returns:
             A distribution of batch shape ``(N,)`` and event shape ``Z``. Where the prior is not real-valued, its draws
@@ -121,34 +125,36 @@ class VAE(nn.Module):
         Raises:
             DataError: The data do not fit the likelihood.
         """
-        x = self.check(x).take(slice(None), like=self.reference)
+        x, *given = self.check(x, c).batch(slice(None), like=self.reference)
         with mode(self, training=False):
-            return self._encoded(x)
+            return self._encoded(x, self._given(len(x), *given))
 
-    def decode(self, z: Any) -> TorchDistribution:
+    def decode(self, z: Any, c: Any = None) -> TorchDistribution:
         r""":math:`p(x \mid z)`, with the VAE in eval mode.
 
         Arguments:
             z: Latents of shape ``(*, *Z)``.
+            c: What a conditional VAE is conditional on: a row for each of the last dimension of ``*``.
 
         Returns:
             A distribution of batch shape ``*`` and event shape ``X``.
 
         Raises:
-            DataError: The latents have another shape.
+            DataError: The latents have another shape, or c does not fit.
         """
         z = torch.as_tensor(z, dtype=self.reference.dtype, device=self.reference.device)
         shape = self.prior.event_shape
         if z.shape[z.dim() - len(shape) :] != shape:
             raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
         with mode(self, training=False):
-            return self._decoded(z)
+            return self._decoded(z, self._given(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c))
 
-    def sample(self, size: int, *, seed: int = 0) -> Tensor:
+    def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Tensor:
         """Data drawn from the model, with the VAE in eval mode: the same for the same seed.
 
         Arguments:
             size: How many data.
+            c: What a conditional VAE is conditional on, a row for each datum.
             seed: The seed of the draws.
 
         Returns:
@@ -156,15 +162,17 @@ class VAE(nn.Module):
         """
         whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            return self._decoded(self.prior().sample(torch.Size([size]))).sample()
+            c = self._given(size, c)
+            return self._decoded(self._latent(c).expand(torch.Size([size])).sample(), c).sample()
 
-    def reconstruct(self, x: Any, *, num_samples: int = 16, seed: int = 0) -> Tensor:
+    def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
         r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z from the guide.
 
         Where the likelihood has no mean (classes, the heaviest tails), its mode stands in, for one draw of z.
 
         Arguments:
-            x: Data of shape ``(N, *X)``.
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What a conditional VAE is conditional on, a row for each datum.
             num_samples: How many z are drawn for each datum.
             seed: The seed of the draws.
 
@@ -176,15 +184,75 @@ class VAE(nn.Module):
         """
         whole_number("num_samples", num_samples, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            decoded = self._decoded(self.encode(x).sample(torch.Size([num_samples])))
+            z = self.encode(x, c).sample(torch.Size([num_samples]))
+            decoded = self._decoded(z, self._given(z.shape[1], c))
             mean = decoded.mean.mean(0)
             return torch.where(mean.isnan(), decoded.mode[0], mean) if mean.isnan().any() else mean
 
-    def check(self, x: Any) -> Rows:
-        """Data as rows that fit the likelihood: shape, finite values, support, finite density.
+    def impute(
+        self, x: Any, c: Any = None, *, num_samples: int = 1000, draws: int | None = None, seed: int = 0
+    ) -> Tensor:
+        r"""Missing cells filled in: the mean of :math:`p(x_{missing} \mid x_{seen})`, or draws from it.
+
+        By self-normalised importance sampling from the guide (Mattei & Frellsen, 2019, eq. 12,
+        https://arxiv.org/abs/1812.02633). Where the likelihood has no mean, the class with most weight stands in.
 
         Arguments:
-            x: Data of shape ``(N, *X)``.
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What a conditional VAE is conditional on, a row for each datum.
+            num_samples: How many z are drawn for each datum.
+            draws: How many imputed data sets to draw; left out, the mean is given.
+            seed: The seed of the draws.
+
+        Returns:
+            A tensor of shape ``(N, *X)``, or ``(draws, N, *X)``; what was seen is as it was.
+
+        Raises:
+            DataError: The data do not fit the likelihood, or it does not factorise over cells.
+        """
+        whole_number("num_samples", num_samples, at_least=1)
+        if draws is not None:
+            whole_number("draws", draws, at_least=1)
+        rows = self.check(x, c)
+        with torch.no_grad(), seeded(seed), mode(self, training=False):
+            return impute(self, rows, num_samples, draws)
+
+    def refine(
+        self, x: Any, c: Any = None, *, steps: int = 100, learning_rate: float = 0.05, particles: int = 8, seed: int = 0
+    ) -> TorchDistribution:
+        r""":math:`q(z \mid x)` improved for these very data: what the guide's head reads is optimised for each datum.
+
+        The amortised guide is the start, Adam on the ELBO the way (semi-amortised inference, Kim et al., 2018,
+        https://arxiv.org/abs/1802.02550). A datum for which that did not help keeps the amortised guide. No parameter
+        of the VAE is touched.
+
+        Arguments:
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What a conditional VAE is conditional on, a row for each datum.
+            steps: How many steps are made.
+            learning_rate: The learning rate of Adam.
+            particles: The samples of z for each datum and step.
+            seed: The seed of the draws.
+
+        Returns:
+            A distribution like that of :meth:`encode`: batch shape ``(N,)``, event shape ``Z``.
+
+        Raises:
+            DataError: The data do not fit the likelihood.
+            TypeError: The guide is no :class:`Amortised`, or is discrete.
+        """
+        whole_number("steps", steps, at_least=1)
+        whole_number("particles", particles, at_least=1)
+        rows = self.check(x, c)
+        with seeded(seed), mode(self, training=False), pyro.validation_enabled(False):
+            return refine(self, rows, steps, learning_rate, particles)
+
+    def check(self, x: Any, c: Any = None) -> Rows:
+        """Data as rows that fit the likelihood: shape, support, finite density; and c as rows that fit the condition.
+
+        Arguments:
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What a conditional VAE is conditional on, a row for each datum.
 
         Returns:
             The data as rows, unchanged.
@@ -196,59 +264,12 @@ class VAE(nn.Module):
         for name, parameter in self.named_parameters():
             if not bool(parameter.isfinite().all()):
                 raise ValueError(f"the parameter {name} of the VAE is not finite; build or load it again")
-        rows = as_rows(x, self.likelihood.event_shape)
+        rows = copy.copy(as_rows(x, self.likelihood.event_shape))
+        if self.condition is not None:
+            rows.c = self.condition.check(c, len(rows))
+        elif c is not None:
+            raise ValueError(UNCONDITIONAL)
         with torch.no_grad(), seeded(0), mode(self, training=False), pyro.validation_enabled(False):
-            check(rows, self._decoded(self.prior().sample()), title(self.likelihood), self.reference)
+            none = None if self.condition is None else self.reference.new_zeros(self.condition.width)
+            check(rows, self._decoded(self._latent(none).sample(), none), title(self.likelihood), self.reference)
         return rows
-
-    @property
-    def reference(self) -> Tensor:
-        """A tensor with the dtype and device that the VAE computes in."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
-        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-
-    def is_mixed(self) -> bool:
-        """Whether latents on a constrained support are in double precision and the rest in single (``InDouble``)."""
-        return self.reference.dtype != torch.float64 and not is_real(self.prior().support)
-
-    # How it works
-
-    def _encoded(self, x: Tensor) -> TorchDistribution:
-        unconstrained = self.posterior(x)
-        support = self.prior().support
-        if is_real(support):
-            return unconstrained
-        return dist.TransformedDistribution(unconstrained, [InDouble(), biject_to(support).with_cache()])
-
-    def _decoded(self, z: Tensor) -> TorchDistribution:
-        return self.likelihood(z.to(self.reference.dtype))
-
-    def _fitting(self, x: Tensor) -> Tensor:
-        """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""
-        plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
-        if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
-            return x.to(device=self.reference.device, dtype=self.reference.dtype)
-        return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
-
-    def _register(self) -> None:
-        """Show the parameters to Pyro under a name that no other instance has.
-
-        Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen parameters.
-        """
-        store = pyro.get_param_store()
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                full_name = f"{self._name}$$${name}"
-                if full_name in store and store[full_name] is not parameter:
-                    del store[full_name]
-                pyro.param(full_name, parameter)
-
-    def __getstate__(self) -> dict[str, Any]:
-        for parameter in self.parameters():
-            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which cannot be pickled
-        return self.__dict__.copy()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy trains by itself: it gets a name of its own."""
-        super().__setstate__(state)
-        self._name = next(_names)

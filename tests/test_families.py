@@ -57,6 +57,15 @@ QUANTILE_FAMILIES = {
         {"total_count": st.integers(1, 50), "logits": logit},
         lambda total_count, logits: stats.binom(total_count, special.expit(logits)),
     ),
+    "exponential": ({"rate": positive}, lambda rate: stats.expon(scale=1 / rate)),
+    "half_normal": ({"scale": positive}, lambda scale: stats.halfnorm(scale=scale)),
+    "half_cauchy": ({"scale": positive}, lambda scale: stats.halfcauchy(scale=scale)),
+    "beta_binomial": (
+        {"total_count": st.integers(1, 50), "concentration1": positive, "concentration0": positive},
+        lambda total_count, concentration1, concentration0: stats.betabinom(
+            total_count, concentration1, concentration0
+        ),
+    ),
     "poisson": ({"rate": st.floats(0.01, 200)}, lambda rate: stats.poisson(rate)),
     "negative_binomial": (
         {"total_count": st.floats(0.1, 20), "logits": st.floats(-5, 3)},
@@ -117,9 +126,123 @@ def test_categorical_equals_softmax(logits, data):
     np.testing.assert_allclose(actual, special.log_softmax(logits)[x], rtol=1e-6, atol=1e-9)
 
 
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(count=st.integers(0, 60), rate=st.floats(0.01, 50), gate_logits=st.floats(-5, 5))
+def test_zero_inflated_poisson_equals_scipy(count, rate, gate_logits):
+    gate = special.expit(gate_logits)
+    expected = np.logaddexp(
+        np.log(gate) if count == 0 else -np.inf, np.log1p(-gate) + stats.poisson(rate).logpmf(count)
+    )
+    actual = log_prob("zero_inflated_poisson", count, rate=rate, gate_logits=gate_logits)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    predictor=st.floats(-5, 5),
+    first=st.floats(-5, 5),
+    gaps=st.lists(st.floats(0.1, 5), max_size=4),
+    quantile=quantile,
+)
+def test_ordinal_equals_differences_of_scipys_logistic(predictor, first, gaps, quantile):
+    cutpoints = first + np.cumsum([0.0, *gaps])
+    edges = np.concatenate([[0.0], stats.logistic.cdf(cutpoints - predictor), [1.0]])
+    x = min(int(quantile * (len(cutpoints) + 1)), len(cutpoints))
+    head = pv.Ordinal((), categories=len(cutpoints) + 1, predictor=predictor, cutpoints=cutpoints)
+    np.testing.assert_allclose(float(head().log_prob(torch.tensor(float(x)))), np.log(np.diff(edges)[x]), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(x=st.integers(0, 255), loc=st.floats(-1.2, 1.2), scale=st.floats(0.01, 3))
+def test_discretized_logistic_equals_differences_of_scipys_logistic(x, loc, scale):
+    lower, upper = ((2 * edge / 255 - 1 - loc) / scale for edge in (x - 0.5, x + 0.5))
+    log_upper = 0.0 if x == 255 else stats.logistic.logcdf(upper)
+    log_lower = -np.inf if x == 0 else stats.logistic.logcdf(lower)
+    flipped = stats.logistic.logcdf(-lower) if x else 0.0, stats.logistic.logcdf(-upper) if x < 255 else -np.inf
+    larger, smaller = (log_upper, log_lower) if upper < 0 else flipped
+    expected = larger + np.log1p(-np.exp(smaller - larger))
+    actual = log_prob("discretized_logistic", x, loc=loc, scale=scale, levels=256.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(z=st.floats(-30, 30).filter(lambda z: abs(z) > 1e-3), scale=positive)
+def test_horseshoe_like_equals_its_scale_mixture(z, scale):
+    """A Cauchy whose scale is uniform on (0, scale), by quadrature."""
+    expected, _ = integrate.quad(lambda u: stats.cauchy(0, scale * u).pdf(z), 0, 1, epsabs=0, epsrel=1e-9, limit=500)
+    np.testing.assert_allclose(log_prob("horseshoe_like", z, scale=scale), np.log(expected), rtol=1e-6, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(counts=st.lists(st.integers(0, 20), min_size=2, max_size=6), data=st.data())
+def test_multinomial_equals_scipy(counts, data):
+    logits = data.draw(st.lists(st.floats(-4, 4), min_size=len(counts), max_size=len(counts)))
+    head = pv.Multinomial((len(counts),), total_count=7, logits=logits)
+    expected = stats.multinomial(sum(counts), special.softmax(logits)).logpmf(counts)
+    np.testing.assert_allclose(float(head().log_prob(torch.tensor(counts).double())), expected, rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(logits=st.lists(logit, min_size=2, max_size=6), data=st.data())
+def test_one_hot_equals_softmax(logits, data):
+    j = data.draw(st.integers(0, len(logits) - 1))
+    actual = pv.OneHot((len(logits),), logits=logits)().log_prob(torch.eye(len(logits), dtype=torch.float64)[j])
+    np.testing.assert_allclose(float(actual), special.log_softmax(logits)[j], rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(seed=st.integers(0, 2**20), size=st.integers(1, 5), rank=st.integers(1, 3))
+def test_multivariate_normals_equal_scipy(seed, size, rank):
+    rng = np.random.default_rng(seed)
+    loc, x = rng.normal(size=(2, size))
+    factor, diagonal = rng.normal(size=(size, rank)), rng.gamma(2, 1, size)
+    covariance = factor @ factor.T + np.diag(diagonal)
+    expected = stats.multivariate_normal(loc, covariance).logpdf(x)
+    low_rank = pv.LowRankNormal((size,), rank=rank, loc=loc, cov_factor=factor, cov_diag=diagonal)
+    full = pv.MultivariateNormal((size,), loc=loc, scale_tril=np.linalg.cholesky(covariance))
+    for head in (low_rank, full):
+        np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(seed=st.integers(0, 2**20), size=st.integers(2, 6))
+def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):
+    """By the change of variables to log-ratios of sticks: u_i = log(x_i / rest_i) + log(remaining)."""
+    rng = np.random.default_rng(seed)
+    loc, scale, x = rng.normal(size=size - 1), rng.gamma(2, 1, size - 1), rng.dirichlet(np.full(size, 2.0))
+    rest = 1 - np.cumsum(x)[:-1]
+    before = np.concatenate([[1.0], rest[:-1]])
+    u = np.log(x[:-1] / rest) + np.log(np.arange(size - 1, 0, -1))
+    log_slope = np.log(before / (x[:-1] * rest))
+    expected = (stats.norm(loc, scale).logpdf(u) + log_slope).sum()
+    actual = pv.LogisticNormal((size,), loc=loc, scale=scale)().log_prob(torch.as_tensor(x))
+    np.testing.assert_allclose(float(actual), expected, rtol=1e-6, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(seed=st.integers(0, 2**20), size=st.integers(2, 12), concentration=st.floats(1e-4, 200))
+def test_von_mises_fisher_equals_scipy(seed, size, concentration):
+    rng = np.random.default_rng(seed)
+    mu, x = (v / np.linalg.norm(v) for v in rng.normal(size=(2, size)))
+    expected = stats.vonmises_fisher(mu, concentration).logpdf(x)
+    head = pv.VonMisesFisher((size,), loc=3 * mu, concentration=concentration)
+    np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_uniform_sphere_is_one_over_the_surface(size):
+    surface = 2 * np.pi ** (size / 2) / special.gamma(size / 2)
+    x = pv.UniformSphere((size,))().sample()
+    np.testing.assert_allclose(float(pv.UniformSphere((size,))().log_prob(x)), -np.log(surface), rtol=1e-9)
+
+
 def test_every_family_is_compared():
-    apart = {"continuous_bernoulli", "zero_inflated_negative_binomial", "dirichlet", "categorical"}
-    assert set(QUANTILE_FAMILIES) | apart == set(pv.Conditional.registry)
+    apart = {"continuous_bernoulli", "zero_inflated_negative_binomial", "zero_inflated_poisson", "dirichlet"}
+    apart |= {"categorical", "one_hot", "ordinal", "discretized_logistic", "horseshoe_like", "multinomial"}
+    apart |= {"multivariate_normal", "low_rank_normal", "logistic_normal", "von_mises_fisher", "uniform_sphere"}
+    assert set(QUANTILE_FAMILIES) | apart == {
+        n for n, c in pv.Conditional.registry.items() if issubclass(c, pv.Parametric)
+    }
 
 
 @pytest.mark.parametrize("total", [1, 3])

@@ -12,16 +12,14 @@ likelihood     ``likelihood(z)``           ``X``
 guide          ``guide(x)``                ``U`` (``Z``, unconstrained)
 =============  ==========================  ================
 
-Most conditionals are a family of distributions and a rule for its parameters: :class:`Parametric`. A Pyro distribution
-states the domains of its parameters in ``arg_constraints``, and :func:`link` turns a domain into a link function, so a
-family is a declaration. :class:`Amortised` puts a network before any conditional.
+Most conditionals are a family of distributions and a rule for its parameters (:mod:`.parametric`).
+:class:`Amortised` puts a network before any conditional.
 """
 
 from __future__ import annotations
 
 import abc
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,11 +27,10 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from ..guards import whole_number
-from .declared import Declared
-from .links import link
+from ..rows import Rows
+from .declared import Declared, nearest
 
 Shape = int | Sequence[int]
-Value = float | Sequence[float] | Tensor | str
 
 
 def as_shape(shape: Shape) -> torch.Size:
@@ -58,8 +55,11 @@ class Conditional(Declared, abc.ABC):
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}
     kind, num_sizes = "conditional", 1
+    scores_any_value: ClassVar[bool] = True  # whether its density is known at any value, not only at its own draws
+    reads_guide: ClassVar[bool] = False  # whether its context, as a prior, is the guide
 
     event_shape: torch.Size
+    num_params: int = 0  # how many numbers are read from the context for each datum
 
     @abc.abstractmethod
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
@@ -70,168 +70,60 @@ class Conditional(Declared, abc.ABC):
     def example(cls) -> Conditional:
         """The small instance that tests and documentation use."""
 
-    @classmethod
-    def implied(cls, largest: Callable[[], float]) -> dict[str, Any]:
-        """Arguments that the data imply, given a way to their largest value: how many classes, how many trials."""
-        return {}
-
-
-class Parametric(Conditional):
-    """A family of distributions whose parameters are fixed, learned, or read from the context.
-
-    A family is declared by three class attributes: ``family`` (the Pyro distribution), ``params`` (the parameters in
-    use) and ``standard`` (the values that an unadorned prior of this family takes). Each parameter has one role:
-
-    ================  ===============================================  ==========================================
-    role              written as                                       example
-    ================  ===============================================  ==========================================
-    fixed             a number or tensor                               ``Normal((784,), scale=0.1)``
-    learned           ``"learned"`` (per element), ``"shared"`` (one)  ``NegativeBinomial((9,), total_count="learned")``
-    from the context  left out                                         ``Normal((784,))``: heads of mean and scale
-    ================  ===============================================  ==========================================
-
-    A parameter read from the context passes through the :func:`link` of its domain: real ones unchanged, positive ones
-    through softplus, written :math:`[h]_+`. Its origin is the standard value, so a context of zeros gives the standard
-    distribution. The context lists the parameters one after the other, in the order of ``params``.
-
-    Arguments:
-        event_shape: The shape of one draw.
-        values: Fixed or learned parameters by name; those left out are read from the context. Fixed ones are kept in
-            torch's default dtype.
-
-    Raises:
-        ValueError: A parameter is unknown, outside its domain, of the wrong shape, or cannot be read from a context.
-    """
-
-    family: ClassVar[type[TorchDistribution]]
-    params: ClassVar[tuple[str, ...]]
-    standard: ClassVar[dict[str, float]]
-
-    def __init__(self, event_shape: Shape, **values: Value) -> None:
-        super().__init__()
-        self.event_shape = as_shape(event_shape)
-        self.read: dict[str, torch.Size] = {}
-        for unknown in values.keys() - set(self.params):
-            raise ValueError(f"{type(self).__name__} has no parameter {unknown}; it has {', '.join(self.params)}")
-        for name in self.params:
-            self._declare(name, values.get(name))
-        self._fit_together()
-
-    @classmethod
-    def domain(cls, name: str) -> constraints.Constraint:
-        """The domain of a parameter; ``dependent`` where the family gives none."""
-        declared = cls.family.arg_constraints
-        return declared[name] if isinstance(declared, dict) else constraints.dependent
-
-    @classmethod
-    def readable(cls, name: str) -> bool:
-        """Whether a parameter has a link function, so that it can be learned or read from a context."""
-        try:
-            link(cls.domain(name))
-        except NotImplementedError:
-            return False
-        return True
-
-    @classmethod
-    def example(cls) -> Conditional:
-        return cls((3,), **{name: cls.standard[name] for name in cls.params if not cls.readable(name)})
-
-    def parameter_shape(self, name: str) -> torch.Size:
-        """The shape of a parameter of one datum."""
-        return self.event_shape
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where its draws lie."""
+        return self(torch.zeros(self.num_params) if self.num_params else None).support
 
     @property
-    def num_params(self) -> int:
-        """How many numbers are read from the context for each datum."""
-        return sum(shape.numel() for shape in self.read.values())
+    def shown_shape(self) -> torch.Size:
+        """The shape of what the likelihood sees of a latent."""
+        return self.event_shape
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        values = {name: self._own(name) for name in self.params if name not in self.read}
-        values |= self._from(context)
-        built = self.family(**values)
-        built = built.to_event(len(self.event_shape) - built.event_dim)
-        return built if context is None or self.read else built.expand(context.shape[:-1])
+    def shown(self, z: Tensor) -> Tensor:
+        """What the likelihood sees of a latent."""
+        return z
 
-    def extra_repr(self) -> str:
-        given = (f"{name}={value!r}" for name, value in self.options.items())
-        return ", ".join([str(tuple(self.event_shape)), *given])
+    def meet(self, x: Rows) -> None:
+        """Take in what the data tell before training begins. Draws from torch's current random state."""
 
-    def _who(self) -> str:
-        return f"{type(self).__name__}{tuple(self.event_shape)}"
-
-    def _declare(self, name: str, value: Value | None) -> None:
-        who = self._who()
-        if (value is None or isinstance(value, str)) and not self.readable(name):
-            raise ValueError(f"{who} needs {name} as a number; it can be neither learned nor read from a context")
-        if value is None:
-            self.read[name] = self._unconstrained_shape(name)
-        elif not isinstance(value, str):
-            self.register_buffer(name, self._fixed(who, name, value))
-        elif value in ("learned", "shared"):
-            self.register_parameter(name, nn.Parameter(self._initial(name, shared=value == "shared")))
-        else:
-            raise ValueError(f"{who} takes {name} as a number, 'learned' or 'shared'; got {value!r}")
-
-    def _fixed(self, who: str, name: str, value: float | Sequence[float] | Tensor) -> Tensor:
-        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-        shape = self.parameter_shape(name)
-        try:
-            tensor = tensor.detach().expand(shape).clone()
-        except RuntimeError:
-            raise ValueError(f"{who} needs {name} of shape {tuple(shape)}; got {tuple(tensor.shape)}") from None
-        domain = self.domain(name)
-        if not constraints.is_dependent(domain) and not bool(domain.check(tensor).all()):
-            raise ValueError(f"{who} needs {name} in {domain}; got {value}")
-        return tensor
-
-    def _fit_together(self) -> None:
-        """Fixed parameters may be possible one by one and not together: low above high."""
-        if len(self._buffers) == len(self.params):
-            try:
-                self.family(**dict(self._buffers), validate_args=True)
-            except ValueError as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(f"{self._who()} got values that do not fit together: {reason}") from None
-
-    def _initial(self, name: str, shared: bool) -> Tensor:
-        """A learned parameter starts at its standard value, in unconstrained space."""
-        return torch.full(torch.Size(()) if shared else self._unconstrained_shape(name), self._origin(name))
+    def usual_guide(self) -> str | dict[str, Any]:
+        """The guide that goes with it as a prior, by name or as a table."""
+        return "normal"
 
     @classmethod
-    @functools.cache
-    def _origin(cls, name: str) -> float:
-        """The standard value in unconstrained space."""
-        domain = cls.domain(name)
-        standard = torch.full((1,) * domain.event_dim, cls.standard[name], dtype=torch.float64)
-        return float(link(domain).inv(standard))
+    def needed(cls) -> dict[str, Any]:
+        """Standard values of the arguments that can be neither learned nor read from a context."""
+        return {}
 
-    def _unconstrained_shape(self, name: str) -> torch.Size:
-        return torch.Size(link(self.domain(name)).inverse_shape(self.parameter_shape(name)))
+    @classmethod
+    def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Arguments beside the `given` ones with which it stands without a context, as a prior by bare name does."""
+        return {"learned": True}
 
-    def _own(self, name: str) -> Tensor:
-        """A fixed or learned parameter, constrained."""
-        if name in self._buffers:
-            return getattr(self, name)
-        return link(self.domain(name))(getattr(self, name).expand(self._unconstrained_shape(name)))
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        """Arguments that the data imply: how many classes, how many trials."""
+        return {}
 
-    def _from(self, context: Tensor | None) -> dict[str, Tensor]:
-        """The parameters that the context holds, constrained; where none are read it only lends its batch shape."""
-        if not self.read:
-            return {}
-        if context is None or context.dim() == 0 or context.shape[-1] != self.num_params:
-            raise ValueError(self._mismatch(context))
-        pieces = context.split([shape.numel() for shape in self.read.values()], dim=-1)
-        return {
-            name: link(self.domain(name))(piece.reshape(piece.shape[:-1] + shape) + self._origin(name))
-            for (name, shape), piece in zip(self.read.items(), pieces, strict=True)
-        }
+    @classmethod
+    def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
+        """The `given` arguments, and beside them those that the data imply."""
+        return {**cls.implied(x), **given}
 
-    def _mismatch(self, context: Tensor | None) -> str:
-        reads = f"{self._who()} reads {self.num_params} numbers per datum ({', '.join(self.read)})"
-        if context is not None:
-            return f"{reads}; got a context of shape {tuple(context.shape)}"
-        fixed = ", ".join(f"{name}={self.standard[name]}" for name in self.read)
-        return f"{reads}; got no context; fix them ({fixed}) to use it as a prior"
+
+def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
+    """A conditional from its name, or from a table ``{"name": ..., ...}`` of its name and arguments.
+
+    Raises:
+        ValueError: No conditional has this name.
+    """
+    table = {"name": part} if isinstance(part, str) else dict(part)
+    name = table.pop("name", None)
+    if name not in Conditional.registry:
+        raise ValueError(f"no conditional is named {name!r}{nearest(name, Conditional.registry)}")
+    cls = Conditional.registry[name]
+    return cls(event_shape, **{**cls.needed(), **table})
 
 
 class Amortised(Conditional):
@@ -263,8 +155,19 @@ class Amortised(Conditional):
     def event_shape(self) -> torch.Size:  # type: ignore[override]
         return self.head.event_shape
 
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.head.support
+
+    @property
+    def scores_any_value(self) -> bool:  # type: ignore[override]
+        return self.head.scores_any_value
+
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         return self.head(self.network(context))
+
+    def usual_guide(self) -> str | dict[str, Any]:
+        return self.head.usual_guide()
 
     @classmethod
     def example(cls) -> Conditional:

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import inspect
+import re
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import nn
+
+
+def nearest(name: Any, names: Any) -> str:
+    """The end of a message about an unknown name: the nearest one, or all of them."""
+    near = difflib.get_close_matches(str(name), list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(names)}"
+
+
+@contextlib.contextmanager
+def at(path: str) -> Iterator[None]:
+    """Errors inside say where in a declaration they arose: ``prior.component: ...``."""
+    try:
+        yield
+    except ValueError as error:
+        joint = "." if re.match(r"[a-z_.]+(\[\d+\])?: ", str(error)) else ": "
+        raise type(error)(f"{path}{joint}{error}") from None
 
 
 class Declared(nn.Module):
@@ -38,6 +57,19 @@ class Declared(nn.Module):
             self.__dict__["arguments"] = _flat(bound)
         return self
 
+    @classmethod
+    def takes(cls) -> list[str]:
+        """The names of the arguments that a spec may give."""
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1 + cls.num_sizes :]
+        return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+
+    @classmethod
+    def lacks(cls, options: dict[str, Any]) -> list[str]:
+        """The arguments without a default that `options` leave out."""
+        parameters = inspect.signature(cls.__init__).parameters
+        named = [name for name in list(parameters)[1 + cls.num_sizes :] if name in cls.takes() and name not in options]
+        return [name for name in named if parameters[name].default is inspect.Parameter.empty]
+
     @property
     def options(self) -> dict[str, Any]:
         """What it was built from, without the sizes."""
@@ -50,4 +82,5 @@ def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
         flat.update(value if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return {name: copy.copy(value) if isinstance(value, (list, np.ndarray)) else value for name, value in flat.items()}
+    kept = (list, dict, np.ndarray)
+    return {name: copy.deepcopy(value) if isinstance(value, kept) else value for name, value in flat.items()}

@@ -1,4 +1,4 @@
-r"""Families of distributions, each a declaration: the Pyro distribution, its parameters, its standard values.
+r"""Families over numbers, each a declaration: the Pyro distribution, its parameters, its standard values.
 
 In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
 :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
@@ -6,24 +6,11 @@ In the formulas :math:`h_1, h_2, ...` are what the parameters read from the cont
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
-import torch
 from pyro import distributions as dist
 
-from ..guards import whole_number
-from .base import Conditional, Parametric, Shape, Value
-
-
-class _ZeroInflated(dist.ZeroInflatedNegativeBinomial):
-    """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then refuses it."""
-
-    arg_constraints = {
-        "total_count": dist.NegativeBinomial.arg_constraints["total_count"],
-        "logits": dist.constraints.real,
-        "gate_logits": dist.constraints.real,
-    }
+from . import distributions
+from .base import Conditional
+from .parametric import Parametric
 
 
 class Normal(Parametric, name="normal"):
@@ -95,6 +82,27 @@ class Logistic(Parametric, name="logistic"):
     standard = {"loc": 0.0, "scale": 1.0}
 
 
+class HorseshoeLike(Parametric, name="horseshoe_like"):
+    r"""Sparse real numbers: most very near zero, some far away.
+
+    .. math:: p(z \mid h) = \frac{1}{2 \pi s} \log\Big(1 + \frac{s^2}{z^2}\Big), \quad s = [h]_+
+
+    The pole at zero and the Cauchy tails of the horseshoe, with a density in closed form. See also:
+        :class:`Laplace`, which is sparse in its mode only.
+
+    References:
+        | The horseshoe-like regularization for feature subset selection (Bhadra et al., 2019)
+        | https://arxiv.org/abs/1702.07400
+
+    Example:
+        >>> HorseshoeLike((3,), scale=1.0)().event_shape
+        torch.Size([3])
+    """
+
+    family, params = distributions.HorseshoeLike, ("scale",)
+    standard = {"scale": 1.0}
+
+
 class LogNormal(Parametric, name="log_normal"):
     r"""Positive numbers over several orders of magnitude.
 
@@ -127,6 +135,48 @@ class Gamma(Parametric, name="gamma"):
     standard = {"concentration": 1.0, "rate": 1.0}
 
 
+class Exponential(Parametric, name="exponential"):
+    r"""Positive numbers: waiting times without memory.
+
+    .. math:: p(x \mid h) = \lambda e^{-\lambda x}, \quad \lambda = [h]_+
+
+    Example:
+        >>> Exponential((3,)).num_params
+        3
+    """
+
+    family, params = dist.Exponential, ("rate",)
+    standard = {"rate": 1.0}
+
+
+class HalfNormal(Parametric, name="half_normal"):
+    r"""Positive numbers with light tails: the absolute value of a normal.
+
+    .. math:: p(x \mid h) \propto \exp(-x^2 / 2 s^2), \quad x > 0,\ s = [h]_+
+
+    Example:
+        >>> HalfNormal((3,)).num_params
+        3
+    """
+
+    family, params = dist.HalfNormal, ("scale",)
+    standard = {"scale": 1.0}
+
+
+class HalfCauchy(Parametric, name="half_cauchy"):
+    r"""Positive numbers with very heavy tails: the absolute value of a Cauchy.
+
+    .. math:: p(x \mid h) \propto (1 + x^2 / s^2)^{-1}, \quad x > 0,\ s = [h]_+
+
+    Example:
+        >>> HalfCauchy((3,)).num_params
+        3
+    """
+
+    family, params = dist.HalfCauchy, ("scale",)
+    standard = {"scale": 1.0}
+
+
 class Beta(Parametric, name="beta"):
     r"""Proportions strictly between 0 and 1.
 
@@ -142,22 +192,6 @@ class Beta(Parametric, name="beta"):
 
     family, params = dist.Beta, ("concentration1", "concentration0")
     standard = {"concentration1": 1.0, "concentration0": 1.0}
-
-
-class Dirichlet(Parametric, name="dirichlet"):
-    r"""Compositions: positive numbers that sum to 1 along the last dimension.
-
-    .. math:: p(x \mid h) \propto \prod_i x_i^{a_i - 1}, \quad a_i = [h_i]_+
-
-    As a prior over topic proportions; the guide then has one dimension less.
-
-    Example:
-        >>> Dirichlet((3,), concentration=1.0)().support
-        Simplex()
-    """
-
-    family, params = dist.Dirichlet, ("concentration",)
-    standard = {"concentration": 1.0}
 
 
 class Uniform(Parametric, name="uniform"):
@@ -176,23 +210,6 @@ class Uniform(Parametric, name="uniform"):
     standard = {"low": 0.0, "high": 1.0}
 
 
-class Bernoulli(Parametric, name="bernoulli"):
-    r"""Binary data: 0 or 1.
-
-    .. math:: p(x = 1 \mid h) = \sigma(h)
-
-    Grey values are refused; see also:
-        :class:`ContinuousBernoulli` for grey values in [0, 1], :class:`Binomial` for grey levels 0..n.
-
-    Example:
-        >>> Bernoulli((3,)).num_params
-        3
-    """
-
-    family, params = dist.Bernoulli, ("logits",)
-    standard = {"logits": 0.0}
-
-
 class ContinuousBernoulli(Parametric, name="continuous_bernoulli"):
     r"""Grey values in [0, 1], 0 and 1 included.
 
@@ -209,111 +226,6 @@ class ContinuousBernoulli(Parametric, name="continuous_bernoulli"):
 
     family, params = dist.ContinuousBernoulli, ("logits",)
     standard = {"logits": 0.0}
-
-
-class Binomial(Parametric, name="binomial"):
-    r"""Counts out of a known total: grey levels 0..n, successes in n trials.
-
-    .. math:: x \sim \mathrm{Binomial}(n,\, \sigma(h))
-
-    The total is fixed, one for all features or one each.
-
-    Example:
-        >>> Binomial((64,), total_count=16).num_params
-        64
-    """
-
-    family, params = dist.Binomial, ("total_count", "logits")
-    standard = {"total_count": 1.0, "logits": 0.0}
-
-    @classmethod
-    def implied(cls, largest: Callable[[], float]) -> dict[str, Any]:
-        return {"total_count": max(largest(), 1.0)}
-
-
-class Categorical(Parametric, name="categorical"):
-    r"""One of several unordered classes, coded 0, 1, ..., categories - 1.
-
-    .. math:: p(x = j \mid h) = \mathrm{softmax}(h)_j
-
-    Arguments:
-        event_shape: The shape of one draw.
-        categories: How many classes there are.
-        values: ``logits`` of shape ``(*event_shape, categories)``, if they are fixed or learned.
-
-    Example:
-        >>> Categorical((3,), categories=4).num_params
-        12
-    """
-
-    family, params = dist.Categorical, ("logits",)
-    standard = {"logits": 0.0}
-
-    def __init__(self, event_shape: Shape, *, categories: int, **values: Value) -> None:
-        whole_number("categories", categories, at_least=1)
-        self.categories = categories
-        super().__init__(event_shape, **values)
-
-    def parameter_shape(self, name: str) -> torch.Size:
-        return torch.Size((*self.event_shape, self.categories))
-
-    @classmethod
-    def implied(cls, largest: Callable[[], float]) -> dict[str, Any]:
-        return {"categories": max(int(largest()), 0) + 1}
-
-    @classmethod
-    def example(cls) -> Conditional:
-        return cls((3,), categories=4)
-
-
-class Poisson(Parametric, name="poisson"):
-    r"""Counts: :math:`x \sim \mathrm{Poisson}([h]_+)`.
-
-    Variance equals mean; for counts that vary more see :class:`NegativeBinomial`.
-
-    Example:
-        >>> Poisson((3,)).num_params
-        3
-    """
-
-    family, params = dist.Poisson, ("rate",)
-    standard = {"rate": 1.0}
-
-
-class NegativeBinomial(Parametric, name="negative_binomial"):
-    r"""Counts that vary more than their mean.
-
-    .. math:: x \sim \mathrm{NB}(r, h_2), \quad \mathrm{E}\,x = r\, e^{h_2},\ r = [h_1]_+
-
-    Usually with ``total_count="learned"``: one dispersion per feature.
-
-    Example:
-        >>> NegativeBinomial((3,), total_count="learned").num_params
-        3
-    """
-
-    family, params = dist.NegativeBinomial, ("total_count", "logits")
-    standard = {"total_count": 1.0, "logits": 0.0}
-
-
-class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_binomial"):
-    r"""Counts with more zeros than a negative binomial has: single-cell gene counts.
-
-    .. math::
-
-        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
-
-    References:
-        | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)
-        | https://doi.org/10.1038/s41592-018-0229-2
-
-    Example:
-        >>> ZeroInflatedNegativeBinomial((3,), total_count="learned").num_params
-        6
-    """
-
-    family, params = _ZeroInflated, ("total_count", "logits", "gate_logits")
-    standard: ClassVar[dict[str, float]] = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
 
 
 __all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,12 +28,37 @@ class Positive(SoftplusTransform):
         return super()._inverse(y - self.FLOOR)
 
 
+class Triangular(Transform):
+    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices whose diagonal is :class:`Positive`."""
+
+    domain, codomain = constraints.real_vector, constraints.lower_cholesky
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        size = (math.isqrt(8 * x.shape[-1] + 1) - 1) // 2
+        lower = x.new_zeros((*x.shape[:-1], size, size))
+        row, column = torch.tril_indices(size, size, device=x.device)
+        lower[..., row, column] = x
+        return lower.tril(-1) + torch.diag_embed(Positive()(lower.diagonal(dim1=-2, dim2=-1)))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        lower = y.tril(-1) + torch.diag_embed(Positive().inv(y.diagonal(dim1=-2, dim2=-1)))
+        row, column = torch.tril_indices(y.shape[-1], y.shape[-1], device=y.device)
+        return lower[..., row, column]
+
+    def inverse_shape(self, shape: Any) -> Any:
+        """The shape of the vectors for matrices of `shape`."""
+        return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
+
+
 def link(domain: constraints.Constraint) -> Transform:
-    """The map from real numbers to the domain of a parameter: :class:`Positive`, else ``transform_to``.
+    """The map from real numbers to the domain of a parameter: :class:`Positive`, :class:`Triangular`, ``transform_to``.
 
     Raises:
         NotImplementedError: The domain has none: it is discrete, or depends on other parameters.
     """
+    if domain is constraints.lower_cholesky:
+        return Triangular()
     base = domain.base_constraint if isinstance(domain, constraints.independent) else domain
     positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
     return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
@@ -47,6 +73,9 @@ class InDouble(Transform):
 
     domain = codomain = constraints.real
     bijective = True
+
+    def __init__(self) -> None:
+        super().__init__(cache_size=1)  # a flow before it may know only the very draws that it made
 
     def _call(self, x: Tensor) -> Tensor:
         return x.double()

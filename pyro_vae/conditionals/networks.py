@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,20 @@ activations: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "softplus": nn.Softplus,
 }
+RESHAPE = "reshape the data, grey images to (N, 1, H, W), or use MLP"
+
+
+def _activation(name: str) -> type[nn.Module]:
+    if name not in activations:
+        raise ValueError(f"no activation is named {name!r}; there are {', '.join(activations)}")
+    return activations[name]
+
+
+def _check_widths(who: str, name: str, widths: Sequence[int]) -> None:
+    if not isinstance(widths, Sequence):
+        raise ValueError(f"{who} needs {name} as a list of widths; got {widths!r}; one layer is [{widths!r}]")
+    for width in widths:
+        whole_number(f"every width in {name}", width, at_least=1)
 
 
 def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
@@ -51,15 +66,52 @@ class Network(Declared):
     registry: ClassVar[dict[str, type[Network]]] = {}
     kind, num_sizes = "network", 2
 
+    @classmethod
+    def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
+        """Arguments that follow from the shape of what the head describes, which a spec may leave out."""
+        return {}
+
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
         """Take in the mean and standard deviation that the inputs have, if the network has a use for them."""
 
 
-class MLP(Network, name="mlp"):
-    """A multilayer perceptron on standardised inputs; without hidden layers, an affine map.
+class Standardized(Network):
+    """A network on standardised inputs: a subclass sets ``layers``, which map ``(batch, numel)`` to the outputs.
 
     The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells better: counts and
     unscaled columns would otherwise drive the links of the head to extremes before training has begun.
+
+    Arguments:
+        in_shape: The shape of the context of one datum.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    layers: nn.Module
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__()
+        self.in_shape = as_shape(in_shape)
+        self.register_buffer("mean", torch.zeros(self.in_shape))
+        self.register_buffer("sd", torch.ones(self.in_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        event_dim = len(self.in_shape)
+        if x.shape[x.dim() - event_dim :] != self.in_shape:
+            who = type(self).__name__
+            raise ValueError(f"{who} reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}")
+        return fold(self._rows, (x - self.mean) / self.sd, event_dim)
+
+    def standardize(self, mean: Tensor, sd: Tensor) -> None:
+        self.mean.copy_(mean)
+        self.sd.copy_(torch.where(sd > 0, sd, 1.0))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return self.layers(x.reshape(len(x), self.in_shape.numel()))
+
+
+class MLP(Standardized, name="mlp"):
+    """A multilayer perceptron on standardised inputs; without hidden layers, an affine map.
 
     Arguments:
         in_shape: The shape of the context of one datum; it is flattened.
@@ -72,35 +124,170 @@ class MLP(Network, name="mlp"):
         torch.Size([5, 7, 10])
     """
 
-    mean: Tensor
-    sd: Tensor
-
     def __init__(
         self, in_shape: Shape, out_features: int, *, hidden: Sequence[int] = (400,), activation: str = "relu"
     ) -> None:
-        super().__init__()
-        if activation not in activations:
-            raise ValueError(f"no activation is named {activation!r}; there are {', '.join(activations)}")
-        if not isinstance(hidden, Sequence):
-            raise ValueError(f"MLP needs hidden as a list of widths; got {hidden!r}; one layer is [{hidden!r}]")
-        for width in hidden:
-            whole_number("every width in hidden", width, at_least=1)
-        self.in_shape = as_shape(in_shape)
-        self.register_buffer("mean", torch.zeros(self.in_shape))
-        self.register_buffer("sd", torch.ones(self.in_shape))
+        super().__init__(in_shape)
+        make = _activation(activation)
+        _check_widths("MLP", "hidden", hidden)
         widths = (self.in_shape.numel(), *hidden, out_features)
-        layers = [(nn.Linear(a, b), activations[activation]()) for a, b in itertools.pairwise(widths)]
+        layers = [(nn.Linear(a, b), make()) for a, b in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*itertools.chain(*layers))[:-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        event_dim = len(self.in_shape)
-        if x.shape[x.dim() - event_dim :] != self.in_shape:
-            raise ValueError(f"MLP reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}")
-        return fold(self._rows, (x - self.mean) / self.sd, event_dim)
 
-    def standardize(self, mean: Tensor, sd: Tensor) -> None:
-        self.mean.copy_(mean)
-        self.sd.copy_(torch.where(sd > 0, sd, 1.0))
+class _Residual(nn.Sequential):
+    """The layers' output is added to their input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class ResidualMLP(Standardized, name="residual_mlp"):
+    r"""A deep perceptron on standardised inputs: blocks that each add to what came before.
+
+    .. math:: h \leftarrow h + W_2\, a(W_1 \mathrm{LayerNorm}(h) + b_1) + b_2
+
+    The affine maps in and out are outside the blocks. Prefer it to :class:`MLP` from about three hidden layers: the sum
+    carries the gradient past each block. The norm is over the numbers of one datum, so data do not see each other.
+
+    References:
+        | On Layer Normalization in the Transformer Architecture (Xiong et al., 2020)
+        | https://arxiv.org/abs/2002.04745
+
+    Arguments:
+        in_shape: The shape of the context of one datum; it is flattened.
+        out_features: How many numbers come out for each datum: the head's ``num_params``.
+        width: The width of every layer.
+        blocks: How many blocks there are, of two layers each.
+        activation: One of relu, tanh, silu, gelu, elu, softplus.
+
+    Example:
+        >>> ResidualMLP((28, 28), 10, width=100, blocks=3)(torch.zeros(5, 7, 28, 28)).shape
+        torch.Size([5, 7, 10])
+    """
+
+    def __init__(
+        self, in_shape: Shape, out_features: int, *, width: int = 256, blocks: int = 2, activation: str = "relu"
+    ) -> None:
+        super().__init__(in_shape)
+        make = _activation(activation)
+        whole_number("width", width, at_least=1)
+        whole_number("blocks", blocks, at_least=0)
+        middle = [
+            _Residual(nn.LayerNorm(width), nn.Linear(width, width), make(), nn.Linear(width, width))
+            for _ in range(blocks)
+        ]
+        self.layers = nn.Sequential(nn.Linear(self.in_shape.numel(), width), *middle, nn.Linear(width, out_features))
+
+
+class ConvEncoder(Standardized, name="conv_encoder"):
+    """Convolutions that read an image, of any size, on standardised pixels: the network of a guide.
+
+    Each convolution (3 x 3, stride 2) halves height and width, rounding up; an affine map of what is left ends it.
+
+    See also:
+        :class:`ConvDecoder` for the way back.
+
+    Arguments:
+        in_shape: The shape of the context of one datum, ``(C, H, W)``.
+        out_features: How many numbers come out for each datum: the head's ``num_params``.
+        channels: The channels that each convolution puts out.
+        activation: One of relu, tanh, silu, gelu, elu, softplus.
+
+    Raises:
+        ValueError: The context is no image.
+
+    Example:
+        >>> ConvEncoder((1, 28, 28), 10)(torch.zeros(5, 7, 1, 28, 28)).shape
+        torch.Size([5, 7, 10])
+    """
+
+    def __init__(
+        self, in_shape: Shape, out_features: int, *, channels: Sequence[int] = (32, 64), activation: str = "relu"
+    ) -> None:
+        super().__init__(in_shape)
+        if len(self.in_shape) != 3:
+            got = f"got a context of shape {tuple(self.in_shape)}"
+            raise ValueError(f"ConvEncoder reads images of shape (C, H, W); {got}; {RESHAPE}")
+        make = _activation(activation)
+        _check_widths("ConvEncoder", "channels", channels)
+        widths = (self.in_shape[0], *channels)
+        steps = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in itertools.pairwise(widths)]
+        height, width = _halved(self.in_shape, len(channels))
+        affine = nn.Linear(widths[-1] * height * width, out_features)
+        self.layers = nn.Sequential(*itertools.chain(*steps), nn.Flatten(), affine)
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.layers(x.reshape(len(x), self.in_shape.numel()))
+        return self.layers(x)
+
+
+class ConvDecoder(Standardized, name="conv_decoder"):
+    """Transposed convolutions that write the parameters of an image, of any size: the network of a likelihood.
+
+    An affine map makes a small grid; each transposed convolution (4 x 4, stride 2) doubles its height and width; what
+    is beyond the image is cut off. The outputs are images one after the other, of shape ``(C, H, W)`` for each
+    parameter, as families over images read them. Not for :class:`Categorical`, whose classes lie next to each other.
+
+    See also:
+        :class:`ConvEncoder` for the way there.
+
+    Arguments:
+        in_shape: The shape of the context of one datum; it is flattened.
+        out_features: How many numbers come out for each datum: the head's ``num_params``, a multiple of ``H * W``.
+        image: The event shape of the head, ``(C, H, W)``.
+        channels: The channels that each transposed convolution takes in.
+        activation: One of relu, tanh, silu, gelu, elu, softplus.
+
+    Raises:
+        ValueError: The head is not over images of this shape.
+
+    Example:
+        >>> head = Normal((1, 28, 28), scale="shared")
+        >>> ConvDecoder(8, head.num_params, image=(1, 28, 28))(torch.zeros(5, 7, 8)).shape
+        torch.Size([5, 7, 784])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_features: int,
+        *,
+        image: Shape,
+        channels: Sequence[int] = (64, 32),
+        activation: str = "relu",
+    ) -> None:
+        super().__init__(in_shape)
+        self.image = as_shape(image)
+        if len(self.image) != 3:
+            got = f"got image={tuple(self.image)}"
+            raise ValueError(f"ConvDecoder writes images of shape (C, H, W); {got}; {RESHAPE}")
+        pixels = math.prod(self.image[1:])
+        if out_features < 1 or out_features % pixels:
+            raise ValueError(
+                f"ConvDecoder with image={tuple(self.image)} needs a head that reads a multiple of {pixels} numbers "
+                f"per datum; got out_features={out_features}; give the head the event shape of the image"
+            )
+        make = _activation(activation)
+        _check_widths("ConvDecoder", "channels", channels)
+        widths = (*channels, out_features // pixels)
+        grid = (widths[0], *_halved(self.image, len(channels)))
+        steps = [(make(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)) for a, b in itertools.pairwise(widths)]
+        affine = nn.Linear(self.in_shape.numel(), math.prod(grid))
+        self.layers = nn.Sequential(affine, nn.Unflatten(1, grid), *itertools.chain(*steps))
+
+    @classmethod
+    def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
+        return {"image": list(event_shape)}
+
+    def _rows(self, x: Tensor) -> Tensor:
+        _, height, width = self.image
+        return super()._rows(x)[..., :height, :width].flatten(1)
+
+
+def _halved(image: torch.Size, times: int) -> list[int]:
+    """Height and width, halved and rounded up so many times."""
+    return [-(-size // 2**times) for size in image[1:]]
+
+
+_public: list[Any] = [Network, fold, *Network.registry.values()]
+__all__ = [thing.__name__ for thing in _public if thing.__module__ == __name__]

@@ -28,10 +28,10 @@ import torch
 import xarray
 from torch import Tensor
 
-from ..guards import mode, own_store, seeded, whole_number
+from ..guards import mode, own_store, owner_of, seeded, whole_number
 from ..rows import Rows
 from ..vae import VAE
-from .terms import Pair, Terms, entrance, trace_terms
+from .terms import Pair, Terms, entrance, enumerated_terms, trace_terms
 
 TILE_DATA = 64
 TILE_ROWS = 4096
@@ -41,14 +41,17 @@ TIED = 0.01  # a tail of ties has no shape; where it spans less than this in log
 
 
 def log_evidence(
-    vae: VAE | Pair, x: Any, *, num_samples: int = 1000, seed: int = 0, block_rows: int = TILE_ROWS
+    vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int = 1000, seed: int = 0, block_rows: int = TILE_ROWS
 ) -> xarray.Dataset:
-    """log p(x) for each datum, by importance sampling from the guide.
+    """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an exact sum.
+
+    Of data with missing cells (NaN) it is the evidence of the cells that are seen.
 
     Arguments:
         vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate. What
             a pair closes over is taken as it is: its data are not checked against a support.
-        x: Data of shape ``(N, *X)``.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What the model is conditional on, a row for each datum: the second argument of model and guide.
         num_samples: The number of samples K for each datum; exactly as many are drawn.
         seed: The seed of the draws.
         block_rows: How many rows the decoder is given at once: less takes less memory, and never another answer.
@@ -58,7 +61,8 @@ def log_evidence(
         ``log_evidence``; ``se``, its standard error (NaN for one sample); ``ess``, the effective sample size, between
         1 and K; ``khat``, the Pareto shape of the largest weights (-inf for equal weights, NaN below 25 samples); and
         ``elbo``. Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of z),
-        ``num_samples``, and ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not finite.
+        ``num_samples``, and ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not finite. An
+        exact sum has ``se`` 0, ``khat`` -inf and as ``ess`` the number of values summed over.
 
     Raises:
         DataError: The data do not fit the likelihood.
@@ -69,7 +73,7 @@ def log_evidence(
     """
     whole_number("seed", seed, at_least=0)
     whole_number("block_rows", block_rows, at_least=1)
-    model, guide, rows, like = entrance(vae, x, num_samples)
+    model, guide, rows, like = entrance(vae, x, c, num_samples)
     with torch.no_grad(), own_store(), mode(model, guide, training=False), pyro.validation_enabled(False):
         tiles = [
             _tile_evidence(model, guide, rows, tile, like, num_samples, (seed, number), block_rows)
@@ -91,8 +95,10 @@ def _tile_evidence(
 ) -> dict[str, Tensor]:
     """The estimates for one tile of data."""
     with seeded(int(np.random.SeedSequence(seed).generate_state(1)[0])):
-        batch = rows.take(tile, like=like)
-        sums = _Sums(num_samples, precision=torch.finfo(batch.dtype).eps)
+        batch = rows.batch(tile, like=like)
+        if getattr(owner_of(guide), "is_discrete", False):
+            return _summed(enumerated_terms(model, guide, batch, block_rows))
+        sums = _Sums(num_samples, precision=torch.finfo(batch[0].dtype).eps)
         size = max(1, TILE_ROWS // min(TILE_DATA, len(rows)))
         for weights in _buffered(
             trace_terms(model, guide, batch, min(size, num_samples - done), block_rows)
@@ -100,6 +106,17 @@ def _tile_evidence(
         ):
             sums.add(weights)
         return sums.result()
+
+
+def _summed(terms: Terms) -> dict[str, Tensor]:
+    """The exact figures from terms of all values of a discrete latent."""
+    log_joint, log_guide = (terms.log_likelihood + terms.log_prior).double(), terms.log_guide.double()
+    log_evidence = log_joint.logsumexp(0)
+    inside = log_guide > -math.inf
+    elbo = torch.where(inside, log_guide.exp() * (log_joint - log_guide), 0.0).sum(0)
+    zero = torch.zeros_like(log_evidence)
+    exact = {"se": zero, "ess": zero + len(log_joint), "khat": zero - math.inf, "elbo": elbo}
+    return {"log_evidence": log_evidence, **exact}
 
 
 def _buffered(terms: Iterator[Terms]) -> Iterator[Tensor]:

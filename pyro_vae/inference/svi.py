@@ -28,8 +28,10 @@ from ..guards import mode, own_store, seeded, whole_number
 from ..rows import DataError, Rows
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
+from .objectives import ImportanceWeighted
 from .progress import progress_bar
 from .schedules import Schedule, as_schedule
+from .terms import Batch
 
 if TYPE_CHECKING:
     import pandas
@@ -48,12 +50,17 @@ losses: dict[str, tuple[type[ELBO], int, dict[str, Any]]] = {  # the ELBO, its u
     "iwae": (infer.RenyiELBO, 16, {"alpha": 0.0}),
     "renyi": (infer.RenyiELBO, 16, {"alpha": 0.5}),
     "wake_sleep": (infer.ReweightedWakeSleep, 2, {"insomnia": 0.0, "num_sleep_particles": 1}),
+    "stl": (ImportanceWeighted, 16, {"gradient": "stl"}),
+    "dreg": (ImportanceWeighted, 16, {"gradient": "dreg"}),
+    "miwae": (ImportanceWeighted, 8, {"groups": 8}),
+    "piwae": (ImportanceWeighted, 8, {"groups": 8, "gradient": "piwae"}),
 }
 
 
 def fit(
     vae: VAE,
     x: Any,
+    c: Any = None,
     *,
     validation: Any = None,
     loss: str | ELBO = "elbo",
@@ -72,12 +79,14 @@ def fit(
 
     Arguments:
         vae: The model; its trainable parameters are changed, and what its own layers track in train mode.
-        x: Data of shape ``(N, *X)``.
-        validation: Data for early stopping: the parameters with the lowest validation loss are restored at the end.
-            Its KL term is weighed by the largest beta of the schedule.
-        loss: A Pyro ELBO, or the name of one: elbo, mean_field (analytic KL), enum, iwae, renyi (alpha 0.5),
-            wake_sleep.
-        particles: The samples of z for each datum (default: 16 for iwae and renyi, 2 for wake_sleep, else 1).
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What a conditional VAE is conditional on, a row for each datum.
+        validation: Data for early stopping, for a conditional VAE a pair ``(x, c)``: the parameters with the lowest
+            validation loss are restored at the end. Its KL term is weighed by the largest beta of the schedule.
+        loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field (analytic KL), enum, iwae,
+            renyi (alpha 0.5), wake_sleep; iwae with other gradients: stl, dreg; in 8 groups: miwae, piwae.
+        particles: The samples of z for each datum (default: 16 for iwae and its kin and renyi, 8 a group for miwae and
+            piwae, 2 for wake_sleep, else 1).
         beta: The weight of the KL term: a number, or a function of the epoch such as :func:`linear_warmup`.
         epochs: How often the data are gone through.
         batch_size: How many data make one step.
@@ -103,6 +112,7 @@ def fit(
     if any(parameter.is_inference() for parameter in vae.parameters()):
         raise ValueError("fit needs parameters made outside torch.inference_mode(); build the VAE outside it")
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
+    loss = "enum" if loss == "elbo" and vae.is_discrete else loss
     run = _Run(vae, _elbo(loss, particles, beta), *schedules, clip_norm)
     if isinstance(run.elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
         raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
@@ -111,7 +121,7 @@ def fit(
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
         if not (name == "patience" and value is None):
             whole_number(name, value, at_least=1)
-    rows = vae.check(x)
+    rows = vae.check(x, c)
     held_out = None if validation is None else _checked_validation(vae, validation)
     with own_store(), seeded(seed), mode(vae, training=True), run, progress_bar(epochs, progress) as show:
         run.start(optimizer)
@@ -129,7 +139,11 @@ def fit(
 
 def _checked_validation(vae: VAE, validation: Any) -> Rows:
     try:
-        return vae.check(validation)
+        if vae.condition is None:
+            return vae.check(validation)
+        if not (isinstance(validation, tuple) and len(validation) == 2):
+            raise DataError(f"a conditional VAE needs a pair (x, c); got {type(validation).__name__}")
+        return vae.check(*validation)
     except DataError as error:
         raise DataError(f"validation data: {error}") from None
 
@@ -141,12 +155,14 @@ def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule) -> ELBO:
         cls, usual, options = losses[loss]
         particles = usual if particles is None else particles
         whole_number("particles", particles, at_least=2 if loss == "wake_sleep" else 1)
-        loss = cls(num_particles=particles, max_plate_nesting=1, vectorize_particles=particles > 1, **options)
+        if cls is not ImportanceWeighted:
+            options = {"max_plate_nesting": 1, "vectorize_particles": particles > 1, **options}
+        loss = cls(num_particles=particles, **options)
     elif not isinstance(loss, ELBO):
         raise TypeError(f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}")
     elif particles is not None:
         raise ValueError(f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own")
-    if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep)) and beta != 1.0:
+    if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep, ImportanceWeighted)) and beta != 1.0:
         raise ValueError(
             f"fit: beta weighs the KL term of an ELBO, and {type(loss).__name__} has none: a weight inside the mean of "
             f"importance weights bounds nothing; use loss='elbo' or 'mean_field', or leave beta at 1"
@@ -198,8 +214,8 @@ class _Run:
         total = 0.0
         for start in range(0, len(rows), batch_size):
             self._schedule(epoch + start / len(rows))
-            batch = rows.take(order[start : start + batch_size], like=self.vae.reference)
-            self.optim.batch = len(batch)
+            batch = rows.batch(order[start : start + batch_size], like=self.vae.reference)
+            self.optim.batch = len(batch[0])
             try:
                 total += self._step(batch, validate=epoch == 0 and start == 0)
             except FloatingPointError as error:
@@ -214,11 +230,11 @@ class _Run:
             }
         )
 
-    def _step(self, batch: Tensor, validate: bool) -> float:
+    def _step(self, batch: Batch, validate: bool) -> float:
         """One step of SVI. Pyro's validation sees it first, for the first step; then only finite numbers count."""
         try:
             with pyro.validation_enabled(validate):
-                return _scalar(self.svi.step(batch))
+                return _scalar(self.svi.step(*batch))
         except ValueError as error:
             if "invalid values" not in str(error):
                 raise
@@ -234,7 +250,7 @@ class _Run:
         total = 0.0
         with seeded(0), mode(self.vae, training=False), pyro.validation_enabled(False):
             for chunk in rows.chunks(EVALUATION_ROWS):
-                total += _scalar(self.svi.evaluate_loss(rows.take(chunk, like=self.vae.reference)))
+                total += _scalar(self.svi.evaluate_loss(*rows.batch(chunk, like=self.vae.reference)))
         self.history[-1]["validation"] = loss = total / len(rows)
         if not math.isfinite(loss):
             raise FloatingPointError(f"fit: the validation loss is {loss} at epoch {epoch}{ADVICE}")
@@ -247,14 +263,14 @@ class _Run:
         for group in self.optim.optimiser.param_groups:
             group["lr"] = self.learning_rate(epoch)
 
-    def _finite_loss(self, model: Callable, guide: Callable, x: Tensor) -> Any:
-        loss = self.elbo.loss_and_grads(model, guide, x)
+    def _finite_loss(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
+        loss = self.elbo.loss_and_grads(model, guide, *batch)
         if not math.isfinite(_scalar(loss)):
             raise FloatingPointError(f"loss ({_scalar(loss)})")
         return loss
 
-    def _report(self, error: FloatingPointError, epoch: int, batch: int, x: Tensor) -> str:
-        return f"fit: the {error} is not finite at epoch {epoch}, batch {batch}{_culprit(self.vae, x)}{ADVICE}"
+    def _report(self, error: FloatingPointError, epoch: int, number: int, batch: Batch) -> str:
+        return f"fit: the {error} is not finite at epoch {epoch}, batch {number}{_culprit(self.vae, batch)}{ADVICE}"
 
 
 def _made(optimizer: Any, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -273,11 +289,11 @@ def _scalar(loss: Any) -> float:
     return float(loss[0] if isinstance(loss, tuple) else loss)
 
 
-def _culprit(vae: VAE, x: Tensor) -> str:
+def _culprit(vae: VAE, batch: Batch) -> str:
     """The first site whose log density is not finite, as far as one more look can tell."""
     with torch.no_grad(), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(vae.guide).get_trace(x)
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x)
+        guide_trace = poutine.trace(vae.guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch)
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and not site["fn"].log_prob(site["value"]).isfinite().all():

@@ -12,6 +12,7 @@ when one is swapped: any pair of Pyro functions with one data plate will do.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,13 +63,14 @@ def ess(terms: Terms) -> Tensor:
     return torch.exp(2 * terms.log_weight.logsumexp(0) - (2 * terms.log_weight).logsumexp(0))
 
 
-def terms(vae: VAE | Pair, x: Any, *, num_samples: int = 64, seed: int = 0) -> Terms:
+def terms(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int = 64, seed: int = 0) -> Terms:
     """The log densities of `num_samples` draws from the guide for each datum.
 
     Arguments:
         vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate. What
             a pair closes over is taken as it is: its data are not checked against a support.
-        x: Data of shape ``(N, *X)``.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What the model is conditional on, a row for each datum: the second argument of model and guide.
         num_samples: The number of particles K.
         seed: The seed of the draws.
 
@@ -79,80 +81,111 @@ def terms(vae: VAE | Pair, x: Any, *, num_samples: int = 64, seed: int = 0) -> T
         DataError: The data do not fit the likelihood.
         ValueError: The pair has sites outside the data plate, or model and guide have different latents.
     """
-    model, guide, rows, like = entrance(vae, x, num_samples)
+    model, guide, rows, like = entrance(vae, x, c, num_samples)
     with own_store(), seeded(seed), mode(model, guide, training=False), pyro.validation_enabled(False):
-        return trace_terms(model, guide, rows.take(slice(None), like=like), num_samples)
+        return trace_terms(model, guide, rows.batch(slice(None), like=like), num_samples)
 
 
-def entrance(vae: VAE | Pair, x: Any, num_samples: int) -> tuple[Callable, Callable, Rows, Tensor | None]:
+def entrance(vae: VAE | Pair, x: Any, c: Any, num_samples: int) -> tuple[Callable, Callable, Rows, Tensor | None]:
     """Model, guide, checked rows, and a tensor with the dtype and device they are wanted in."""
     whole_number("num_samples", num_samples, at_least=1)
     if isinstance(vae, VAE):
-        return vae.model, vae.guide, vae.check(x), vae.reference
+        return vae.model, vae.guide, vae.check(x, c), vae.reference
     if isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
         owner = next((owner for owner in map(owner_of, vae) if isinstance(owner, VAE)), None)
         model, guide = vae
         if owner is None:
-            return model, guide, as_rows(x), None
-        return model, guide, owner.check(x), owner.reference
+            rows = copy.copy(as_rows(x))
+            rows.c = None if c is None else as_rows(c)
+            return model, guide, rows, None
+        return model, guide, owner.check(x, c), owner.reference
     raise TypeError(f"log p(x) needs a VAE or a pair (model, guide) of Pyro functions; got {type(vae).__name__}")
 
 
-def trace_terms(model: Callable, guide: Callable, x: Tensor, num_samples: int, block_rows: int | None = None) -> Terms:
+Batch = tuple[Tensor, ...]  # what model and guide are called with: x, and c if there is one
+
+
+def trace_terms(
+    model: Callable, guide: Callable, batch: Batch, num_samples: int, block_rows: int | None = None
+) -> Terms:
     """Trace guide and replayed model under a plate of particles. Draws from torch's current random state.
 
     The model may be replayed in blocks of particles that fill at most `block_rows` decoder rows (at least one
     particle): all draws are made before, so this saves memory and changes nothing else.
     """
-    guide_trace = _under_particles(guide, x, num_samples)
-    step = num_samples if block_rows is None else max(1, block_rows // len(x))
-    blocks = [_model_terms(model, guide_trace, x, k, min(k + step, num_samples)) for k in range(0, num_samples, step)]
+    guide_trace = under_particles(guide, batch, num_samples)
+    return replayed_terms(model, guide_trace, batch, num_samples, block_rows)
+
+
+def enumerated_terms(model: Callable, guide: Callable, batch: Batch, block_rows: int | None = None) -> Terms:
+    """Terms of all values of the one discrete latent of a guide, in place of draws."""
+    (latent,) = sites(under_particles(guide, batch, 1), observed=False)
+    values = latent["fn"].enumerate_support(expand=False)[:, 0]
+    values = values.expand(-1, len(batch[0]), *latent["fn"].event_shape)
+    drawn = under_particles(poutine.condition(guide, {latent["name"]: values}), batch, len(values))
+    for site in drawn.nodes.values():
+        site["is_observed"] = False
+    return replayed_terms(model, drawn, batch, len(values), block_rows)
+
+
+def replayed_terms(
+    model: Callable, guide_trace: Trace, batch: Batch, num_samples: int, block_rows: int | None
+) -> Terms:
+    """The terms of draws that were made: the model is replayed in blocks of particles."""
+    rows = len(batch[0])
+    step = num_samples if block_rows is None else max(1, block_rows // rows)
+    blocks = [
+        _model_terms(model, guide_trace, batch, k, min(k + step, num_samples)) for k in range(0, num_samples, step)
+    ]
     log_likelihood, log_prior = (torch.cat(block) for block in zip(*blocks, strict=True))
-    return Terms(log_likelihood, log_prior, _log_density(guide_trace, (num_samples, len(x)), observed=False))
+    return Terms(log_likelihood, log_prior, log_density(guide_trace, (num_samples, rows), observed=False))
 
 
-def _under_particles(function: Callable, x: Tensor, num_samples: int) -> Trace:
+def under_particles(function: Callable, batch: Batch, num_samples: int) -> Trace:
+    """A trace under an outer plate of particles."""
     with pyro.plate("particles", num_samples, dim=-2):
-        return poutine.trace(function).get_trace(x)
+        return poutine.trace(function).get_trace(*batch)
 
 
-def _model_terms(model: Callable, guide_trace: Trace, x: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+def _model_terms(model: Callable, guide_trace: Trace, batch: Batch, first: int, last: int) -> tuple[Tensor, Tensor]:
     """log p(x|z) and log p(z) of particles first..last, each of shape ``(last - first, N)``."""
     replayed = poutine.replay(model, trace=_particles(guide_trace, first, last))
-    trace = _under_particles(replayed, x, last - first)
-    latents, drawn = _names(trace, observed=False), _names(guide_trace, observed=False)
+    trace = under_particles(replayed, batch, last - first)
+    latents, drawn = names(trace, observed=False), names(guide_trace, observed=False)
     if latents != drawn:
         raise ValueError(f"model and guide must have the same latent sites; got {sorted(latents)} and {sorted(drawn)}")
-    if not _names(trace, observed=True):
+    if not names(trace, observed=True):
         raise ValueError("the model observes nothing; give one of its sample sites obs=x")
-    shape = (last - first, len(x))
-    return _log_density(trace, shape, observed=True), _log_density(trace, shape, observed=False)
+    shape = (last - first, len(batch[0]))
+    return log_density(trace, shape, observed=True), log_density(trace, shape, observed=False)
 
 
 def _particles(trace: Trace, first: int, last: int) -> Trace:
     """The same trace with only some of its particles."""
     part = trace.copy()
-    for site in _sites(part, observed=False):
+    for site in sites(part, observed=False):
         part.nodes[site["name"]] = {**site, "value": site["value"][first:last]}
     return part
 
 
-def _sites(trace: Trace, observed: bool) -> list[Any]:
-    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
-    return [site for site in sites if site["is_observed"] == observed]
+def sites(trace: Trace, observed: bool) -> list[Any]:
+    """The latent, or the observed, sample sites of a trace."""
+    samples = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    return [site for site in samples if site["is_observed"] == observed]
 
 
-def _names(trace: Trace, observed: bool) -> set[str]:
-    return {site["name"] for site in _sites(trace, observed)}
+def names(trace: Trace, observed: bool) -> set[str]:
+    """The names of :func:`sites`."""
+    return {site["name"] for site in sites(trace, observed)}
 
 
-def _log_density(trace: Trace, shape: tuple[int, int], observed: bool) -> Tensor:
+def log_density(trace: Trace, shape: tuple[int, int], observed: bool) -> Tensor:
     """The summed log density of the latent or of the observed sites, per particle and datum.
 
     Masks count; scales do not: a subsampled plate weighs data for training, and a log density per datum has no weight.
     """
     total: Any = 0.0
-    for site in _sites(trace, observed):
+    for site in sites(trace, observed):
         frames = {(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized}
         if frames != {(-2, shape[0]), (-1, shape[1])}:
             raise ValueError(

@@ -1,0 +1,146 @@
+"""How prior, likelihood and guide work together: one reads what another gives.
+
+The guide lives in unconstrained space, and is pushed onto the support of the prior by ``biject_to``. So the same normal
+guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued prior the map is absent. Over discrete
+latents the guide is discrete too, and they are marked for Pyro's enumeration. In these methods c is encoded
+(:class:`.Condition`), and x may have NaN where it is missing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from .condition import Condition
+from .conditionals.base import Conditional
+from .conditionals.distributions import enumerable
+from .conditionals.links import InDouble, is_real
+from .data import as_rows
+from .missing import observed
+from .parts import title
+
+UNCONDITIONAL = "this VAE has no condition, so it takes no c; VAE(..., condition=Condition(...)) does"
+_names = (f"vae_{number}" for number in itertools.count())
+
+
+class Assembly(nn.Module):
+    """The parts of a VAE, and what passes between them."""
+
+    def __init__(
+        self, prior: Conditional, likelihood: Conditional, guide: Conditional, condition: Condition | None
+    ) -> None:
+        super().__init__()
+        for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
+            if not isinstance(part, Conditional):
+                got = f"{type(part).__name__} {part!r:.40}"
+                raise TypeError(f"VAE needs its {role} as a Conditional; got {got}; pyro_vae.build takes names")
+        if not isinstance(condition, Condition | None):
+            raise TypeError(f"VAE needs condition as a Condition; got {condition!r:.40}")
+        self.prior, self.likelihood, self.posterior, self.condition = prior, likelihood, guide, condition
+        self._name = next(_names)
+
+    @property
+    def reference(self) -> Tensor:
+        """A tensor with the dtype and device that the VAE computes in."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+    def is_mixed(self) -> bool:
+        """Whether latents on a constrained support are in double precision and the rest in single (``InDouble``)."""
+        support = self.prior.support
+        return self.reference.dtype != torch.float64 and not (is_real(support) or support.is_discrete)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the latents are discrete, so that sums over them are exact."""
+        return self.prior.support.is_discrete
+
+    @property
+    def _infer(self) -> dict[str, str]:
+        return {"enumerate": "parallel"} if self.is_discrete else {}
+
+    def _latent(self, c: Tensor | None) -> TorchDistribution:
+        if self.prior.reads_guide:
+            return self.prior(self.posterior)
+        seen = c is not None and self.condition is not None and "prior" in self.condition.seen_by
+        return enumerable(self.prior(c if seen else None))
+
+    def _encoded(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
+        return self._pushed(self.posterior(self._evidence(x, c)))
+
+    def _evidence(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """What the guide reads: x, missing cells at the mean that its network knows, joined by c."""
+        x = self._joined("guide", x, c, len(self.likelihood.event_shape))
+        missing = x.isnan()
+        if not bool(missing.any()):
+            return x
+        network = getattr(self.posterior, "network", None)
+        return torch.where(missing, getattr(network, "mean", torch.zeros_like(x)), x)
+
+    def _pushed(self, unconstrained: TorchDistribution) -> TorchDistribution:
+        """The guide on the support of the prior."""
+        support = self.prior.support
+        if support.is_discrete:
+            return enumerable(unconstrained)
+        if is_real(support):
+            return unconstrained
+        return dist.TransformedDistribution(unconstrained, [InDouble(), biject_to(support).with_cache()])
+
+    def _decoded(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
+        z = self.prior.shown(z.to(self.reference.dtype))
+        return self.likelihood(self._joined("likelihood", z, c, len(self.prior.shown_shape)))
+
+    def _joined(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
+        return context if c is None or self.condition is None else self.condition.join(part, context, c, event_dim)
+
+    def _log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+        """log p(z) + log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
+        likelihood, x = observed(self._decoded(z, c), x, title(self.likelihood))
+        return self._latent(c).log_prob(z) + likelihood.log_prob(x)
+
+    def _given(self, num: int, c: Any = None) -> Tensor | None:
+        """c as the parts see it, of shape ``(num, width)``."""
+        if self.condition is None:
+            if c is not None:
+                raise ValueError(UNCONDITIONAL)
+            return None
+        if not (isinstance(c, Tensor) and c.dim() > 0 and len(c) == num):
+            c = self.condition.check(c, num).take(slice(None))
+        return self.condition.encode(c.to(self.reference))
+
+    def _fitting(self, x: Tensor) -> Tensor:
+        """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""
+        plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+        if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
+            return x.to(device=self.reference.device, dtype=self.reference.dtype)
+        return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
+
+    def _register(self) -> None:
+        """Show the parameters to Pyro under a name that no other instance has.
+
+        Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen parameters.
+        """
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                full_name = f"{self._name}$$${name}"
+                if full_name in store and store[full_name] is not parameter:
+                    del store[full_name]
+                pyro.param(full_name, parameter)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which cannot be pickled
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy trains by itself: it gets a name of its own."""
+        super().__setstate__(state)
+        self._name = next(_names)

@@ -1,0 +1,142 @@
+r"""Tables: a different likelihood for each block of columns."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor, nn
+
+from ..rows import Rows
+from .base import Conditional, Shape, as_shape, declared
+from .declared import at
+from .links import innermost
+
+
+class Columns(Conditional, name="columns"):
+    r"""Real, count, binary, categorical and ordinal columns in one table.
+
+    .. math:: p(x \mid h) = \prod_b p_b(x_b \mid h_b)
+
+    Arguments:
+        event_shape: The shape of one row, a vector.
+        blocks: Tables, each with ``columns``, a list of column numbers, ``name``, a family whose elements are
+            independent, and that family's own arguments. Each column is in exactly one block.
+
+    Raises:
+        ValueError: A column is in no block or in several, or a family is unknown or is one of whole vectors.
+
+    Example:
+        >>> blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "categorical", "categories": 3}]
+        >>> Columns((3,), blocks=blocks).num_params
+        7
+    """
+
+    def __init__(self, event_shape: Shape, *, blocks: Sequence[dict[str, Any]]) -> None:
+        super().__init__()
+        self.event_shape = as_shape(event_shape)
+        self.columns = [[int(column) for column in block.get("columns", ())] for block in blocks]
+        if len(self.event_shape) != 1 or sorted(itertools.chain(*self.columns)) != list(range(self.event_shape[0])):
+            raise ValueError(
+                f"blocks: every column from 0 to {self.event_shape[-1] - 1} must be in exactly one; got {self.columns}"
+            )
+        self.parts: Any = nn.ModuleList()
+        for number, (block, columns) in enumerate(zip(blocks, self.columns, strict=True)):
+            with at(f"blocks[{number}]"):
+                part = declared({key: value for key, value in block.items() if key != "columns"}, (len(columns),))
+                if innermost(part(torch.zeros(part.num_params))).event_shape != ():
+                    raise ValueError(f"{part.name} is a family of whole vectors; use one with independent elements")
+            self.parts.append(part)
+
+    @property
+    def num_params(self) -> int:  # type: ignore[override]
+        """How many numbers are read from the context for each row."""
+        return sum(part.num_params for part in self.parts)
+
+    def forward(self, context: Tensor | None = None) -> TorchDistribution:
+        read = [None] * len(self.parts)
+        if context is not None:
+            read = list(context.split([part.num_params for part in self.parts], -1))
+        cells = [innermost(part(h)) for part, h in zip(self.parts, read, strict=True)]
+        return Cells(cells, self.columns).to_event(1)
+
+    @classmethod
+    def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
+        blocks = []
+        for block in given.get("blocks", ()):
+            columns = block.get("columns", [])
+            family = Conditional.registry.get(block.get("name", ""), Conditional)
+            blocks.append(family.completed(block, x.columns_only(columns)) if columns else block)
+        return {**given, "blocks": blocks} if blocks else given
+
+    @classmethod
+    def example(cls) -> Conditional:
+        blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "poisson"}]
+        return cls((3,), blocks=blocks)
+
+
+class Cells(TorchDistribution):
+    """Independent cells, of a family for each block of the last dimension."""
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, parts: list[Any], columns: list[list[int]]) -> None:
+        self.parts, self.columns = parts, columns
+        self.order = torch.tensor(list(itertools.chain(*columns))).argsort()
+        batch = torch.Size((*parts[0].batch_shape[:-1], len(self.order)))
+        super().__init__(batch, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The supports of all blocks."""
+        return Supports([part.support for part in self.parts], self.columns)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Cells:
+        """The same, of a larger batch shape."""
+        outer = torch.Size(batch_shape)[:-1]
+        return Cells([part.expand(outer + part.batch_shape[-1:]) for part in self.parts], self.columns)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape``."""
+        return self._joined(lambda part, _: part.sample(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of each cell."""
+        return self._joined(lambda part, columns: part.log_prob(value[..., columns]))
+
+    @property
+    def mean(self) -> Tensor:
+        """Of each cell; NaN for classes."""
+        return self._joined(lambda part, _: part.mean)
+
+    @property
+    def mode(self) -> Tensor:
+        """Of each cell that has no mean; else the mean."""
+        return self._joined(lambda part, _: part.mode if bool(part.mean.isnan().any()) else part.mean)
+
+    def _joined(self, function: Any) -> Tensor:
+        pieces = [function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)]
+        return torch.cat(pieces, -1)[..., self.order]
+
+
+class Supports(constraints.Constraint):
+    """Each block of columns has its own."""
+
+    event_dim = 0
+
+    def __init__(self, supports: list[Any], columns: list[list[int]]) -> None:
+        self.blocks = list(zip(columns, supports, strict=True))
+        self.is_discrete = all(support.is_discrete for support in supports)
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each cell lies in the support of its column."""
+        good = torch.zeros_like(value, dtype=torch.bool)
+        for columns, support in self.blocks:
+            good[..., columns] = support.check(value[..., columns])
+        return good
+
+
+__all__ = ["Columns"]

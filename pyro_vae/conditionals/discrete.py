@@ -1,0 +1,289 @@
+r"""Families over classes and counts: declarations, as in :mod:`.families`.
+
+In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
+:math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+from ..guards import whole_number
+from ..rows import Rows
+from . import distributions
+from .base import Conditional, Shape
+from .parametric import Parametric, Value
+
+
+class Bernoulli(Parametric, name="bernoulli"):
+    r"""Binary data: 0 or 1.
+
+    .. math:: p(x = 1 \mid h) = \sigma(h)
+
+    Grey values are refused; see also:
+        :class:`ContinuousBernoulli` for grey values in [0, 1], :class:`Binomial` for grey levels 0..n.
+
+    Example:
+        >>> Bernoulli((3,)).num_params
+        3
+    """
+
+    family, params = dist.Bernoulli, ("logits",)
+    standard = {"logits": 0.0}
+
+
+class Binomial(Parametric, name="binomial"):
+    r"""Counts out of a known total: grey levels 0..n, successes in n trials.
+
+    .. math:: x \sim \mathrm{Binomial}(n,\, \sigma(h))
+
+    The total is fixed, one for all features or one each.
+
+    Example:
+        >>> Binomial((64,), total_count=16).num_params
+        64
+    """
+
+    family, params = dist.Binomial, ("total_count", "logits")
+    standard = {"total_count": 1.0, "logits": 0.0}
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {"total_count": max(x.largest(), 1.0)}
+
+
+class BetaBinomial(Parametric, name="beta_binomial"):
+    r"""Counts out of a known total that vary more than a binomial.
+
+    .. math:: x \sim \mathrm{Binomial}(n,\, p), \quad p \sim \mathrm{Beta}([h_1]_+,\, [h_2]_+)
+
+    Example:
+        >>> BetaBinomial((3,), total_count=16).num_params
+        6
+    """
+
+    family, params = dist.BetaBinomial, ("total_count", "concentration1", "concentration0")
+    standard = {"total_count": 1.0, "concentration1": 1.0, "concentration0": 1.0}
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {"total_count": max(x.largest(), 1.0)}
+
+
+class Categorical(Parametric, name="categorical"):
+    r"""One of several unordered classes, coded 0, 1, ..., categories - 1.
+
+    .. math:: p(x = j \mid h) = \mathrm{softmax}(h)_j
+
+    Arguments:
+        event_shape: The shape of one draw.
+        categories: How many classes there are.
+        learned: Whether the logits, if left out, are learned, instead of read from the context.
+        values: ``logits`` of shape ``(*event_shape, categories)``, if they are fixed or learned.
+
+    Example:
+        >>> Categorical((3,), categories=4).num_params
+        12
+    """
+
+    family, params = dist.Categorical, ("logits",)
+    standard = {"logits": 0.0}
+
+    def __init__(self, event_shape: Shape, *, categories: int, learned: bool = False, **values: Value) -> None:
+        whole_number("categories", categories, at_least=1)
+        self.categories = categories
+        super().__init__(event_shape, learned=learned, **values)
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return torch.Size((*self.event_shape, self.categories))
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {"categories": max(int(x.largest()), 0) + 1}
+
+    @classmethod
+    def example(cls) -> Conditional:
+        return cls((3,), categories=4)
+
+
+class OneHot(Parametric, name="one_hot"):
+    r"""One of several classes as a vector of zeros and a one, along the last dimension.
+
+    .. math:: p(x = e_j \mid h) = \mathrm{softmax}(h)_j
+
+    As a prior the latents are summed over exactly: a mixture model whose components share one decoder. The guide is
+    then a ``one_hot`` too.
+
+    Example:
+        >>> OneHot((3,)).num_params
+        3
+    """
+
+    family, params = dist.OneHotCategorical, ("logits",)
+    standard = {"logits": 0.0}
+
+
+class Ordinal(Parametric, name="ordinal"):
+    r"""One of several ordered classes, coded 0, 1, ..., categories - 1: ratings, grades.
+
+    .. math:: p(x \le j \mid h) = \sigma(c_j - h_1), \quad c_1 < c_2 < ...
+
+    The cut points are usually ``cutpoints="learned"``; at the standard ones all classes are equally likely for h = 0.
+
+    Arguments:
+        event_shape: The shape of one draw.
+        categories: How many classes there are, at least 2.
+        learned: Whether the parameters that are left out are learned, instead of read from the context.
+        values: ``predictor``, and ``cutpoints`` of shape ``(*event_shape, categories - 1)``, if fixed or learned; a
+            number for the cut points stretches the standard ones.
+
+    Example:
+        >>> Ordinal((3,), categories=4, cutpoints="learned").num_params
+        3
+    """
+
+    family, params = dist.OrderedLogistic, ("predictor", "cutpoints")
+    standard = {"predictor": 0.0, "cutpoints": 1.0}
+
+    def __init__(self, event_shape: Shape, *, categories: int, learned: bool = False, **values: Value) -> None:
+        whole_number("categories", categories, at_least=2)
+        self.categories = categories
+        super().__init__(event_shape, learned=learned, **values)
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return torch.Size((*self.event_shape, self.categories - 1)) if name == "cutpoints" else self.event_shape
+
+    def filled(self, name: str, number: float) -> Tensor:
+        if name != "cutpoints":
+            return super().filled(name, number)
+        even = torch.arange(1, self.categories, dtype=torch.float64) / self.categories
+        return (number * torch.logit(even)).expand(self.parameter_shape(name))
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {"categories": max(int(x.largest()), 1) + 1}
+
+    @classmethod
+    def example(cls) -> Conditional:
+        return cls((3,), categories=4)
+
+
+class Poisson(Parametric, name="poisson"):
+    r"""Counts: :math:`x \sim \mathrm{Poisson}([h]_+)`.
+
+    Variance equals mean; for counts that vary more see :class:`NegativeBinomial`.
+
+    Example:
+        >>> Poisson((3,)).num_params
+        3
+    """
+
+    family, params = dist.Poisson, ("rate",)
+    standard = {"rate": 1.0}
+
+
+class NegativeBinomial(Parametric, name="negative_binomial"):
+    r"""Counts that vary more than their mean.
+
+    .. math:: x \sim \mathrm{NB}(r, h_2), \quad \mathrm{E}\,x = r\, e^{h_2},\ r = [h_1]_+
+
+    Usually with ``total_count="learned"``: one dispersion per feature.
+
+    Example:
+        >>> NegativeBinomial((3,), total_count="learned").num_params
+        3
+    """
+
+    family, params = dist.NegativeBinomial, ("total_count", "logits")
+    standard = {"total_count": 1.0, "logits": 0.0}
+
+
+class ZeroInflatedPoisson(Parametric, name="zero_inflated_poisson"):
+    r"""Counts with more zeros than a Poisson has.
+
+    .. math:: p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{Poisson}(x;\, [h_1]_+), \quad \pi = \sigma(h_2 - 2)
+
+    Example:
+        >>> ZeroInflatedPoisson((3,)).num_params
+        6
+    """
+
+    family, params = dist.ZeroInflatedPoisson, ("rate", "gate_logits")
+    standard = {"rate": 1.0, "gate_logits": -2.0}
+
+
+class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_binomial"):
+    r"""Counts with more zeros than a negative binomial has: single-cell gene counts.
+
+    .. math::
+
+        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
+
+    References:
+        | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)
+        | https://doi.org/10.1038/s41592-018-0229-2
+
+    Example:
+        >>> ZeroInflatedNegativeBinomial((3,), total_count="learned").num_params
+        6
+    """
+
+    family, params = distributions.ZeroInflatedNegativeBinomial, ("total_count", "logits", "gate_logits")
+    standard: ClassVar[dict[str, float]] = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
+
+
+class DiscretizedLogistic(Parametric, name="discretized_logistic"):
+    r"""Grey levels 0, ..., levels - 1 as rounded real numbers, so that neighbouring levels are alike.
+
+    .. math:: p(x \mid h) = \sigma\big((x' + \delta - h_1) / s\big) - \sigma\big((x' - \delta - h_1) / s\big)
+
+    with :math:`s = [h_2]_+`, the levels scaled to :math:`x'` from -1 to 1, and half a level :math:`\delta`; the end
+    levels take the tails. See also:
+        :class:`Mixture` of them, with ``each="element"``, for several peaks.
+
+    References:
+        | PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood (Salimans et al., 2017)
+        | https://arxiv.org/abs/1701.05517
+
+    Example:
+        >>> DiscretizedLogistic((3,), levels=256).num_params
+        6
+    """
+
+    family, params = distributions.DiscretizedLogistic, ("loc", "scale", "levels")
+    standard = {"loc": 0.0, "scale": 0.5, "levels": 256.0}
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {"levels": 256.0}
+
+
+class Multinomial(Parametric, name="multinomial"):
+    r"""Bags of words: how often each of the entries of the last dimension was drawn.
+
+    .. math:: p(x \mid h, n) = \frac{n!}{\prod_j x_j!} \prod_j \mathrm{softmax}(h)_j^{x_j}, \quad n = \sum_j x_j
+
+    The density is given the total n of each datum, so documents may have different lengths; ``total_count`` only says
+    how many words a drawn document has.
+
+    Example:
+        >>> Multinomial((5,), total_count=20).num_params
+        5
+    """
+
+    family, params = distributions.Multinomial, ("total_count", "logits")
+    standard = {"total_count": 1.0, "logits": 0.0}
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return self.event_shape[:-1] if name == "total_count" else self.event_shape
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {"total_count": max(x.largest_total(), 1.0)}
+
+
+__all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]

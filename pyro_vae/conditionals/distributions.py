@@ -1,0 +1,294 @@
+"""Distributions that Pyro lacks, or has in a form that does not serve here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+from torch.distributions import Transform, biject_to
+from torch.distributions.utils import broadcast_all
+
+from .links import innermost
+
+
+class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
+    """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then refuses it."""
+
+    arg_constraints = {
+        "total_count": dist.NegativeBinomial.arg_constraints["total_count"],
+        "logits": constraints.real,
+        "gate_logits": constraints.real,
+    }
+
+
+class Multinomial(dist.Multinomial):
+    """The density given the total of each datum: `total_count` only says how many draws ``sample`` makes."""
+
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(self, total_count: Any, logits: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(int(torch.as_tensor(total_count).max()), logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
+        """The same, of a larger batch shape."""
+        return super().expand(batch_shape, _instance or self._get_checked_instance(Multinomial))
+
+
+class Joint(dist.Independent):
+    """Independent discrete elements, whose joint values can be enumerated: the product of those of each."""
+
+    has_enumerate_support = True
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the batch shape."""
+        values = self.base_dist.enumerate_support(expand=False).reshape(-1, *self.base_dist.event_shape)
+        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
+        index = torch.cartesian_prod(*[torch.arange(len(values))] * num).reshape(-1, num)
+        joint = values[index].reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
+        return joint.expand(-1, *self.batch_shape, *self.event_shape) if expand else joint
+
+
+def enumerable(distribution: Any) -> Any:
+    """The same distribution, with joint values that can be enumerated if it is discrete."""
+    if isinstance(distribution, dist.Independent) and distribution.base_dist.has_enumerate_support:
+        return Joint(distribution.base_dist, distribution.reinterpreted_batch_ndims)
+    return distribution
+
+
+class Mixture(dist.MixtureSameFamily):
+    """Components of one family; draws of normal components have a gradient, by implicit reparameterisation.
+
+    One element after the other is the inverse of its distribution function given those before (Graves, 2016,
+    https://arxiv.org/abs/1607.05690), whose derivative needs no inverse.
+    """
+
+    @property
+    def support(self) -> Any:
+        """That of the components."""
+        return self.component_distribution.support
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws have a gradient."""
+        return isinstance(innermost(self.component_distribution), dist.Normal)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape + event_shape``."""
+        drawn = self.sample(torch.Size(sample_shape))
+        normal = innermost(self.component_distribution)
+        shape = (*self.mixture_distribution.logits.shape, self.event_shape.numel())
+        loc, scale = normal.loc.reshape(shape), normal.scale.reshape(shape)
+        log_weight, moving = self.mixture_distribution.logits, []
+        for i, x in enumerate(drawn.reshape(*drawn.shape[: drawn.dim() - len(self.event_shape)], -1).unbind(-1)):
+            element = dist.Normal(loc[..., i], scale[..., i])
+            weight = log_weight.softmax(-1)
+            below = (weight * element.cdf(x[..., None])).sum(-1)
+            density = (weight * element.log_prob(x[..., None]).exp()).sum(-1).detach()
+            x = x - (below - below.detach()) / density.clamp(min=torch.finfo(x.dtype).tiny)
+            log_weight = log_weight + element.log_prob(x[..., None])
+            moving.append(x)
+        return torch.stack(moving, -1).reshape(drawn.shape)
+
+
+class DiscretizedLogistic(TorchDistribution):
+    r"""A logistic on the scale from -1 to 1, rounded to the nearest of n levels; the end levels take the tails."""
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "levels": constraints.positive_integer}
+
+    def __init__(self, loc: Tensor, scale: Tensor, levels: Any, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        self.levels = torch.as_tensor(levels).to(self.loc)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Any:
+        return constraints.integer_interval(0, int(self.levels.max()) - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over all levels."""
+        levels = torch.arange(int(self.levels.max()), dtype=self.loc.dtype, device=self.loc.device)
+        levels = levels.reshape(-1, *[1] * self.loc.dim())
+        return (self.log_prob(levels).exp() * levels).sum(0)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
+        """The same, of a larger batch shape."""
+        return DiscretizedLogistic(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels.expand(batch_shape), False
+        )
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Levels of shape ``sample_shape + batch_shape``."""
+        with torch.no_grad():
+            x = dist.Logistic(self.loc, self.scale).sample(torch.Size(sample_shape))
+            return (x + 1).mul((self.levels - 1) / 2).round().clamp(min=0).minimum(self.levels - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """With a = upper and b = lower edge: log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a))."""
+        if self._validate_args:
+            self._validate_sample(value)
+        step = 2 / (self.levels - 1)
+        middle = (value * step - 1 - self.loc) / self.scale
+        half = step / (2 * self.scale)
+        last = value >= self.levels - 1
+        below_upper = torch.nn.functional.logsigmoid(middle + half).masked_fill(last, 0.0)
+        above_lower = torch.nn.functional.logsigmoid(half - middle).masked_fill(value <= 0, 0.0)
+        both = (value > 0) & ~last
+        return below_upper + above_lower + torch.where(both, torch.log(-torch.expm1(-2 * half)), 0.0)
+
+
+class HorseshoeLike(TorchDistribution):
+    r"""A Cauchy whose scale is uniform on (0, scale): :math:`p(z) = \log(1 + s^2 / z^2) / (2 \pi s)`."""
+
+    arg_constraints = {"scale": constraints.positive}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:
+        self.scale = torch.as_tensor(scale)
+        super().__init__(self.scale.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> HorseshoeLike:
+        """The same, of a larger batch shape."""
+        return HorseshoeLike(self.scale.expand(batch_shape), False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape``."""
+        shape = self._extended_shape(sample_shape)
+        uniform = torch.rand(shape, dtype=self.scale.dtype, device=self.scale.device)
+        return self.scale * uniform * dist.Cauchy(torch.zeros_like(self.scale), 1.0).sample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log(log1p(s² / z²)) - log(2 pi s), with the pole at zero held back at the smallest number."""
+        if self._validate_args:
+            self._validate_sample(value)
+        square = (value / self.scale).square().clamp(min=torch.finfo(value.dtype).tiny)
+        return torch.log(torch.log1p(1 / square)) - torch.log(2 * math.pi * self.scale)
+
+
+class Sphere(constraints.Constraint):
+    """Unit vectors. A type of its own: its map from real vectors leaves Pyro's registry as it was."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether the length is 1, up to rounding."""
+        return (value.norm(dim=-1) - 1).abs() < 20 * torch.finfo(value.dtype).eps * value.shape[-1] ** 0.5
+
+
+sphere = Sphere()
+
+
+class Stereographic(Transform):
+    r"""Real vectors of d - 1 numbers to the unit sphere in d dimensions, but for its north pole.
+
+    .. math::
+
+        z = \frac{(2 u,\, |u|^2 - 1)}{|u|^2 + 1}, \qquad \log |J| = (d - 1) \log \frac{2}{1 + |u|^2}
+
+    The log-determinant is with respect to the surface measure, as the densities on the sphere are.
+    """
+
+    domain, codomain = constraints.real_vector, sphere
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        square = x.square().sum(-1, keepdim=True)
+        return torch.cat([2 * x, square - 1], -1) / (square + 1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        tangent, height = y[..., :-1], y[..., -1:]
+        square = tangent.square().sum(-1, keepdim=True)
+        rest = torch.where(height > 0, square / (1 + height), 1 - height)  # 1 - height, without cancellation
+        return tangent / rest
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of shape ``(*)`` for vectors of shape ``(*, d - 1)``."""
+        return x.shape[-1] * (math.log(2) - torch.log1p(x.square().sum(-1)))
+
+    def forward_shape(self, shape: Any) -> Any:
+        """One dimension more."""
+        return torch.Size((*shape[:-1], shape[-1] + 1))
+
+    def inverse_shape(self, shape: Any) -> Any:
+        """One dimension less."""
+        return torch.Size((*shape[:-1], shape[-1] - 1))
+
+
+@biject_to.register(Sphere)
+def _to_sphere(_: Any) -> Transform:
+    return Stereographic()
+
+
+class VonMisesFisher(TorchDistribution):
+    r"""Unit vectors around a mean direction: :math:`p(z) \propto \exp(\kappa\, \mu^\top z)`, uniform for kappa = 0.
+
+    The direction is that of `loc`. The density is with respect to the surface measure.
+    """
+
+    arg_constraints = {"loc": constraints.independent(constraints.real, 1), "concentration": constraints.nonnegative}
+    support = sphere
+
+    def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
+        self.loc = torch.as_tensor(loc)
+        batch = torch.broadcast_shapes(self.loc.shape[:-1], torch.as_tensor(concentration).shape)
+        self.loc = self.loc.expand(*batch, self.loc.shape[-1])
+        self.concentration = torch.as_tensor(concentration).to(self.loc).expand(batch)
+        super().__init__(batch, self.loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> VonMisesFisher:
+        """The same, of a larger batch shape."""
+        batch = torch.Size(batch_shape)
+        return VonMisesFisher(self.loc.expand(batch + self.event_shape), self.concentration.expand(batch), False)
+
+    @property
+    def direction(self) -> Tensor:
+        """The mean direction, a unit vector."""
+        return torch.nn.functional.normalize(self.loc, dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats per unit vector, shape ``(*)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.concentration * (self.direction * value).sum(-1) - self._log_normaliser()
+
+    def _log_normaliser(self) -> Tensor:
+        r"""log of :math:`(2 \pi)^{d/2} \kappa^{-v} I_v(\kappa)`, v = d/2 - 1, by a power series of positive terms."""
+        half = self.event_shape[0] / 2
+        kappa = self.concentration.double()
+        largest = float(kappa.detach().max())
+        k = torch.arange(int(60 + 1.5 * largest), dtype=kappa.dtype, device=kappa.device)
+        log_square = torch.log((kappa / 2).square().clamp(min=1e-300))
+        series = (k * log_square[..., None] - torch.lgamma(k + 1) - torch.lgamma(k + half)).logsumexp(-1)
+        return (half * math.log(2 * math.pi) - (half - 1) * math.log(2) + series).to(self.concentration)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Wood's rejection sampler (1994, algorithm VM*): first the height along the direction, then the rest."""
+        with torch.no_grad():
+            shape = self._extended_shape(sample_shape)
+            height = self._heights(shape[:-1])[..., None]
+            around = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+            around = around - (around * self.direction).sum(-1, keepdim=True) * self.direction
+            around = (1 - height.square()).sqrt() * torch.nn.functional.normalize(around, dim=-1)
+            return torch.nn.functional.normalize(height * self.direction + around, dim=-1)
+
+    def _heights(self, shape: torch.Size) -> Tensor:
+        rest = self.event_shape[0] - 1
+        kappa = self.concentration.expand(shape).double()
+        b = rest / (2 * kappa + (4 * kappa.square() + rest**2).sqrt())
+        x = (1 - b) / (1 + b)
+        c = kappa * x + rest * torch.log1p(-x.square())
+        heights, todo = torch.zeros_like(kappa), torch.ones(shape, dtype=torch.bool, device=kappa.device)
+        beta = torch.distributions.Beta(torch.full_like(kappa, rest / 2), torch.full_like(kappa, rest / 2))
+        while bool(todo.any()):
+            z = beta.sample()
+            height = (1 - (1 + b) * z) / (1 - (1 - b) * z)
+            accept = kappa * height + rest * torch.log1p(-x * height) - c >= torch.rand_like(kappa).log()
+            heights = torch.where(todo & accept, height, heights)
+            todo = todo & ~accept
+        return heights.to(self.loc).clamp(-1, 1)

@@ -1,0 +1,166 @@
+r"""Mixtures: :math:`p(z) = \sum_k \pi_k\, p_k(z)`, of components of one family, or of the guide at some inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor, nn
+
+from ..guards import whole_number
+from ..rows import Rows
+from . import distributions
+from .base import Conditional, Shape, as_shape, declared
+from .declared import at
+
+
+class Mixture(Conditional, name="mixture"):
+    r"""A mixture of K components of one family.
+
+    .. math:: p(x \mid h) = \sum_{k=1}^K \mathrm{softmax}(h_0)_k\, p(x \mid h_k)
+
+    As a prior it clusters the latents; as a likelihood of each element it has several peaks; as a guide, with normal
+    components, it follows posteriors with several modes, its draws reparameterised.
+
+    Arguments:
+        event_shape: The shape of one draw.
+        components: How many components.
+        component: The family of the components: a name, or a table with its fixed and learned parameters.
+        each: ``"event"`` for one mixture over the whole event, ``"element"`` for one over each element.
+        learned: Whether the parameters are learned, instead of read from the context.
+
+    Raises:
+        ValueError: An argument makes no sense, or the component takes its parameters from nowhere.
+
+    Example:
+        >>> prior = Mixture((2,), components=10, learned=True)
+        >>> prior().sample((7,)).shape
+        torch.Size([7, 2])
+        >>> Mixture((64,), components=5, component="discretized_logistic", each="element").num_params
+        960
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        *,
+        components: int = 10,
+        component: str | dict[str, Any] = "normal",
+        each: str = "event",
+        learned: bool = False,
+    ) -> None:
+        super().__init__()
+        whole_number("components", components, at_least=1)
+        if each not in ("event", "element"):
+            raise ValueError(f"each must be 'event' or 'element'; got {each!r}")
+        self.event_shape, self.components, self.each = as_shape(event_shape), components, each
+        with at("component"):
+            self.component = declared(component, self.event_shape if each == "event" else ())
+        mixed = torch.Size([]) if each == "event" else self.event_shape
+        self.read_shape = torch.Size((*mixed, components, 1 + self.component.num_params))
+        if learned:
+            self.parameters_read = nn.Parameter(0.5 * torch.randn(self.read_shape))
+
+    @property
+    def num_params(self) -> int:  # type: ignore[override]
+        """How many numbers are read from the context for each datum."""
+        return 0 if hasattr(self, "parameters_read") else self.read_shape.numel()
+
+    @property
+    def support(self) -> constraints.Constraint:
+        support = self.component.support
+        return support if self.each == "event" else constraints.independent(support, len(self.event_shape))
+
+    def forward(self, context: Tensor | None = None) -> TorchDistribution:
+        read = self._read(context)
+        logits, numbers = read[..., 0], read[..., 1:]
+        component = self.component(numbers)
+        built = distributions.Mixture(dist.Categorical(logits=logits), component)
+        built = built.to_event(len(self.event_shape) - built.event_dim)
+        fed = self.num_params > 0 or context is None
+        return built if fed else built.expand(context.shape[:-1])  # type: ignore[union-attr]
+
+    @classmethod
+    def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
+        part = given.get("component", "normal")
+        table = {"name": part} if isinstance(part, str) else part
+        family = Conditional.registry.get(table.get("name", ""), Conditional)
+        full = family.completed(table, x)
+        return {**given, "component": full} if len(full) > 1 else given
+
+    @classmethod
+    def example(cls) -> Conditional:
+        return cls((3,), components=2)
+
+    def _read(self, context: Tensor | None) -> Tensor:
+        if hasattr(self, "parameters_read"):
+            return self.parameters_read
+        if context is None or context.shape[-1:] != (self.num_params,):
+            got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
+            raise ValueError(f"Mixture{tuple(self.event_shape)} reads {self.num_params} numbers per datum; got {got}")
+        return context.reshape(*context.shape[:-1], *self.read_shape)
+
+
+class Vamp(Conditional, name="vamp"):
+    r"""The average of the guide over learned pseudo-inputs.
+
+    .. math:: p(z) = \frac{1}{K} \sum_{k=1}^K q_\phi(z \mid u_k)
+
+    The optimal prior is the average of the guide over the data; this one averages over K inputs that are trained with
+    the rest, and start at data. It lives where the guide does: over real numbers.
+
+    Arguments:
+        event_shape: The shape of one latent.
+        data_shape: The shape of one datum.
+        components: How many pseudo-inputs.
+
+    References:
+        | VAE with a VampPrior (Tomczak & Welling, 2018)
+        | https://arxiv.org/abs/1705.07120
+
+    Example:
+        >>> prior = Vamp((2,), (5,), components=20)
+        >>> prior(Normal((2,), loc=0.0, scale=1.0)).event_shape
+        torch.Size([2])
+    """
+
+    num_sizes, reads_guide = 2, True
+
+    def __init__(self, event_shape: Shape, data_shape: Shape, *, components: int = 500) -> None:
+        super().__init__()
+        whole_number("components", components, at_least=1)
+        self.event_shape, self.components = as_shape(event_shape), components
+        self.pseudo_inputs = nn.Parameter(torch.randn(components, *as_shape(data_shape)))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    @classmethod
+    def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def meet(self, x: Rows) -> None:
+        """Start the pseudo-inputs at data, drawn without replacement while they last; missing cells at the mean."""
+        order = torch.cat([torch.randperm(len(x), device="cpu") for _ in range(1 + self.components // len(x))])
+        drawn = x.take(order[: self.components].numpy(), like=self.pseudo_inputs)
+        if bool(drawn.isnan().any()):
+            drawn = torch.where(drawn.isnan(), x.moments()[0].to(drawn), drawn)
+        self.pseudo_inputs.data.copy_(drawn)
+
+    def forward(self, context: Any = None) -> TorchDistribution:
+        """The mixture; its context is the guide, a conditional."""
+        if not isinstance(context, Conditional):
+            raise ValueError("Vamp reads the guide as its context; the VAE gives it")
+        guide = context(self.pseudo_inputs)
+        logits = torch.zeros(self.components, dtype=self.pseudo_inputs.dtype, device=self.pseudo_inputs.device)
+        return distributions.Mixture(dist.Categorical(logits=logits), guide)
+
+    @classmethod
+    def example(cls) -> Conditional:
+        return cls((3,), (4,), components=5)
+
+
+__all__ = ["Mixture", "Vamp"]

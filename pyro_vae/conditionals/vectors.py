@@ -1,0 +1,149 @@
+r"""Families over whole vectors: correlated numbers, compositions, directions. Declarations, as in :mod:`.families`.
+
+In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
+:math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
+"""
+
+from __future__ import annotations
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ..guards import whole_number
+from . import distributions
+from .base import Conditional, Shape
+from .parametric import Parametric, Value
+
+
+class MultivariateNormal(Parametric, name="multivariate_normal"):
+    r"""Real vectors with correlated entries along the last dimension.
+
+    .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, L L^\top), \quad L \text{ lower triangular, diagonal } [\cdot]_+
+
+    As a guide it follows correlated posteriors; it reads n (n + 3) / 2 numbers for n dimensions.
+
+    See also:
+        :class:`LowRankNormal` for many dimensions.
+
+    Example:
+        >>> MultivariateNormal((3,)).num_params
+        9
+    """
+
+    family, params = dist.MultivariateNormal, ("loc", "scale_tril")
+    standard = {"loc": 0.0, "scale_tril": 1.0}
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return torch.Size((*self.event_shape, self.event_shape[-1])) if name == "scale_tril" else self.event_shape
+
+
+class LowRankNormal(Parametric, name="low_rank_normal"):
+    r"""Real vectors whose correlations have few directions.
+
+    .. math:: p(x \mid h) = \mathcal{N}\big(x;\, h_1,\, F F^\top + \mathrm{diag}(d)\big), \quad d = [h_3]_+
+
+    Arguments:
+        event_shape: The shape of one draw.
+        rank: The number of columns of the factor F.
+        learned: Whether the parameters that are left out are learned, instead of read from the context.
+        values: ``loc``, ``cov_factor`` of shape ``(*event_shape, rank)`` and ``cov_diag``, if fixed or learned.
+
+    Example:
+        >>> LowRankNormal((5,), rank=2).num_params
+        20
+    """
+
+    family, params = dist.LowRankMultivariateNormal, ("loc", "cov_factor", "cov_diag")
+    standard = {"loc": 0.0, "cov_factor": 0.1, "cov_diag": 1.0}
+
+    def __init__(self, event_shape: Shape, *, rank: int = 2, learned: bool = False, **values: Value) -> None:
+        whole_number("rank", rank, at_least=1)
+        self.rank = rank
+        super().__init__(event_shape, learned=learned, **values)
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return torch.Size((*self.event_shape, self.rank)) if name == "cov_factor" else self.event_shape
+
+
+class Dirichlet(Parametric, name="dirichlet"):
+    r"""Compositions: positive numbers that sum to 1 along the last dimension.
+
+    .. math:: p(x \mid h) \propto \prod_i x_i^{a_i - 1}, \quad a_i = [h_i]_+
+
+    As a prior over topic proportions; the guide then has one dimension less.
+
+    Example:
+        >>> Dirichlet((3,), concentration=1.0)().support
+        Simplex()
+    """
+
+    family, params = dist.Dirichlet, ("concentration",)
+    standard = {"concentration": 1.0}
+
+
+class LogisticNormal(Parametric, name="logistic_normal"):
+    r"""Compositions, correlated through a normal: topic proportions.
+
+    .. math:: x = \mathrm{stick\ breaking}(u), \quad u \sim \mathcal{N}(h_1,\, [h_2]_+^2)
+
+    Its parameters have one dimension less than a draw. In unconstrained space, where the guide lives, it is a normal.
+
+    Example:
+        >>> LogisticNormal((3,)).num_params
+        4
+    """
+
+    family, params = dist.LogisticNormal, ("loc", "scale")
+    standard = {"loc": 0.0, "scale": 1.0}
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return torch.Size((*self.event_shape[:-1], self.event_shape[-1] - 1))
+
+
+class VonMisesFisher(Parametric, name="von_mises_fisher"):
+    r"""Unit vectors around a mean direction: latents on a sphere, directional data.
+
+    .. math:: p(x \mid h) \propto \exp(\kappa\, \mu^\top x), \quad \mu = h_1 / |h_1|,\ \kappa = [h_2]_+
+
+    References:
+        | Hyperspherical variational auto-encoders (Davidson et al., 2018)
+        | https://arxiv.org/abs/1804.00891
+
+    Example:
+        >>> VonMisesFisher((3,), loc=1.0, concentration=2.0)().event_shape
+        torch.Size([3])
+    """
+
+    family, params = distributions.VonMisesFisher, ("loc", "concentration")
+    standard = {"loc": 1.0, "concentration": 1.0}
+
+    def parameter_shape(self, name: str) -> torch.Size:
+        return self.event_shape[:-1] if name == "concentration" else self.event_shape
+
+
+class UniformSphere(Parametric, name="uniform_sphere"):
+    r"""Unit vectors in any direction.
+
+    .. math:: p(x) = \Gamma(d / 2) / (2 \pi^{d / 2}), \quad |x| = 1
+
+    Example:
+        >>> UniformSphere((3,))().event_shape
+        torch.Size([3])
+    """
+
+    family, params, standard = distributions.VonMisesFisher, (), {}
+    toward: Tensor
+
+    def __init__(self, event_shape: Shape, *, learned: bool = False) -> None:
+        super().__init__(event_shape, learned=learned)
+        self.register_buffer("toward", torch.ones(self.event_shape), persistent=False)
+
+    def forward(self, context: Tensor | None = None) -> TorchDistribution:
+        uniform = distributions.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
+        uniform = uniform.to_event(len(self.event_shape) - 1)
+        return uniform if context is None else uniform.expand(context.shape[:-1])
+
+
+__all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]

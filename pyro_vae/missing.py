@@ -1,0 +1,94 @@
+r"""Missing data: NaN means missing.
+
+What is missing has no term in the likelihood: for one that factorises over cells,
+:math:`\log p(x_{\mathrm{seen}} \mid z) = \sum_{i\ \mathrm{seen}} \log p(x_i \mid z)`, and the bounds of what is seen
+follow (MIWAE: Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633). Cells are filled inside the support *before*
+the density is evaluated and masked on the distribution of one cell: a mask alone leaves NaN in the gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from .conditionals.links import innermost
+from .rows import DataError, Rows
+
+ROWS = 2**16  # decoder rows at once
+
+
+def factorises(likelihood: Any) -> bool:
+    """Whether the cells of a datum are independent given z."""
+    return innermost(likelihood).event_shape == ()
+
+
+def observed(likelihood: TorchDistribution, x: Tensor, who: str) -> tuple[TorchDistribution, Tensor]:
+    """The distribution of the cells of x that are seen, and x with the others filled.
+
+    Raises:
+        DataError: Cells are missing, and the likelihood does not factorise over cells.
+    """
+    seen = ~x.isnan()
+    if bool(seen.all()):
+        return likelihood, x
+    if not factorises(likelihood):
+        raise DataError(f"{who} cannot leave out missing cells, as its cells depend on each other; drop these rows")
+    cell = innermost(likelihood)
+    masked = cell.mask(seen).to_event(likelihood.event_dim)
+    return masked, torch.where(seen, x, inside(cell.support, x))
+
+
+def inside(support: Any, like: Tensor) -> Tensor:
+    """A value inside a support."""
+    if hasattr(support, "blocks"):
+        return _inside_blocks(support, like)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None:
+        return torch.zeros_like(like)
+    low = torch.as_tensor(low).to(like)
+    if support.is_discrete:
+        return low.expand_as(like)
+    return (low + 1 if high is None else (low + torch.as_tensor(high).to(like)) / 2).expand_as(like)
+
+
+def _inside_blocks(support: Any, like: Tensor) -> Tensor:
+    whole = torch.zeros_like(like)
+    for columns, part in support.blocks:
+        whole[..., columns] = inside(part, like[..., columns])
+    return whole
+
+
+def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
+    """Data with their missing cells filled in, by self-normalised importance sampling: the mean, or draws."""
+    filled = []
+    for chunk in rows.chunks(max(1, ROWS // num_samples)):
+        x, *given = rows.batch(chunk, like=vae.reference)
+        c = vae._given(len(x), *given)
+        guide = vae._encoded(x, c)
+        z = guide.sample(torch.Size([num_samples]))
+        weight = (vae._log_joint(x, z, c) - guide.log_prob(z)).softmax(0)
+        decoded = vae._decoded(z, c)
+        guess = _mean(decoded, weight) if draws is None else _draws(decoded, weight, draws)
+        filled.append(torch.where(x.isnan(), guess.to(x), x))
+    return torch.cat(filled, dim=0 if draws is None else 1)
+
+
+def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
+    """The weighted mean of cells; where cells have none, the value with most weight among their modes."""
+    weight = weight.reshape(weight.shape + (1,) * decoded.event_dim)
+    mean = (weight * decoded.mean).sum(0)
+    if not bool(mean.isnan().any()):
+        return mean
+    modes = decoded.mode
+    values = modes[:, mean.isnan()].unique()
+    votes = torch.stack([(weight * (modes == value)).sum(0) for value in values])
+    return torch.where(mean.isnan(), values[votes.argmax(0)], mean)
+
+
+def _draws(decoded: TorchDistribution, weight: Tensor, draws: int) -> Tensor:
+    """Data of shape ``(draws, N, *X)``: each from a particle that is drawn by its weight."""
+    particle = torch.multinomial(weight.T, draws, replacement=True).T
+    return decoded.sample()[particle, torch.arange(weight.shape[1], device=weight.device)]
