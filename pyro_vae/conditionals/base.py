@@ -87,6 +87,10 @@ class Conditional(Declared, abc.ABC):
     def meet(self, x: Rows) -> None:
         """Take in what the data tell before training begins. Draws from torch's current random state."""
 
+    def extra_repr(self) -> str:
+        given = (f"{name}={value!r}" for name, value in self.options.items() if not isinstance(value, nn.Module))
+        return ", ".join([str(tuple(self.event_shape)), *given])
+
     def usual_guide(self) -> str | dict[str, Any]:
         """The guide that goes with it as a prior, by name or as a table."""
         return "normal"

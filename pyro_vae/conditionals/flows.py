@@ -10,6 +10,7 @@ uses that way to draw (inverse autoregressive flow), a prior to score a given z 
 from __future__ import annotations
 
 import abc
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -130,6 +131,25 @@ def _gentle(network: Any) -> Any:
     return network
 
 
+class _Affine(transforms.AffineAutoregressive):
+    """Pyro's, inverted in the precision of its argument, where Pyro takes the default one."""
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x = torch.zeros_like(y)
+        for _ in range(y.shape[-1]):
+            mean, log_scale = self.arn(x)
+            clamped = log_scale.clamp(self.log_scale_min_clip, self.log_scale_max_clip)
+            log_scale = log_scale + (clamped - log_scale).detach()
+            x = (y - mean) * torch.exp(-log_scale)
+        self._cached_log_scale = log_scale
+        return x
+
+
+class _ConditionalAffine(transforms.ConditionalAffineAutoregressive):
+    def condition(self, context: Tensor) -> Transform:
+        return _Affine(functools.partial(self.nn, context=context), **self.kwargs)
+
+
 class AutoregressiveFlow(Flow, name="autoregressive_flow"):
     r"""Each element is scaled and shifted by functions of those before it.
 
@@ -159,7 +179,7 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
 
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:
         network = _autoregressive(ConditionalAutoRegressiveNN, self.size, features, hidden, backwards, [1, 1])
-        return transforms.ConditionalAffineAutoregressive(network, log_scale_min_clip=-3.0, log_scale_max_clip=3.0)
+        return _ConditionalAffine(network, log_scale_min_clip=-3.0, log_scale_max_clip=3.0)
 
 
 class SplineFlow(Flow, name="spline_flow"):

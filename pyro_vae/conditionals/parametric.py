@@ -133,10 +133,6 @@ class Parametric(Conditional):
         built = built.to_event(len(self.event_shape) - built.event_dim)
         return built if context is None or self.read else built.expand(context.shape[:-1])
 
-    def extra_repr(self) -> str:
-        given = (f"{name}={value!r}" for name, value in self.options.items())
-        return ", ".join([str(tuple(self.event_shape)), *given])
-
     def _who(self) -> str:
         return f"{type(self).__name__}{tuple(self.event_shape)}"
 
