@@ -174,6 +174,8 @@ def _part(
     network = dict(_table(f"{role}.network", given.pop("network", {})))
     with at(role):
         cls = _named(Conditional, given.pop("name", None))
+        if cls.reads_guide and role != "prior":
+            raise ValueError(f"{cls.name} reads the guide, so it can only be a prior")
         given = given if rows is None else cls.completed(given, rows)
         given = given if context is not None else {**cls.alone(given), **given}
         head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
@@ -186,7 +188,7 @@ def _part(
 
 
 def _num_params(role: str, head: Conditional) -> int:
-    if not isinstance(head.num_params, int):
+    if not hasattr(head, "num_params"):
         raise ValueError(f"{role}: {head.name} needs num_params, the number of values it reads from a network")
     return head.num_params
 
@@ -211,9 +213,8 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
     try:
         return cls(*sizes, **options)
     except TypeError as error:
-        if not cls.lacks(options):
-            raise
-        raise ValueError(f"{cls.name} needs {', '.join(cls.lacks(options))}") from error
+        lacks = cls.lacks(options)
+        raise ValueError(f"{cls.name} needs {', '.join(lacks)}" if lacks else f"{cls.name}: {error}") from error
     except ValueError as error:
         named = [key for key in options if str(error).startswith(f"{key} ")]
         raise ValueError(f"{named[0]}: {str(error).removeprefix(named[0])[1:]}" if named else str(error)) from None

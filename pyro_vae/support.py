@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .conditionals.links import innermost
 from .missing import inside
-from .rows import Rows, refuse
+from .rows import DataError, Rows, refuse
 
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
 ADVICE: list[tuple[Any, str, str]] = [  # kind of support, what it needs, what to do with data outside
@@ -54,11 +54,12 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
         DataError: A value is infinite, missing where that cannot be, outside the support, or where the density is zero
             or infinite; the message names row, column and value and says what to do.
     """
-    cell = innermost(likelihood)
+    cell, seen = innermost(likelihood), False
     for chunk in rows.chunks():
         x = rows.take(chunk, like=like)
         refuse(x.isinf(), x, rows, chunk, f"{who} needs finite numbers", "drop these rows, or write NaN for missing")
         missing = x.isnan()
+        seen = seen or not bool(missing.all())
         if cell.event_shape == ():
             x = torch.where(missing, inside(cell.support, x), x)
         else:
@@ -68,6 +69,8 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
             needs, remedy = _advice(support)
             refuse(outside, x, rows, chunk, f"{who} needs {needs}", remedy)
         refuse(~cell.log_prob(x).isfinite(), x, rows, chunk, f"{who} needs values of finite, positive density", EDGE)
+    if not seen:
+        raise DataError(f"{who} needs data; every cell is missing (NaN)")
 
 
 def _outside(support: Any, x: Tensor) -> Iterator[tuple[Tensor, Any]]:

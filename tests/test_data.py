@@ -131,19 +131,20 @@ def with_cell(array, value, row=3, column=2):
 # case: (likelihood, data, parts of the message)
 BAD = {
     "NaN": (
-        "normal",
+        "multivariate_normal",
         lambda: with_cell(GREY, np.nan),
-        ["Normal(4,) needs finite numbers; got nan at row 3, column 2", "drop"],
+        ["MultivariateNormal(4,) needs rows without missing cells, as", "got nan at row 3, column 2", "drop or impute"],
     ),
     "inf": ("normal", lambda: with_cell(GREY, np.inf), ["finite numbers; got inf at row 3, column 2"]),
     "-inf": ("poisson", lambda: with_cell(COUNTS, -np.inf), ["finite numbers; got -inf at row 3, column 2"]),
+    "all missing": ("normal", lambda: GREY * np.nan, ["Normal(4,) needs data; every cell is missing"]),
     "NaN in a frame": (
-        "normal",
+        "multivariate_normal",
         lambda: pd.DataFrame(with_cell(GREY, np.nan), columns=["age", "size", "mass", "rate"]),
         ["got nan at row 3, column 'mass'"],
     ),
     "missing in a frame of integers": (
-        "poisson",
+        "multivariate_normal",
         lambda: pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [1, 2], "c": [1, 2], "d": [1, 2]}),
         ["got nan at row 1, column 'a'"],
     ),
@@ -199,9 +200,9 @@ BAD = {
     "complex array": ("normal", lambda: GREY + 1j, ["complex"]),
     "complex tensor": ("normal", lambda: torch.as_tensor(GREY + 1j), ["must be real numbers"]),
     "masked array": (
-        "normal",
+        "multivariate_normal",
         lambda: np.ma.masked_greater(GREY, 0.98),
-        ["finite numbers; got nan at row 9, column 3"],
+        ["needs rows without missing cells, as", "got nan at row 9, column 3"],
     ),
     "masked array of strings": (
         "normal",
@@ -265,8 +266,8 @@ def test_model_and_guide_refuse_what_is_no_batch(case):
 
 def test_build_from_names_checks_the_data():
     for likelihood, x, message in [
-        ("normal", with_cell(GREY, np.nan), "Normal(4,) needs finite numbers; got nan at row 3, column 2"),
-        ("categorical", with_cell(COUNTS % 3, np.nan), "needs finite numbers; got nan"),
+        ("normal", with_cell(GREY, np.inf), "Normal(4,) needs finite numbers; got inf at row 3, column 2"),
+        ("multivariate_normal", with_cell(GREY, np.nan), "cells depend on each other; got nan at row 3, column 2"),
         ("categorical", -COUNTS, "needs whole numbers from 0 to 0; got -1.0 at row 0, column 1"),
         ("binomial", with_cell(COUNTS, 0.5), "got 0.5 at row 3, column 2"),
     ]:

@@ -2,10 +2,12 @@
 
 import json
 import stat
+import tomllib
 
 import numpy as np
 import pytest
 import safetensors.torch
+import tomli_w
 import torch
 
 import pyro_vae as pv
@@ -32,21 +34,43 @@ def test_build_standardises_the_inputs_of_the_guide():
     np.testing.assert_allclose(network.sd, COUNTS.std(0))
 
 
+NEEDED = {
+    "categorical": {"categories": 40},
+    "ordinal": {"categories": 40},
+    "binomial": {"total_count": 40},
+    "uniform": {"low": 0, "high": 40},
+    "ladder": {"layers": [1, 1]},
+    "columns": {"blocks": [{"columns": [0], "name": "normal"}, {"columns": [1], "name": "student_t"}]},
+}
+CANNOT = {  # roles that a name cannot play, and what the message says
+    ("prior", "columns"): "got no context; fix them",
+    ("likelihood", "vamp"): "vamp reads the guide",
+    ("guide", "vamp"): "vamp reads the guide",
+    ("prior", "planar_flow"): "knows the density of its own draws only",
+    ("likelihood", "planar_flow"): "knows the density of its own draws only",
+}
+
+
+def spec_for(role, name):
+    return {"event": [2], "latent": [2], role: {"name": name, **NEEDED.get(name, {})}}
+
+
 @pytest.mark.parametrize("role", ["prior", "likelihood", "guide"])
 @pytest.mark.parametrize("name", list(pv.Conditional.registry))
 def test_every_name_builds_in_every_role_that_it_can_play(role, name):
-    options = {"categorical": {"categories": 40}, "binomial": {"total_count": 40}, "uniform": {"low": 0, "high": 40}}
-    part = {"name": name, **options.get(name, {})}
     try:
-        vae = pv.build({"event": [4], "latent": [2], role: part}, hidden=[3])
-    except ValueError as error:
-        assert {"prior": "discrete", "guide": "unconstrained space"}[role] in str(error)  # noqa: PT017
+        vae = pv.build(spec_for(role, name), hidden=[3])
+    except (ValueError, TypeError) as error:
+        usual = {"prior": "is discrete", "guide": "unconstrained space"}.get(role, "no reason")
+        assert CANNOT.get((role, name), usual) in str(error)  # noqa: PT017
         return
+    assert (role, name) not in CANNOT
     spec = pv.describe(vae)
     assert spec[role]["name"] == name
     again = pv.build(spec)
     assert pv.describe(again) == spec
     assert json.loads(json.dumps(spec)) == spec
+    assert tomllib.loads(tomli_w.dumps(spec)) == spec
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in vae.state_dict().items()}
 
 
@@ -78,16 +102,30 @@ def test_what_no_spec_can_name():
 SPEC = {"event": [4], "latent": [2]}
 ERRORS = {
     "name": ({**SPEC, "prior": "poison"}, "prior: no conditional is named 'poison'; did you mean 'poisson'?"),
-    "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior: no conditional is named None; there are normal"),
+    "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior: no conditional is named None; there are "),
     "value": (
         {**SPEC, "likelihood": {"name": "normal", "sd": 1}},
-        "likelihood: Normal has no parameter sd; it has loc, ",
+        "likelihood.sd: normal has no such argument; it takes learned, loc, scale",
     ),
+    "nearest argument": (
+        {**SPEC, "prior": {"name": "mixture", "componets": 3}},
+        "prior.componets: mixture has no such argument; it takes components, component, each, learned; did you mean",
+    ),
+    "number": ({**SPEC, "prior": {"name": "mixture", "components": 0}}, "prior.components: must be a whole number fr"),
+    "nested": (
+        {**SPEC, "prior": {"name": "mixture", "component": "gama"}},
+        "prior.component: no conditional is named 'gama'; did you mean 'gamma'?",
+    ),
+    "block": (
+        {**SPEC, "likelihood": {"name": "columns", "blocks": [{"columns": [0, 1, 2, 3], "name": "poison"}]}},
+        "likelihood.blocks[0]: no conditional is named 'poison'; did you mean 'poisson'?",
+    ),
+    "condition": ({**SPEC, "condition": {"sizes": 3}}, "condition: got an unexpected keyword argument 'sizes'"),
+    "seen by": ({**SPEC, "condition": {"size": 3, "seen_by": ["model"]}}, "condition: Condition needs seen_by as a l"),
     "domain": ({**SPEC, "prior": {"name": "normal", "scale": -1}}, "prior: Normal(2,) needs scale in"),
-    "missing": ({**SPEC, "likelihood": "binomial"}, "likelihood: Binomial(4,) needs total_count as a number"),
     "categories": (
         {**SPEC, "likelihood": "categorical"},
-        "likelihood: categorical: missing 1 required keyword-only argument: 'categories'",
+        "likelihood: categorical needs categories",
     ),
     "network": (
         {**SPEC, "guide": {"name": "normal", "network": {"name": "mlpp"}}},
@@ -95,7 +133,7 @@ ERRORS = {
     ),
     "network option": (
         {**SPEC, "guide": {"name": "normal", "network": {"hiden": [3]}}},
-        "guide.network: mlp: got an unexpected keyword argument 'hiden'; it takes (hidden, activation)",
+        "guide.network.hiden: mlp has no such argument; it takes hidden, activation; did you mean 'hidden'?",
     ),
     "part table": ({**SPEC, "prior": 3}, "prior: must be a table such as {'name': ...}; got 3"),
     "network table": ({**SPEC, "guide": {"name": "normal", "network": [3]}}, "guide.network: must be a table"),

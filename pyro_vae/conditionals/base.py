@@ -59,7 +59,7 @@ class Conditional(Declared, abc.ABC):
     reads_guide: ClassVar[bool] = False  # whether its context, as a prior, is the guide
 
     event_shape: torch.Size
-    num_params: int = 0  # how many numbers are read from the context for each datum
+    num_params: int  # how many numbers are read from the context for each datum
 
     @abc.abstractmethod
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
@@ -73,7 +73,8 @@ class Conditional(Declared, abc.ABC):
     @property
     def support(self) -> constraints.Constraint:
         """Where its draws lie."""
-        return self(torch.zeros(self.num_params) if self.num_params else None).support
+        reads = getattr(self, "num_params", 0)
+        return self(torch.zeros(reads) if reads else None).support
 
     @property
     def shown_shape(self) -> torch.Size:
@@ -103,7 +104,7 @@ class Conditional(Declared, abc.ABC):
     @classmethod
     def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments beside the `given` ones with which it stands without a context, as a prior by bare name does."""
-        return {"learned": True}
+        return {"learned": True} if "learned" in cls.takes() else {}
 
     @classmethod
     def implied(cls, x: Rows) -> dict[str, Any]:

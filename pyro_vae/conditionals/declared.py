@@ -61,7 +61,7 @@ class Declared(nn.Module):
     def takes(cls) -> list[str]:
         """The names of the arguments that a spec may give."""
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1 + cls.num_sizes :]
-        return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        return [parameter.name for parameter in parameters if "VAR" not in parameter.kind.name]
 
     @classmethod
     def lacks(cls, options: dict[str, Any]) -> list[str]:

@@ -10,25 +10,20 @@ uses that way to draw (inverse autoregressive flow), a prior to score a given z 
 from __future__ import annotations
 
 import abc
-import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from pyro import distributions as dist
-from pyro.distributions import TorchDistribution, constraints, transforms
-from pyro.nn import ConditionalAutoRegressiveNN, DenseNN
+from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import AffineTransform, ReshapeTransform
 
 from ..guards import whole_number
+from . import maps
 from .base import Conditional, Shape, as_shape
 from .families import Normal
-
-BINS, BOUND = 8, 4.0  # of each spline
-STEEPEST = 1.5  # what a network says about a spline is kept within +- this, so that single precision can invert it
 
 
 class Flow(Conditional):
@@ -76,14 +71,14 @@ class Flow(Conditional):
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         affine, features = self._read(context)
-        maps: list[Transform] = [layer.condition(features) for layer in self.layers]  # type: ignore[operator]
+        bends: list[Transform] = [layer.condition(features) for layer in self.layers]  # type: ignore[operator]
         if self.learned and self.inverted:
-            maps = [one.inv for one in maps]
-        maps.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
+            bends = [bend.inv for bend in bends]
+        bends.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
         if len(self.event_shape) != 1:
-            maps.append(ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1))
+            bends.append(ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1))
         standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale)).to_event(1)
-        built = dist.TransformedDistribution(standard, maps)
+        built = dist.TransformedDistribution(standard, bends)
         return built.expand(context.shape[:-1]) if self.learned and context is not None else built
 
     @classmethod
@@ -100,54 +95,6 @@ class Flow(Conditional):
             who = f"{type(self).__name__}{tuple(self.event_shape)}"
             raise ValueError(f"{who} reads {self.num_params} numbers per datum; got {got}; learned=True reads none")
         return self.affine(context[..., : 2 * self.size]).base_dist, context[..., 2 * self.size :]
-
-
-class _BoundedAutoregressive(ConditionalAutoRegressiveNN):
-    def forward(self, x: Tensor, context: Tensor) -> Any:
-        return _bounded(super().forward(x, context))
-
-
-class _BoundedDense(DenseNN):
-    def forward(self, x: Tensor) -> Any:
-        return _bounded(super().forward(x))
-
-
-def _bounded(params: Any) -> Any:
-    return tuple(STEEPEST * torch.tanh(param / STEEPEST) for param in params)
-
-
-def _autoregressive(kind: Any, size: int, features: int, hidden: list[int], backwards: bool, params: list[int]) -> Any:
-    """A masked network that starts near the identity map."""
-    order = torch.arange(size)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="ConditionalAutoRegressiveNN input_dim = 1")
-        return _gentle(kind(size, features, hidden, params, order.flip(0) if backwards else order))
-
-
-def _gentle(network: Any) -> Any:
-    """Smaller weights in the last layer: the map starts near the one of a constant network."""
-    network.layers[-1].weight.data.mul_(0.1)
-    network.layers[-1].bias.data.mul_(0.1)
-    return network
-
-
-class _Affine(transforms.AffineAutoregressive):
-    """Pyro's, inverted in the precision of its argument, where Pyro takes the default one."""
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        x = torch.zeros_like(y)
-        for _ in range(y.shape[-1]):
-            mean, log_scale = self.arn(x)
-            clamped = log_scale.clamp(self.log_scale_min_clip, self.log_scale_max_clip)
-            log_scale = log_scale + (clamped - log_scale).detach()
-            x = (y - mean) * torch.exp(-log_scale)
-        self._cached_log_scale = log_scale
-        return x
-
-
-class _ConditionalAffine(transforms.ConditionalAffineAutoregressive):
-    def condition(self, context: Tensor) -> Transform:
-        return _Affine(functools.partial(self.nn, context=context), **self.kwargs)
 
 
 class AutoregressiveFlow(Flow, name="autoregressive_flow"):
@@ -178,8 +125,7 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
     """
 
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:
-        network = _autoregressive(ConditionalAutoRegressiveNN, self.size, features, hidden, backwards, [1, 1])
-        return _ConditionalAffine(network, log_scale_min_clip=-3.0, log_scale_max_clip=3.0)
+        return maps.affine(self.size, features, hidden, backwards)
 
 
 class SplineFlow(Flow, name="spline_flow"):
@@ -205,11 +151,7 @@ class SplineFlow(Flow, name="spline_flow"):
     """
 
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:
-        params = [BINS, BINS, BINS - 1]
-        network = _autoregressive(_BoundedAutoregressive, self.size, features, hidden, backwards, params)
-        return transforms.ConditionalSplineAutoregressive(
-            self.size, network, count_bins=BINS, bound=BOUND, order="quadratic"
-        )
+        return maps.spline(self.size, features, hidden, backwards)
 
 
 class CouplingFlow(Flow, name="coupling_flow"):
@@ -236,7 +178,7 @@ class CouplingFlow(Flow, name="coupling_flow"):
     inverted = False
 
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:
-        return _Coupling(self.size, features, hidden, backwards)
+        return maps.Coupling(self.size, features, hidden, backwards)
 
 
 class PlanarFlow(Flow, name="planar_flow"):
@@ -274,61 +216,7 @@ class PlanarFlow(Flow, name="planar_flow"):
         return {}
 
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:
-        return transforms.ConditionalPlanar(_gentle(DenseNN(features, hidden, [1, self.size, self.size])))
-
-
-class _Coupling(nn.Module):
-    """A layer of :class:`CouplingFlow`: which half moves, and the network that says how."""
-
-    def __init__(self, size: int, features: int, hidden: list[int], backwards: bool) -> None:
-        super().__init__()
-        self.backwards, self.moved = backwards, (size + 1) // 2
-        params = [self.moved * bins for bins in (BINS, BINS, BINS - 1)]
-        network = _gentle(_BoundedDense(size - self.moved + features + 1, hidden, params))
-        self.spline = transforms.ConditionalSpline(network, self.moved, BINS, BOUND, order="quadratic")
-
-    def condition(self, features: Tensor) -> Transform:
-        """The transform given what the maps see."""
-        return _Coupled(self, features)
-
-
-class _Coupled(Transform):
-    domain = codomain = constraints.real_vector
-    bijective = True
-
-    def __init__(self, layer: _Coupling, features: Tensor) -> None:
-        super().__init__(cache_size=1)
-        self.layer, self.features = layer, features
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """The half that stays, the half that moves, and the spline that moves it."""
-        x = x.flip(-1) if self.layer.backwards else x
-        stays, moves = x[..., self.layer.moved :], x[..., : self.layer.moved]
-        features = self.features.expand(*x.shape[:-1], self.features.shape[-1])
-        spline = self.layer.spline.condition(torch.cat([stays, features, torch.ones_like(x[..., :1])], -1))
-        return stays, moves, spline
-
-    def _join(self, stays: Tensor, moved: Tensor) -> Tensor:
-        joined = torch.cat([moved, stays], -1)
-        return joined.flip(-1) if self.layer.backwards else joined
-
-    def _call(self, x: Tensor) -> Tensor:
-        stays, moves, spline = self._split(x)
-        moved = spline(moves)
-        self.log_slope = spline._cache_log_detJ.sum(-1)
-        return self._join(stays, moved)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        stays, moves, spline = self._split(y)
-        moved = spline._inv_call(moves)
-        self.log_slope = spline._cache_log_detJ.sum(-1)
-        return self._join(stays, moved)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        known_x, known_y = self._cached_x_y
-        if x is not known_x or y is not known_y:
-            self(x)
-        return self.log_slope
+        return maps.planar(self.size, features, hidden)
 
 
 __all__ = ["AutoregressiveFlow", "CouplingFlow", "PlanarFlow", "SplineFlow"]
