@@ -1,0 +1,131 @@
+"""Conditional VAEs: each part sees c exactly when told so, and an exact conditional model is met."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import pyro_vae as pv
+from pyro_vae.condition import PARTS
+
+X = np.random.default_rng(0).poisson(4.0, (40, 3))
+LABELS = np.arange(40) % 3
+NUMBERS = np.random.default_rng(1).normal(size=(40, 2))
+SUBSETS = [subset for k in (1, 2, 3) for subset in itertools.combinations(PARTS, k)]
+
+
+def conditional(c=LABELS, **options):
+    return pv.build(X, c=c, latent=2, likelihood="poisson", hidden=[8], **options)
+
+
+@pytest.mark.parametrize("seen_by", SUBSETS, ids="-".join)
+@pytest.mark.parametrize("c", [LABELS, NUMBERS], ids=["classes", "numbers"])
+def test_exactly_the_named_parts_see_it(seen_by, c):
+    vae = conditional(
+        c, condition={"seen_by": list(seen_by)}, prior={"name": "normal"} if "prior" in seen_by else "normal"
+    )
+    other = np.roll(c, 1, axis=0)
+    z = torch.randn(40, 2)
+    sees = {
+        "prior": lambda c: vae._latent(vae._given(40, c)).log_prob(z),
+        "likelihood": lambda c: vae.decode(z, c).log_prob(torch.as_tensor(X)),
+        "guide": lambda c: vae.encode(X, c).log_prob(z),
+    }
+    for part, density in sees.items():
+        same = torch.allclose(density(c), density(other))
+        assert same == (part not in seen_by), part
+
+
+@pytest.mark.parametrize("seen_by", SUBSETS, ids="-".join)
+def test_everything_goes_on_working(seen_by, tmp_path):
+    vae = conditional(condition={"seen_by": list(seen_by)})
+    pv.fit(vae, X, LABELS, validation=(X[:9], LABELS[:9]), epochs=2, progress=False)
+    for loss in ("iwae", "dreg", "wake_sleep", "mean_field"):
+        pv.fit(vae, X, LABELS, loss=loss, epochs=1, progress=False)
+    evidence = pv.log_evidence(vae, X, LABELS, num_samples=20)
+    assert vae.sample(40, LABELS).shape == (40, 3)
+    assert vae.reconstruct(X, LABELS).shape == (40, 3)
+    holes = X.astype(float)
+    holes[::5, 1] = np.nan
+    assert vae.impute(holes, LABELS, num_samples=10).isfinite().all()
+    assert vae.refine(X[:5], LABELS[:5], steps=3).batch_shape == (5,)
+    pv.save(vae, tmp_path / "model.safetensors")
+    again = pv.load(tmp_path / "model.safetensors")
+    assert pv.describe(again) == pv.describe(vae)
+    assert evidence.log_evidence.notnull().all()
+    after = [pv.log_evidence(model, X, LABELS, num_samples=20) for model in (vae, again)]
+    assert after[0].identical(after[1])
+
+
+def test_images_get_constant_channels():
+    images = np.random.default_rng(0).poisson(4.0, (12, 1, 4, 4))
+    vae = pv.build(
+        images,
+        c=np.arange(12) % 3,
+        latent=2,
+        likelihood={"name": "poisson", "network": {"name": "conv_decoder", "channels": [4]}},
+        guide={"name": "normal", "network": {"name": "conv_encoder", "channels": [4]}},
+    )
+    assert vae.posterior.network.in_shape == (4, 4, 4)
+    pv.fit(vae, images, np.arange(12) % 3, epochs=1, progress=False)
+
+
+def test_evidence_and_posterior_of_an_exact_conditional_model():
+    """x = z + c + noise: log p(x | c) is normal around c with variance 1 + 0.5^2."""
+    c = np.linspace(-3, 3, 50)[:, None]
+    x = c + np.random.default_rng(0).normal(size=(50, 1)) * 1.25**0.5
+    decoder = pv.MLP(2, 1, hidden=())
+    decoder.layers[0].weight.data, decoder.layers[0].bias.data = torch.ones(1, 2), torch.zeros(1)
+    vae = pv.VAE(
+        pv.Normal((1,), loc=0.0, scale=1.0),
+        pv.Amortised(decoder, pv.Normal((1,), scale=0.5)),
+        pv.Amortised(pv.MLP(2, 2, hidden=()), pv.Normal((1,))),
+        condition=pv.Condition(size=1),
+    )
+    for parameter in vae.likelihood.parameters():
+        parameter.requires_grad_(False)
+    pv.fit(vae, x, c, epochs=300, learning_rate=0.03, progress=False)
+    evidence = pv.log_evidence(vae, x, c, num_samples=2000)
+    exact = stats.norm(c, 1.25**0.5).logpdf(x)[:, 0]
+    assert (np.abs(evidence.log_evidence - exact) < 5 * evidence.se + 1e-6).all()
+    torch.testing.assert_close(vae.encode(x, c).mean, torch.as_tensor(0.8 * (x - c)), atol=0.1, rtol=0)
+
+
+def test_a_pair_of_functions_takes_c_too():
+    vae = conditional()
+    pair = (lambda x, c: vae.model(x, c), lambda x, c: vae.guide(x, c))
+    first = pv.log_evidence(vae, X, LABELS, num_samples=20)
+    np.testing.assert_allclose(
+        pv.log_evidence(pair, X.astype(float), LABELS, num_samples=20).log_evidence, first.log_evidence
+    )
+
+
+def test_what_c_suggests():
+    assert pv.Condition.of(LABELS).describe() == {"categories": 3, "seen_by": ["likelihood", "guide"]}
+    assert pv.Condition.of(NUMBERS).describe() == {"size": 2, "seen_by": ["likelihood", "guide"]}
+    assert pv.Condition.of(LABELS + 0.5).describe()["size"] == 1
+
+
+ERRORS = {
+    "no c": (lambda vae: vae.encode(X), "this VAE is conditional: give c, a row for each datum"),
+    "model without c": (lambda vae: vae.model(torch.as_tensor(X)), "this VAE is conditional: give c"),
+    "fit without c": (lambda vae: pv.fit(vae, X), "this VAE is conditional: give c"),
+    "length": (lambda vae: vae.encode(X, LABELS[:5]), "c must have shape (40,), a row for each datum; got (5,)"),
+    "class": (lambda vae: vae.encode(X, LABELS + 1), "c needs classes from 0 to 2; got 3.0 at row 2"),
+    "fraction": (lambda vae: vae.encode(X, LABELS / 2), "c needs classes from 0 to 2; got 0.5 at row 1"),
+    "NaN": (lambda vae: vae.encode(X, LABELS * np.nan), "c needs finite numbers; got nan at row 0"),
+    "validation": (lambda vae: pv.fit(vae, X, LABELS, validation=X), "validation data: a conditional VAE needs a pair"),
+    "unconditional": (lambda _: pv.build(X).encode(X, LABELS), "this VAE has no condition, so it takes no c"),
+    "both": (lambda _: pv.Condition(size=2, categories=3), "Condition needs size= for numbers, or categories= for cla"),
+    "parts": (lambda _: pv.Condition(size=2, seen_by="guide"), "Condition needs seen_by as a list of some of prior"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case):
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        call(conditional())
+    assert message in str(caught.value)
