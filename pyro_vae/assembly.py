@@ -91,7 +91,7 @@ class Assembly(nn.Module):
             return enumerable(unconstrained)
         if is_real(support):
             return unconstrained
-        return dist.TransformedDistribution(unconstrained, [InDouble(), biject_to(support).with_cache()])
+        return dist.TransformedDistribution(unconstrained, [InDouble(self.reference.dtype), biject_to(support).with_cache()])
 
     def _decoded(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
         z = self.prior.shown(z.to(self.reference.dtype))

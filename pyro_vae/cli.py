@@ -1,163 +1,312 @@
-"""The command ``pyro-vae``."""
+"""The command ``pyro-vae``.
+
+What a user can mend ends in one line on stderr and exit code 2, in one place, :class:`_Command`; every other error is
+ours, and keeps its traceback.
+"""
 
 from __future__ import annotations
 
-import math
+import dis
+import sys
 import time
+import tomllib
 import warnings
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyro
-import torch
 import typer
-import xarray
 from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
-from . import data
-from .checkpoint import save
-from .conditionals.discrete import Binomial
-from .criticism import plots
-from .inference.evidence import KHAT_LIMIT, log_evidence
-from .inference.svi import fit
-from .spec import build
+from . import catalogue, data
+from .checkpoint import load, save
+from .demo import demo as run_demo
+from .inference.evidence import log_evidence
+from .inference.svi import fit as train
+from .rows import Rows
+from .spec import build, describe
 from .vae import VAE
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-NUM_SAMPLES = (1, 10, 100, 5000)
+PIPED_WIDTH = 200  # of tables that no terminal shows: one line for each entry
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(metadata.version("pyro-vae"))
+class _Command(TyperGroup):
+    """The command line as a whole."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit: 0, or 2 after one line on stderr, or 130 where it was interrupted."""
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"pyro\.")  # an error follows, or nothing that a user chose
+                warnings.filterwarnings("always", category=UserWarning, module=__package__)
+                warnings.showwarning = _show_warning
+                code = super().main(*args, **{**extra, "standalone_mode": False})
+        except Exception as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            _say(reason)
+            sys.exit(2)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"pyro-vae: {' '.join(text.split())}", err=True)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}")
+
+
+def _reason(error: Exception) -> str | None:
+    """What to tell a user; nothing for an error in the code."""
+    if hasattr(error, "format_message"):  # of typer, about arguments
+        context, text = getattr(error, "ctx", None), error.format_message()
+        end = "" if text.endswith((".", "?")) else "."
+        return f"{text}{end} See {context.command_path if context else 'pyro-vae'} --help."
+    if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)):
+        return f'the spec is no TOML: {error}; its lines are like prior = {{name = "gamma", rate = 1.0}}'
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; install it, or say where it is: PYTHONPATH=folder pyro-vae ..."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
+    expected = isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError))
+    return str(error) if expected and _is_message(error) else None
+
+
+def _is_message(error: Exception) -> bool:
+    """Whether this package wrote the error, by a ``raise``; any other has come about by a mistake."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != __package__:
+        return False
+    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+
+
+app = typer.Typer(cls=_Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    """Variational autoencoders as declarative Pyro models.
+
+    A VAE is three distributions that fit together: a prior p(z), a likelihood p(x|z) and a guide q(z|x). `pyro-vae
+    list` shows what can stand where.
+    """
+    if version or context.invoked_subcommand is None:
+        typer.echo(metadata.version("pyro-vae") if version else context.get_help())
         raise typer.Exit
 
 
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Variational autoencoders as declarative Pyro models."""
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="The folder for the model and the pictures.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(help="At most so many passes over the data.", min=1)] = 300,
-    num_samples: Annotated[int, typer.Option(help="The largest number of samples for log p(x).", min=2)] = 5000,
-) -> None:
-    """Fit a VAE to 8 x 8 digits and judge it: log p(x) with its error, baselines, four pictures."""
-    _make_folder(out)
-    console = Console()
-    digits = _Digits.load()
-    vae = build(
-        digits.train, latent=8, prior="normal", likelihood={"name": "binomial", "total_count": 16}, hidden=[200, 200]
-    )
-    console.print(
-        "[bold]Digits[/bold]: 1797 images of 8 x 8 grey levels 0..16. p(z) normal, p(x|z) binomial, q(z|x) normal."
-    )
-    began = time.perf_counter()
-    history = fit(vae, digits.train, validation=digits.validation, epochs=epochs, batch_size=64, patience=40)
-    best = history.validation.min()
-    took = time.perf_counter() - began
-    console.print(f"Trained {len(history)} epochs in {took:.0f} s; the best validation loss is {best:.2f} nats.")
-    curves = _curves(vae, digits.test, [k for k in NUM_SAMPLES if k < num_samples] + [num_samples])
-    console.print(_table(curves, _independent_pixels(digits)))
-    console.print(_verdict(curves["importance sampling"][num_samples]))
-    _write(out, vae, history, digits, curves)
-    console.print(f"The model and four pictures are in {out}.")
-
-
-def _make_folder(path: Path) -> None:
-    """Before the work, not after it."""
+def _ready(path: Path) -> None:
+    """A folder that can be written to: found out before the work, not after it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
         (path / ".writable").unlink()
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be written to: {error.strerror}; choose another folder") from None
+        raise ValueError(f"{path} cannot be written to: {error.strerror}; choose another folder") from None
 
 
-@dataclass(frozen=True)
-class _Digits:
-    """scikit-learn's digits, shuffled and split."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-
-    @classmethod
-    def load(cls) -> _Digits:
-        from sklearn.datasets import load_digits
-
-        x = data.load("digits")
-        order = np.random.default_rng(0).permutation(len(x))
-        x, labels = x[order], load_digits().target[order]
-        return cls(x[:1200], x[1200:1437], x[1437:], labels[1437:])
+def _ready_file(path: Path, *suffixes: str) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"the file must end in {' or '.join(suffixes)}; got {path.name!r}")
+    _ready(path.parent)
 
 
-def _curves(vae: VAE, x: np.ndarray, num_samples: list[int]) -> dict[str, dict[int, xarray.Dataset]]:
-    """log p(x) by importance sampling, and by naive sampling: the same estimator with the prior as guide."""
-
-    def prior_guide(x: torch.Tensor) -> None:
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", vae.prior())
-
-    pairs: dict[str, Any] = {"importance sampling": vae, "naive sampling": (vae.model, prior_guide)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the table shows k-hat
-        return {name: {k: log_evidence(pair, x, num_samples=k) for k in num_samples} for name, pair in pairs.items()}
+def _sizes(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(size) for size in text.split(",") if size.strip()]
+    except ValueError:
+        raise ValueError(f"sizes are whole numbers with commas between them, such as 400,400; got {text!r}") from None
 
 
-def _independent_pixels(digits: _Digits) -> np.ndarray:
-    """log p(x) of the test data where every pixel is a binomial of its own, with add-one smoothing."""
-    rate = torch.as_tensor((digits.train.sum(0) + 1) / (16 * len(digits.train) + 2), dtype=torch.float64)
-    model = Binomial((64,), total_count=16, logits=torch.logit(rate))
-    return model().log_prob(torch.as_tensor(digits.test)).numpy()
+def _part(role: str, text: str | None) -> Any:
+    """A name, or a table in TOML."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return tomllib.loads(f"{role} = {text.strip()}")[role]
+    except tomllib.TOMLDecodeError as error:
+        form = f"write --{role} '{{name = \"gamma\", rate = 1.0}}'"
+        raise ValueError(f"--{role} is no table in TOML: {error}; {form}") from None
 
 
-def _table(curves: dict[str, dict[int, xarray.Dataset]], independent: np.ndarray) -> Table:
-    table = Table("estimate on 360 test digits", title="log p(x) in nats per datum", title_justify="left")
-    table.add_column("K", justify="right")
-    table.add_column("mean ± SE", justify="right")
-    table.add_column(f"k-hat > {KHAT_LIMIT}", justify="right")
-    largest = max(curves["importance sampling"])
-    elbo = curves["importance sampling"][largest]["elbo"].values
-    table.add_row("ELBO, the bound it was trained on", "", _mean_se(elbo), "", end_section=True)
-    for name, results in curves.items():
-        for k, result in results.items():
-            known = result["khat"].notnull().all()
-            share = f"{float((result['khat'] > KHAT_LIMIT).mean()):.0%}" if known else "unknown"
-            mean = f"{result.attrs['mean']:.2f} ± {result.attrs['mean_se']:.2f}"
-            table.add_row(f"log p(x), {name}", str(k), mean, share, end_section=k == largest)
-    table.add_row("independent pixels, exact", "", _mean_se(independent), "")
-    return table
+def _rows(source: str, key: str | None) -> Rows:
+    return data.as_rows(data.load(source, key))
 
 
-def _mean_se(values: np.ndarray) -> str:
-    return f"{values.mean():.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}"
+def _condition(source: str | None) -> Rows | None:
+    """What the data are conditional on; a single column is a vector, so that whole numbers are classes."""
+    if source is None:
+        return None
+    rows = _rows(source, None)
+    return Rows(lambda index: rows.fetch(index)[:, 0], len(rows), ()) if rows.event_shape == (1,) else rows
 
 
-def _verdict(result: xarray.Dataset) -> str:
-    flagged, num = result.attrs["flagged"], result.sizes["datum"]
+def _some(rows: Rows | None, order: np.ndarray) -> Any:
+    """The rows that `order` names, still read a few at a time."""
+    return None if rows is None else Rows(lambda i: rows.fetch(order[i]), len(order), rows.event_shape, rows.columns)
+
+
+def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows to train on, and which to hold out."""
+    held_out = 0 if share == 0 else max(1, round(share * num))
+    if held_out >= num:
+        raise ValueError(f"--validation {share:g} of {num} data leaves none to train on; use a smaller share, or 0")
+    order = np.random.default_rng(seed).permutation(num)
+    return order[held_out:], order[:held_out]
+
+
+def _built(vae: VAE) -> str:
+    spec, number = describe(vae), sum(parameter.numel() for parameter in vae.parameters())
+    parts = ", ".join(f"{role} {spec[role]['name']}" for role in ("prior", "likelihood", "guide"))
+    shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
+    return f"Built a VAE: {parts}; {shapes}, {number:,} parameters."
+
+
+def _trained(vae: VAE, rows: tuple[Rows, Rows | None], held_out: tuple[Rows, Rows | None], **options: Any) -> str:
+    """Train on `rows`; with data held out, these say when to stop."""
+    if held_out[0]:
+        options |= {"validation": held_out[0] if held_out[1] is None else held_out}
+    began = time.perf_counter()
+    history = train(vae, *rows, **options)
+    took = time.perf_counter() - began
+    loss = f"loss is {history.loss.iloc[-1]:.2f}"
+    loss = f"best validation loss is {history.validation.min():.2f}" if held_out[0] else loss
+    return f"Trained {len(history)} epochs on {len(rows[0])} data in {took:.0f} s; the {loss} nats per datum."
+
+
+def _scored(vae: VAE, held_out: tuple[Rows, Rows | None], num_samples: int, seed: int) -> str:
+    score = log_evidence(vae, *held_out, num_samples=num_samples, seed=seed).attrs
     return (
-        f"SE is over test digits and draws of z. log p(x) of {num - flagged} digits can be trusted; that of {flagged} "
-        f"is a lower bound only: their weights have a tail too heavy for K = {result.attrs['num_samples']} (k-hat "
-        f"above {KHAT_LIMIT}), for the guide is narrower than the posterior. Naive sampling shows what no guide costs."
+        f"log p(x) of {len(held_out[0])} validation data: {score['mean']:.2f} ± {score['mean_se']:.2f} nats per datum "
+        f"(K = {num_samples}, {score['flagged']} flagged)."
     )
 
 
-def _write(out: Path, vae: VAE, history: Any, digits: _Digits, curves: dict[str, dict[int, xarray.Dataset]]) -> None:
-    save(vae, out / "model.safetensors")
-    history.to_csv(out / "history.csv", index=False)
-    plots.reconstructions(vae, digits.test[:12]).savefig(out / "reconstructions.png")
-    plots.samples(vae).savefig(out / "samples.png")
-    plots.latent_space(vae, digits.test, digits.test_labels).savefig(out / "latent_space.png")
-    plots.bounds(curves).savefig(out / "bounds.png")
+def _option(text: str, metavar: str, *names: str, shown: bool | str = True, **limits: Any) -> Any:
+    return typer.Option(*names, help=text, metavar=metavar, show_default=shown, **limits)
+
+
+Seed = Annotated[int, _option("The seed of all that is random.", "N", min=0)]
+Condition = Annotated[str | None, _option("What the model is conditional on: a row for each datum.", "FILE")]
+
+
+@app.command()
+def fit(
+    source: Annotated[str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv or idx file.")],
+    out: Annotated[Path, _option("The .safetensors file to write.", "MODEL", "--out", "-o")],
+    spec: Annotated[Path | None, _option("The VAE, as a .toml file, instead of the five below.", "FILE")] = None,
+    prior: Annotated[str | None, _option("p(z): a name, or a table in TOML.", "PART", shown="normal")] = None,
+    likelihood: Annotated[str | None, _option("p(x|z), in the same way.", "PART", shown="normal")] = None,
+    guide: Annotated[str | None, _option("q(z|x), in the same way.", "PART", shown="what suits the prior")] = None,
+    latent: Annotated[str | None, _option("The shape of the latents.", "SIZES", shown="8")] = None,
+    hidden: Annotated[str | None, _option("The widths of the hidden layers.", "SIZES", shown="400")] = None,
+    validation: Annotated[float, _option("The share of data held out, at random.", "SHARE", min=0, max=1)] = 0.1,
+    loss: Annotated[str, _option("A name that pyro-vae list shows.", "NAME")] = "elbo",
+    particles: Annotated[int | None, _option("Samples of z a datum.", "K", shown="the loss's own", min=1)] = None,
+    epochs: Annotated[int, _option("At most so many passes over the data.", "N", min=1)] = 100,
+    batch_size: Annotated[int, _option("How many data make one step.", "N", min=1)] = 128,
+    learning_rate: Annotated[float, _option("The learning rate of Adam.", "RATE", min=0)] = 1e-3,
+    num_samples: Annotated[int, _option("Samples of z a datum for log p(x).", "K", min=1)] = 1000,
+    seed: Seed = 0,
+    key: Annotated[str | None, _option("Which array of an .npz file with several.", "NAME")] = None,
+    condition: Condition = None,
+) -> None:
+    """Fit a VAE to data and save it.
+
+    `pyro-vae fit digits --likelihood binomial -o digits.safetensors`
+
+    `pyro-vae fit counts.csv --prior '{name="gamma", rate=2.0}' --likelihood poisson --hidden 200,200 -o m.safetensors`
+
+    The VAE is built for all data, trained on most of them, and scored on the share held out: log p(x) by importance
+    sampling, in nats per datum.
+    """
+    _ready_file(out)
+    parts = {"prior": _part("prior", prior), "likelihood": _part("likelihood", likelihood)}
+    parts |= {"guide": _part("guide", guide), "latent": _sizes(latent), "hidden": _sizes(hidden)}
+    given = {name: value for name, value in parts.items() if value is not None}
+    if spec is not None and given:
+        raise ValueError(f"--spec says what to build: leave out --{', --'.join(given)}, or --spec")
+    x, c = _rows(source, key), _condition(condition)
+    rest, held_out = _split(len(x), validation, seed)
+    vae = build(x, c=c, seed=seed, **given) if spec is None else build(spec, x, c, seed=seed)
+    typer.echo(_built(vae))
+    scored = _some(x, held_out), _some(c, held_out)
+    options = {"loss": loss, "particles": particles, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    typer.echo(_trained(vae, (_some(x, rest), _some(c, rest)), scored, learning_rate=learning_rate, **options))
+    save(vae, out)
+    if scored[0]:
+        typer.echo(_scored(vae, scored, num_samples, seed))
+    typer.echo(f"The model is in {out}.")
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")],
+    num: Annotated[int | None, _option("How many data.", "N", "--num", "-n", shown="16", min=1)] = None,
+    out: Annotated[Path | None, _option("A .npy or .csv file.", "FILE", "--out", "-o", shown="CSV to stdout")] = None,
+    seed: Seed = 0,
+    condition: Condition = None,
+) -> None:
+    """Draw data from a saved model.
+
+    `pyro-vae sample digits.safetensors -n 100 -o drawn.npy`
+
+    A model that is conditional draws one datum for each row of --condition. In CSV a datum is a line.
+    """
+    if out is not None:
+        _ready_file(out, ".npy", ".csv")
+    vae, c = load(model), _condition(condition)
+    if vae.condition is not None and c is None:
+        raise ValueError(f"{model.name} is conditional: give --condition, a file with a row for each draw")
+    drawn = vae.sample(num or (16 if c is None else len(c)), c, seed=seed).numpy()
+    if out is not None and out.suffix == ".npy":
+        np.save(out, drawn)
+        return
+    import pandas
+
+    flat = drawn.reshape(len(drawn), -1)
+    frame = pandas.DataFrame(flat, columns=[f"x{number}" for number in range(flat.shape[1])])
+    text = frame.convert_dtypes().to_csv(index=False)  # whole numbers without a point
+    typer.echo(text, nl=False) if out is None else out.write_text(text)
+
+
+@app.command("list")
+def show_list() -> None:
+    """Show every name: conditionals and the roles they can have, networks, losses, data."""
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    for table in catalogue.tables():
+        console.print(table, "")
+
+
+@app.command("describe")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model.")],
+) -> None:
+    """Explain a conditional or a network by name, or show what a saved model is.
+
+    `pyro-vae describe gamma`
+
+    `pyro-vae describe digits.safetensors > digits.toml`
+    """
+    typer.echo(catalogue.explain(name))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, _option("The folder for the model and the pictures.", "FOLDER")] = Path("runs/demo"),
+    epochs: Annotated[int, _option("At most so many passes over the data.", "N", min=1)] = 300,
+    num_samples: Annotated[int, _option("The largest number of samples for log p(x).", "K", min=2)] = 5000,
+) -> None:
+    """Fit a VAE to 8 x 8 digits and judge it: log p(x) with its error, baselines, four pictures."""
+    _ready(out)
+    run_demo(out, epochs, num_samples)

@@ -1,22 +1,64 @@
 """The command line, as a user types it."""
 
+import inspect
 import re
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
+import pandas
 import pytest
+import torch
 from matplotlib import image
 from typer.testing import CliRunner
 
 import pyro_vae as pv
-from pyro_vae.cli import app
+from pyro_vae import catalogue, cli
 from pyro_vae.criticism import plots
+from pyro_vae.inference.svi import losses
+
+REGISTRIES = {**pv.Conditional.registry, **pv.Network.registry}
+QUICK = ["--epochs", "2", "--num-samples", "30", "--hidden", "8", "--latent", "2"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def done(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    """Data, specs and a model in the folder where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    np.save("counts.npy", generator.poisson(2.0, (40, 3)))
+    np.save("numbers.npy", generator.normal(size=(40, 3)))
+    np.save("one.npy", np.zeros((1, 3)))
+    np.savez("two.npz", a=generator.normal(size=(20, 2)), b=generator.normal(size=(20, 3)))
+    pandas.DataFrame({"c": np.arange(40) % 3}).to_csv("classes.csv", index=False)
+    pandas.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}).to_csv("text.csv", index=False)
+    (tmp_path / "spec.toml").write_text(
+        'latent = [2]\nprior = {name = "gamma", concentration = 2.0}\n'
+        'likelihood = {name = "poisson", network = {name = "residual_mlp", width = 8}}\n'
+        'guide = {name = "normal", network = {name = "mlp", hidden = [8]}}\n'
+    )
+    (tmp_path / "broken.toml").write_text("latent = [2\n")
+    (tmp_path / "latin.toml").write_bytes(b"latent = [2] # \xe9\n")
+    (tmp_path / "unknown.toml").write_text('latent = [2]\nprio = "normal"\n')
+    (tmp_path / "module.toml").write_text('latent = [2]\nmodules = ["no_such_module"]\n')
+    (tmp_path / "folder").mkdir()
+    pv.save(pv.build({"event": [3], "latent": [2], "likelihood": "poisson"}, hidden=[4]), "model.safetensors")
+    return tmp_path
 
 
 def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
-    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--epochs", "3", "--num-samples", "200"])
-    assert result.exit_code == 0, result.output
+    result = done("demo", "--out", tmp_path / "demo", "--epochs", 3, "--num-samples", 200)
     for part in ("ELBO", "importance sampling", "naive sampling", "independent pixels", "k-hat > 0.7", "unknown"):
         assert part in result.output
     files = {file.name for file in (tmp_path / "demo").iterdir()}
@@ -34,17 +76,346 @@ def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
     assert score.log_evidence.notnull().all()
 
 
+# fit
+
+
+def halves(x, share=0.1, seed=0):
+    """What fit trains on, and what it holds out."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    held_out = round(share * len(x))
+    return x[order[held_out:]], x[order[:held_out]]
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_fit_by_flags_is_what_python_does():
+    table = '{name = "gamma", concentration = 2.0}'
+    flags = ["--prior", table, "--likelihood", "poisson", "--guide", "student_t", "--loss", "iwae", "--particles", "3"]
+    flags += ["--batch-size", "16", "--learning-rate", "0.01", "--validation", "0.25", "--seed", "7"]
+    result = done("fit", "counts.npy", *flags, *QUICK, "-o", "new/fitted.safetensors")
+    x = np.load("counts.npy")
+    prior = {"name": "gamma", "concentration": 2.0}
+    vae = pv.build(x, latent=2, prior=prior, likelihood="poisson", guide="student_t", hidden=[8], seed=7)
+    train, validation = halves(x, 0.25, 7)
+    options = {"loss": "iwae", "particles": 3, "batch_size": 16, "learning_rate": 0.01}
+    history = pv.fit(vae, train, validation=validation, epochs=2, seed=7, **options)
+    score = pv.log_evidence(vae, validation, num_samples=30, seed=7)
+    loaded = pv.load("new/fitted.safetensors")
+    assert pv.describe(loaded) == pv.describe(vae)
+    assert pv.log_evidence(loaded, validation, num_samples=30, seed=7).identical(score)
+    built, trained, scored, saved = result.stdout.splitlines()
+    number = sum(parameter.numel() for parameter in vae.parameters())
+    assert built == (
+        f"Built a VAE: prior gamma, likelihood poisson, guide student_t; data of shape (3,), latents of shape (2,), "
+        f"{number:,} parameters."
+    )
+    best = f"{history.validation.min():.2f}"
+    assert re.fullmatch(
+        rf"Trained 2 epochs on 30 data in \d+ s; the best validation loss is {best} nats per datum\.", trained
+    )
+    mean = f"{score.attrs['mean']:.2f} ± {score.attrs['mean_se']:.2f}"
+    flagged = score.attrs["flagged"]
+    assert scored == f"log p(x) of 10 validation data: {mean} nats per datum (K = 30, {flagged} flagged)."
+    assert saved == "The model is in new/fitted.safetensors."
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_fit_by_a_spec_is_what_python_does():
+    done("fit", "counts.npy", "--spec", "spec.toml", "--epochs", 1, "--num-samples", 30, "-o", "fitted.safetensors")
+    x = np.load("counts.npy")
+    vae = pv.build("spec.toml", x)
+    train, validation = halves(x)
+    pv.fit(vae, train, validation=validation, epochs=1)
+    loaded = pv.load("fitted.safetensors")
+    assert pv.describe(loaded) == pv.describe(vae)
+    one, other = (pv.log_evidence(v, validation, num_samples=30) for v in (loaded, vae))
+    assert one.identical(other)
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_fit_a_conditional_vae_and_draw_from_it():
+    done("fit", "numbers.npy", "--condition", "classes.csv", *QUICK, "-o", "fitted.safetensors")
+    x, c = np.load("numbers.npy"), pandas.read_csv("classes.csv").c.to_numpy()
+    vae = pv.build(x, c=c, latent=2, hidden=[8])
+    (train, validation), (c_train, c_validation) = halves(x), halves(c)
+    pv.fit(vae, train, c_train, validation=(validation, c_validation), epochs=2)
+    loaded = pv.load("fitted.safetensors")
+    assert pv.describe(loaded)["condition"] == {"categories": 3, "seen_by": ["likelihood", "guide"]}
+    one, other = (pv.log_evidence(v, validation, c_validation, num_samples=30) for v in (loaded, vae))
+    assert one.identical(other)
+    done("sample", "fitted.safetensors", "--condition", "classes.csv", "-o", "drawn.npy")
+    assert np.array_equal(np.load("drawn.npy"), loaded.sample(40, c).numpy())
+
+
+def test_fit_without_validation_and_a_named_array():
+    result = done("fit", "two.npz", "--key", "b", "--validation", 0, *QUICK, "-o", "fitted.safetensors")
+    assert re.search(r"Trained 2 epochs on 20 data in \d+ s; the loss is \d+\.\d\d nats per datum\.", result.stdout)
+    assert "log p(x)" not in result.output
+    assert pv.load("fitted.safetensors").likelihood.event_shape == (3,)
+
+
+def test_a_warning_is_one_line():
+    result = done("fit", "numbers.npy", "--validation", 0.5, *QUICK, "--hidden", "", "-o", "fitted.safetensors")
+    line = r"pyro-vae: warning: log p\(x\) of \d+ of 20 data cannot be trusted: k-hat is above 0\.7 .*\n"
+    assert re.fullmatch(line, result.stderr)
+    assert re.search(r"\(K = 30, [1-9]\d* flagged\)", result.stdout)
+
+
+# sample
+
+
+def test_sample_is_reproducible(files):
+    shown = [done("sample", "model.safetensors", "-n", 5, "--seed", seed).stdout for seed in (3, 3, 4)]
+    assert shown[0] == shown[1] != shown[2]
+    drawn = pv.load("model.safetensors").sample(5, seed=3).numpy()
+    for out in ("drawn.csv", "drawn.npy"):
+        assert done("sample", "model.safetensors", "-n", 5, "--seed", 3, "-o", out).output == ""
+        assert np.array_equal(pv.data.as_rows(pv.data.load(out)).take(slice(None)).numpy(), drawn)
+    assert (files / "drawn.csv").read_text() == shown[0]
+    assert shown[0].startswith("x0,x1,x2\n")
+    assert "." not in shown[0], "counts have no point"
+    assert len(done("sample", "model.safetensors").stdout.splitlines()) == 17
+
+
+def test_sample_keeps_every_digit_and_flattens_images():
+    vae = pv.build({"event": [1, 2, 2], "latent": [2]}, hidden=[4])
+    pv.save(vae, "image.safetensors")
+    done("sample", "image.safetensors", "-n", 3, "-o", "drawn.csv")
+    drawn = pandas.read_csv("drawn.csv").to_numpy().reshape(3, 1, 2, 2)
+    assert np.array_equal(drawn, vae.sample(3).numpy())
+
+
+# list and describe
+
+
+def listed():
+    """The names in each table of the list, and the roles of conditionals."""
+    names, roles = {}, {}
+    for block in done("list").stdout.split("\n\n"):
+        title, _, *lines = block.strip().splitlines() or ["", ""]
+        cells = [re.split(r" {2,}", line.strip()) for line in lines]
+        names[title.strip()] = [cell[0] for cell in cells]
+        roles |= {cell[0]: cell[1].split() for cell in cells if title.strip() == "Conditionals"}
+    return {title: found for title, found in names.items() if title}, roles
+
+
+def test_list_shows_the_registries_and_nothing_else():
+    names, roles = listed()
+    assert names == {
+        "Conditionals": list(pv.Conditional.registry),
+        "Networks": list(pv.Network.registry),
+        "Losses": list(losses),
+        "Data": list(catalogue.DATA),
+    }
+    for name in catalogue.DATA:
+        assert len(pv.data.as_rows(pv.data.load(name))) > 0
+    assert all(roles.values()), "everything can stand somewhere"
+    expected = {
+        "normal": ["prior", "likelihood", "guide"],
+        "gamma": ["prior", "likelihood"],
+        "poisson": ["likelihood"],
+        "uniform": ["prior"],
+        "vamp": ["prior"],
+        "planar_flow": ["guide"],
+        "columns": ["likelihood"],
+        "one_hot": ["prior", "likelihood", "guide"],
+        "ladder": ["prior", "likelihood", "guide"],
+    }
+    assert {name: roles[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", list(REGISTRIES))
+def test_describe_explains_every_name(name):
+    text = done("describe", name).stdout
+    assert text.startswith(f"{name}: {REGISTRIES[name].__name__}, ")
+    assert "\\" not in text, "formulas are readable"
+    assert not re.search(r":\w+:`|``|\.\. math", text), "no markup is left"
+    assert catalogue.summary(REGISTRIES[name]) in " ".join(text.split())
+    for argument in REGISTRIES[name].takes():
+        assert re.search(rf"^    {argument}( |$)", text, flags=re.M), argument
+    tables = re.findall(r"in a spec:\n\n((?:    .*\n|\n)+)", text, flags=re.I)
+    assert tables
+    image = {"event": [1, 8, 8]} if name in pv.Network.registry else {"event": [2]}
+    for table in tables:
+        part = tomllib.loads(inspect.cleandoc(table))
+        discrete = name not in pv.Network.registry and REGISTRIES[name].example().support.is_discrete
+        prior = {"prior": {**part["guide"], "network": {}}} if "guide" in part and discrete else {}
+        vae = pv.build({**image, "latent": [2], **part, **prior})
+        assert f"'name': '{name}'" in str(pv.describe(vae))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"x :math:`\sim \mathrm{N}(0,\, \delta^2)`", "x ~ N(0, δ^2)"),
+        (r":class:`.Normal`, ``a``", "Normal, a"),
+        (r"\frac{n!}{\prod_j x_j!} \tfrac{1}{2}", "n! / (∏_j x_j!) 1 / 2"),
+        (r"\Gamma \lambda \tanh \Big(x\Big)^\top", "Γ λ tanh (x)ᵀ"),
+        (".. math:: p(z)", "    p(z)"),
+        (".. math::\n\n    p(z),\n    q(z)", "    p(z),\n    q(z)"),
+    ],
+)
+def test_markup_becomes_plain(text, expected):
+    assert catalogue.plain(text) == expected
+
+
+def test_describe_a_model_gives_its_spec(files):
+    text = done("describe", "model.safetensors").stdout
+    vae = pv.load("model.safetensors")
+    assert tomllib.loads(text) == pv.describe(vae)
+    number = sum(parameter.numel() for parameter in vae.parameters())
+    first = rf"# model\.safetensors: a VAE with {number} parameters, saved with pyro-ppl \S+, torch \S+"
+    assert re.fullmatch(first, text.splitlines()[0])
+    (files / "again.toml").write_text(text)
+    assert pv.describe(pv.build("again.toml")) == pv.describe(vae)
+
+
+# errors
+
+
+FIT = ["fit", "counts.npy", "-o", "model.safetensors"]
+NUMBERS = ["fit", "numbers.npy", "-o", "model.safetensors", "--epochs", "3"]
+ERRORS = [  # what is wrong, the arguments, how the one line begins
+    ("prior", [*FIT, "--prior", "gama"], "prior: no conditional is named 'gama'; did you mean 'gamma'?\n"),
+    ("likelihood", [*FIT, "--likelihood", "poison"], "likelihood: no conditional is named 'poison'; did you mean"),
+    ("guide", [*FIT, "--guide", "gamma"], "VAE: the guide lives in unconstrained space; Gamma(8,) has support"),
+    ("kind", [*FIT, "--prior", "planar_flow"], "VAE: PlanarFlow(8,) cannot stand as prior: its transforms have no"),
+    ("table", [*FIT, "--prior", '{name = "gamma"'], "--prior is no table in TOML: "),
+    ("key", [*FIT, "--prior", '{name = "gamma", rte = 1.0}'], "prior.rte: gamma has no such argument; it takes"),
+    ("value", [*FIT, "--prior", '{name = "gamma", rate = -1.0}'], "prior: Gamma(8,) needs rate in GreaterThan("),
+    ("missing", [*FIT, "--prior", "ladder"], "prior: ladder needs layers"),
+    ("network", [*FIT, "--guide", '{name = "normal", network = {name = "mpl"}}'], "guide.network: no network is named"),
+    ("loss", [*FIT, "--loss", "elb"], "no loss is named 'elb'; there are elbo, "),
+    (
+        "sizes",
+        [*FIT, "--hidden", "4x4"],
+        "sizes are whole numbers with commas between them, such as 400,400; got '4x4'",
+    ),
+    ("size", [*FIT, "--latent", "0"], "every size of a shape must be a whole number from 1; got 0"),
+    ("particles", [*FIT, "--loss", "wake_sleep", "--particles", "1"], "particles must be a whole number from 2; got 1"),
+    ("share", [*FIT, "--validation", "1"], "--validation 1 of 40 data leaves none to train on; use a smaller share"),
+    (
+        "one row",
+        ["fit", "one.npy", "-o", "m"],
+        "--validation 0.1 of 1 data leaves none to train on; use a smaller share",
+    ),
+    ("support", [*NUMBERS, "--likelihood", "poisson"], "Poisson(3,) needs whole numbers from 0; got "),
+    (
+        "text",
+        ["fit", "text.csv", "-o", "m"],
+        "data must be numbers; got 'x' (str) at row 0, column 'b'; encode or drop",
+    ),
+    ("no data", ["fit", "digit", "-o", "m"], "there is no data set or file 'digit'; did you mean 'digits'?\n"),
+    ("two arrays", ["fit", "two.npz", "-o", "m"], "two.npz holds a, b; got key=None; name one of them\n"),
+    ("array", ["fit", "two.npz", "--key", "c", "-o", "m"], "two.npz holds a, b; got key='c'; name one of them\n"),
+    ("condition", ["fit", "two.npz", "--key", "a", "--condition", "classes.csv", "-o", "m"], "c must have shape (20,)"),
+    ("no spec", [*FIT, "--spec", "none.toml"], "there is no spec file 'none.toml'"),
+    ("broken spec", [*FIT, "--spec", "broken.toml"], "the spec is no TOML: "),
+    ("encoding", [*FIT, "--spec", "latin.toml"], "the spec is no TOML: "),
+    ("entry", [*FIT, "--spec", "unknown.toml"], "prio: a spec has no such entry; it has event, latent, prior, "),
+    ("module", [*FIT, "--spec", "module.toml"], "No module named 'no_such_module'; install it, or say where it is: "),
+    (
+        "both",
+        [*FIT, "--spec", "spec.toml", "--prior", "normal"],
+        "--spec says what to build: leave out --prior, or --spec",
+    ),
+    ("diverges", [*NUMBERS, "--learning-rate", "1e30"], "fit: the "),
+    (
+        "no folder",
+        ["fit", "counts.npy", "-o", "one.npy/m"],
+        "one.npy cannot be written to: File exists; choose another",
+    ),
+    ("folder", ["fit", "counts.npy", "-o", "folder"], "folder is a folder; name a file in it\n"),
+    ("range", [*FIT, "--epochs", "0"], "Invalid value for '--epochs': "),
+    ("number", [*FIT, "--learning-rate", "x"], "Invalid value for '--learning-rate': "),
+    ("flag", [*FIT, "--epoch", "1"], "No such option: --epoch"),
+    ("no flag", ["fit", "counts.npy"], "Missing option '--out' / '-o'. See "),
+    ("command", ["dmo"], "No such command 'dmo'. Did you mean 'demo'? See "),
+    ("no model", ["sample", "none.safetensors"], "none.safetensors could not be read as a model: "),
+    ("other file", ["sample", "one.npy"], "one.npy could not be read as a model: "),
+    (
+        "suffix",
+        ["sample", "model.safetensors", "-o", "drawn.txt"],
+        "the file must end in .npy or .csv; got 'drawn.txt'",
+    ),
+    (
+        "no c",
+        ["sample", "model.safetensors", "--condition", "classes.csv"],
+        "this VAE has no condition, so it takes no c",
+    ),
+    ("name", ["describe", "gama"], "no conditional, network or model file is named 'gama'; did you mean 'gamma'?\n"),
+    (
+        "strange",
+        ["describe", "!"],
+        "no conditional, network or model file is named '!'; pyro-vae list shows the names\n",
+    ),
+    ("no file", ["describe", "none.safetensors"], "none.safetensors could not be read as a model: "),
+    ("demo", ["demo", "--out", "one.npy"], "one.npy cannot be written to: File exists; choose another folder\n"),
+    ("demo flag", ["demo", "--num-samples", "1"], "Invalid value for '--num-samples': "),
+]
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("arguments", "beginning"), [case[1:] for case in ERRORS], ids=[case[0] for case in ERRORS])
+def test_an_error_is_one_line(arguments, beginning, files):
+    before = contents(files)
+    result = run(*arguments)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert result.stderr.startswith(f"pyro-vae: {beginning}")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.endswith("\n")
+    assert contents(files) == before, "a model that is there stays, and nothing is left behind"
+
+
+def test_a_conditional_model_says_what_it_needs():
+    pv.save(pv.build({"event": [3], "latent": [2], "condition": {"size": 2}}, hidden=[4]), "given.safetensors")
+    result = run("sample", "given.safetensors")
+    assert result.exit_code == 2
+    assert (
+        result.stderr
+        == "pyro-vae: given.safetensors is conditional: give --condition, a file with a row for each draw\n"
+    )
+
+
+def test_an_interrupt_ends_with_130(files, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    before = contents(files)
+    monkeypatch.setattr(cli, "train", interrupted)
+    result = run(*FIT)
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+    assert contents(files) == before
+
+
+@pytest.mark.parametrize("mistake", [lambda: 1 / 0, lambda: len(3), lambda: int("x"), lambda: {}["x"]])
+def test_a_mistake_in_the_code_keeps_its_traceback(mistake, monkeypatch):
+    monkeypatch.setattr(cli, "train", lambda *_, **__: mistake())
+    result = run(*FIT)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, (ArithmeticError, TypeError, ValueError, LookupError))
+    assert result.stderr == ""
+
+
 def test_module_and_help():
     result = subprocess.run([sys.executable, "-m", "pyro_vae", "--help"], capture_output=True, text=True, check=True)
-    assert "demo" in result.stdout
-    assert CliRunner().invoke(app, ["--version"]).output.strip() == pv.__version__
+    for command in ("fit", "sample", "list", "describe", "demo"):
+        assert command in result.stdout
+    assert done().stdout.split() == done("--help").stdout.split()
+    assert done("--version").output.strip() == pv.__version__
 
 
-def test_bad_flags_exit_with_2():
-    for arguments in (["demo", "--epochs", "0"], ["demo", "--num-samples", "x"], ["dmo"], ["demo", "--out", __file__]):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 2, arguments
-        assert "Traceback" not in result.output
+def test_an_error_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "pyro_vae", "fit", "none.npy", "-o", "model.safetensors"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"pyro-vae: there is no data set or file 'none\.npy'; .*\n", result.stderr)
+
+
+# pictures
 
 
 def test_pictures_need_square_images():
@@ -54,8 +425,6 @@ def test_pictures_need_square_images():
 
 
 def test_pictures_leave_the_random_state(tmp_path):
-    import torch
-
     vae = pv.build({"event": [4], "latent": [2], "likelihood": "poisson"})
     state = torch.get_rng_state()
     plots.samples(vae, rows=2, columns=2).savefig(tmp_path / "samples.png")

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [  # from the top; a module may import from lower layers, and from its own folder
     {"__main__"},
     {"cli", "estimator"},
+    {"catalogue", "demo"},
     {"criticism"},
     {"inference"},
     {"checkpoint"},

@@ -74,14 +74,15 @@ class InDouble(Transform):
     domain = codomain = constraints.real
     bijective = True
 
-    def __init__(self) -> None:
+    def __init__(self, single: torch.dtype) -> None:
         super().__init__(cache_size=1)  # a flow before it may know only the very draws that it made
+        self.single = single
 
     def _call(self, x: Tensor) -> Tensor:
         return x.double()
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return y
+        return y.to(self.single)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Zero: nothing is stretched."""

@@ -15,8 +15,10 @@ from pyro.nn import ConditionalAutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-BINS, BOUND = 8, 4.0  # of each spline
-STEEPEST = 1.5  # what a network says about a spline is kept within +- this: slopes stay between 1/20 and 20
+import os
+BINS, BOUND = int(os.environ.get('BINS','8')), float(os.environ.get('BOUND','4.0'))  # of each spline
+import os
+STEEPEST = float(os.environ.get('ST','1.5'))  # what a network says about a spline is kept within +- this: slopes stay between 1/20 and 20
 
 
 class _BoundedAutoregressive(ConditionalAutoRegressiveNN):
