@@ -42,6 +42,11 @@ def check_parts(vae: Any) -> None:
                 f"VAE: {title(part)} cannot stand as {role}: its transforms have no inverse, so it knows the density "
                 f"of its own draws only; use it as a guide, and an autoregressive, spline or coupling flow here"
             )
+    if vae.prior.reads_guide and not vae.posterior.scores_any_value:
+        raise TypeError(
+            f"VAE: {title(vae.prior)} needs the density of the guide at any z, and {title(vae.posterior)} knows that of "
+            f"its own draws only; use another guide or prior"
+        )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
         z = latents.sample(torch.Size([2, 3]))

@@ -77,11 +77,7 @@ class Flow(Conditional):
         bends.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
         if len(self.event_shape) != 1:
             bends.append(ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1))
-        import os
-        zero, one = torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
-        b = os.environ.get("BASE","t5")
-        standard = dist.Normal(zero, one) if self.learned or b=="n" else (dist.Logistic(zero, .6*one) if b=="l" else dist.StudentT(float(b[1:])*one, zero, one))
-        standard = standard.to_event(1)
+        standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale)).to_event(1)
         built = dist.TransformedDistribution(standard, bends)
         return built.expand(context.shape[:-1]) if self.learned and context is not None else built
 
@@ -136,7 +132,7 @@ class SplineFlow(Flow, name="spline_flow"):
     r"""Each element passes through a monotonic spline that depends on those before it.
 
     More flexible than :class:`AutoregressiveFlow`, also in one dimension: skewed and bimodal posteriors. The splines
-    bend the interval from -4 to 4 standard deviations and leave the rest.
+    bend the interval from -6 to 6 standard deviations and leave the rest.
 
     Arguments:
         event_shape: The shape of one draw.

@@ -15,10 +15,8 @@ from pyro.nn import ConditionalAutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-import os
-BINS, BOUND = int(os.environ.get('BINS','8')), float(os.environ.get('BOUND','4.0'))  # of each spline
-import os
-STEEPEST = float(os.environ.get('ST','1.5'))  # what a network says about a spline is kept within +- this: slopes stay between 1/20 and 20
+BINS, BOUND = 8, 6.0  # of each spline
+STEEPEST = 0.7  # what a network says about a spline is kept within +- this: slopes stay between 1/4 and 4
 
 
 class _BoundedAutoregressive(ConditionalAutoRegressiveNN):

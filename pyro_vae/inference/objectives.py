@@ -224,13 +224,13 @@ class FreeBits(_Objective):
             raise ValueError(
                 f"FreeBits needs one scale for the latent of guide and model; got {scales}; scale both alike"
             )
-        kl = _kl(of_guide["fn"], of_model["fn"], of_guide["value"])
+        kl = kl_by_part(of_guide["fn"], of_model["fn"], of_guide["value"])
         counts = scale_and_mask(kl.new_ones(of_guide["fn"].batch_shape), mask=of_guide["mask"]).reshape(-1, 1)
         free = self.free_bits * of_guide["fn"].event_shape.numel() / kl.shape[1] * counts.sum()
         return scales[0] * torch.where(counts > 0, kl, 0.0).sum(0).clamp(min=free).sum()
 
 
-def _kl(q: Any, p: Any, z: Tensor) -> Tensor:
+def kl_by_part(q: Any, p: Any, z: Tensor) -> Tensor:
     """KL of q from p, analytic or at z: a row for each element of the batch, a column for each independent part."""
     rows = q.batch_shape.numel()
     elements = _element(q), _element(p)

@@ -28,7 +28,8 @@ from ..guards import mode, own_store, seeded, whole_number
 from ..rows import DataError, Rows
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
-from .objectives import ImportanceWeighted
+from .monitor import warn_of_collapse, watch
+from .objectives import FreeBits, ImportanceWeighted
 from .progress import progress_bar
 from .schedules import Schedule, as_schedule
 from .terms import Batch
@@ -66,6 +67,7 @@ def fit(
     loss: str | ELBO = "elbo",
     particles: int | None = None,
     beta: Schedule = 1.0,
+    free_bits: float | None = None,
     epochs: int = 100,
     batch_size: int = 128,
     learning_rate: Schedule = 1e-3,
@@ -88,6 +90,7 @@ def fit(
         particles: The samples of z for each datum (default: 16 for iwae and its kin and renyi, 8 a group for miwae and
             piwae, 2 for wake_sleep, else 1).
         beta: The weight of the KL term: a number, or a function of the epoch such as :func:`linear_warmup`.
+        free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`), against collapse.
         epochs: How often the data are gone through.
         batch_size: How many data make one step.
         learning_rate: A number, or a function of the epoch.
@@ -98,7 +101,8 @@ def fit(
         progress: Whether a terminal shows a progress bar.
 
     Returns:
-        The history, a row an epoch: epoch, loss and validation (nats per datum), beta, learning_rate, seconds.
+        The history, a row an epoch: epoch, loss and validation (nats per datum), beta, learning_rate, seconds; and
+        what tells a collapse (:mod:`.monitor`): kl, kl_0, kl_1, ..., mutual_information, active_units.
 
     Raises:
         DataError: The data do not fit the likelihood; no parameter was touched.
@@ -106,6 +110,9 @@ def fit(
             number from 0, and training stops there.
         TypeError: `vae` is no VAE, `loss` no ELBO, or `optimizer` makes no torch optimiser.
         FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are those before the step.
+
+    Warns:
+        UserWarning: After at least 10 epochs no latent dimension is used.
     """
     if not isinstance(vae, VAE):
         raise TypeError(f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by pyro.infer.SVI")
@@ -113,7 +120,7 @@ def fit(
         raise ValueError("fit needs parameters made outside torch.inference_mode(); build the VAE outside it")
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
     loss = "enum" if loss == "elbo" and vae.is_discrete else loss
-    run = _Run(vae, _elbo(loss, particles, beta), *schedules, clip_norm)
+    run = _Run(vae, _elbo(loss, particles, beta, free_bits), *schedules, clip_norm)
     if isinstance(run.elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
         raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
@@ -129,9 +136,13 @@ def fit(
             run.epoch(epoch, rows, batch_size)
             if held_out is not None:
                 run.validate(epoch, held_out, epochs, batch_size / len(rows))
+            with mode(vae, training=False), pyro.validation_enabled(False):
+                seen = watch(vae, rows)
+            run.history[-1].update(seen)
             show(len(rows), run.history[-1])
             if held_out is not None and patience is not None and epoch - run.best_epoch >= patience:
                 break
+    warn_of_collapse(seen, len(run.history))
     import pandas
 
     return pandas.DataFrame(run.history)
@@ -148,7 +159,11 @@ def _checked_validation(vae: VAE, validation: Any) -> Rows:
         raise DataError(f"validation data: {error}") from None
 
 
-def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule) -> ELBO:
+def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None) -> ELBO:
+    if free_bits is not None:
+        if loss != "elbo":
+            raise ValueError(f"fit: free_bits changes the KL term of loss='elbo'; got loss={loss!r}")
+        return FreeBits(free_bits, 1 if particles is None else particles)
     if isinstance(loss, str):
         if loss not in losses:
             raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO")

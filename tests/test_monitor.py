@@ -1,0 +1,98 @@
+"""The collapse monitor, against closed forms of the linear-Gaussian model, and its warning."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from truth import LinearGaussian
+
+import pyro_vae as pv
+from pyro_vae.inference.monitor import watch
+
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
+X = TRUTH.draw(128)
+
+
+def seen(vae, x=X):
+    return watch(vae, vae.check(x))
+
+
+def test_kl_equals_the_closed_form():
+    vae = TRUTH.vae()
+    covariance, gain = TRUTH.posterior()
+    mean, variance = (X - TRUTH.bias) @ gain.T, np.diag(covariance)
+    exact = 0.5 * (variance + mean**2 - 1 - np.log(variance))
+    result = seen(vae)
+    np.testing.assert_allclose([result["kl_0"], result["kl_1"]], exact.mean(0), rtol=1e-8)
+    np.testing.assert_allclose(result["kl"], exact.sum(1).mean(), rtol=1e-8)
+
+
+def test_active_units_are_those_that_move_with_x():
+    truth = LinearGaussian(TRUTH.weight * [1.0, 1e-3], TRUTH.bias, TRUTH.noise)
+    assert seen(TRUTH.vae())["active_units"] == 2
+    assert seen(truth.vae())["active_units"] == 1
+
+
+def test_mutual_information():
+    """That of independent normals, half a log of prior over posterior variance each, up to the cap of log 50."""
+    truth = LinearGaussian(TRUTH.weight * 0.3, TRUTH.bias, TRUTH.noise)
+    covariance, _ = truth.posterior()
+    exact = -0.5 * np.log(np.diag(covariance)).sum()
+    found = [seen(truth.vae(), truth.draw(50, seed=s))["mutual_information"] for s in range(20)]
+    assert abs(np.mean(found) - exact) < 5 * np.std(found, ddof=1) / 20**0.5 + 0.02
+    assert seen(TRUTH.vae())["mutual_information"] <= math.log(50)
+    assert abs(seen(collapsed())["mutual_information"]) < 1e-9
+
+
+def collapsed():
+    vae = TRUTH.vae()
+    vae.posterior = pv.Normal((2,), loc=0.0, scale=1.0)
+    return vae
+
+
+def test_the_history_has_it_and_a_collapse_is_told():
+    x = np.random.default_rng(0).normal(size=(300, 3))  # nothing to learn
+    vae = pv.build(x, latent=2, likelihood={"name": "normal", "scale": "learned"}, hidden=[8])
+    with pytest.warns(UserWarning, match="posterior collapse: after 60 epochs no latent dimension moves with x"):
+        history = pv.fit(vae, x, epochs=60, beta=5.0, learning_rate=1e-2, progress=False)
+    assert {"kl", "kl_0", "kl_1", "mutual_information", "active_units"} <= set(history)
+    assert history.kl.iloc[-1] < 0.05
+
+
+def test_free_bits_keep_the_latent_in_use():
+    x = TRUTH.draw(300)
+    kl = {}
+    for free_bits in (None, 2.0):
+        vae = pv.build(x, latent=2, likelihood={"name": "normal", "scale": 3.0}, hidden=[8])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            kl[free_bits] = pv.fit(vae, x, epochs=40, free_bits=free_bits, learning_rate=1e-2, progress=False).kl.iloc[
+                -1
+            ]
+    assert kl[2.0] > 2.0 > kl[None]
+
+
+def test_free_bits_change_the_elbo_only():
+    with pytest.raises(ValueError, match="free_bits changes the KL term of loss='elbo'; got loss='iwae'"):
+        pv.fit(TRUTH.vae(), X, loss="iwae", free_bits=1.0)
+
+
+@pytest.mark.parametrize("guide", ["normal", "spline_flow", "planar_flow", "mixture"])
+@pytest.mark.parametrize("prior", ["normal", "gamma", "dirichlet", "mixture", "vamp"])
+def test_any_prior_and_guide(prior, guide):
+    x = np.random.default_rng(0).poisson(4.0, (40, 3))
+    if (prior, guide) == ("vamp", "planar_flow"):
+        return  # refused
+    vae = pv.build(x, latent=3, prior=prior, guide=guide, likelihood="poisson", hidden=[8])
+    result = seen(vae, x)
+    assert math.isnan(result["mutual_information"]) == (guide == "planar_flow")
+    assert math.isfinite(result["kl"])
+    assert 0 <= result["active_units"] <= 3
+
+
+def test_it_changes_nothing():
+    vae, state = TRUTH.vae(), torch.random.get_rng_state()
+    seen(vae)
+    assert torch.equal(state, torch.random.get_rng_state())
