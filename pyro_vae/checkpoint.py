@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -83,7 +84,11 @@ def load(path: str | Path) -> VAE:
         raise CheckpointError(f"{path.name} is damaged: its content does not match its SHA-256; copy it again")
     try:
         with torch.inference_mode(False):  # cloned, for a view into the file is not aligned, and sums round differently
-            vae = build(json.loads(about["spec"]))
+            spec = json.loads(about["spec"])
+            for module in spec.pop("modules", []):
+                if module not in sys.modules:
+                    raise ValueError(f"its parts are defined in the module {module!r}; import it, then load again")
+            vae = build(spec)
             vae.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path.name} holds a model that cannot be built here: {error}") from error

@@ -66,10 +66,6 @@ def _reason(error: Exception) -> str | None:
         context, text = getattr(error, "ctx", None), error.format_message()
         end = "" if text.endswith((".", "?")) else "."
         return f"{text}{end} See {context.command_path if context else 'pyro-vae'} --help."
-    if isinstance(error, (tomllib.TOMLDecodeError, UnicodeDecodeError)):
-        return f'the spec is no TOML: {error}; its lines are like prior = {{name = "gamma", rate = 1.0}}'
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error}; install it, or say where it is: PYTHONPATH=folder pyro-vae ..."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
     expected = isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,19 @@ def whole_number(name: str, value: Any, at_least: int, at_most: int | None = Non
     if not is_one or value < at_least or (at_most is not None and value > at_most):
         upto = "" if at_most is None else f" to {at_most}"
         raise ValueError(f"{name} must be a whole number from {at_least}{upto}; got {value!r}")
+
+
+def whole_numbers(name: str, values: Any) -> list[int]:
+    """A list of whole numbers from 1: the widths of layers, the sizes of a shape.
+
+    Raises:
+        ValueError: It is no list, or a number in it is none.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f"{name} must be a list of whole numbers; got {values!r}; one is [{values!r}]")
+    for value in values:
+        whole_number(f"every number in {name}", value, at_least=1)
+    return list(values)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from .conditionals.base import Conditional
-from .conditionals.distributions import enumerable
+from .conditionals.distributions import Joint, enumerable
 from .conditionals.links import is_real
 from .guards import mode, seeded
 
@@ -44,8 +44,8 @@ def check_parts(vae: Any) -> None:
             )
     if vae.prior.reads_guide and not vae.posterior.scores_any_value:
         raise TypeError(
-            f"VAE: {title(vae.prior)} needs the density of the guide at any z, and {title(vae.posterior)} knows that of "
-            f"its own draws only; use another guide or prior"
+            f"VAE: {title(vae.prior)} needs the density of the guide at any z, and {title(vae.posterior)} knows that "
+            f"of its own draws only; use another guide or prior"
         )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
@@ -93,7 +93,8 @@ def _unconstrained(vae: Any) -> torch.Size:
 
 def _check_enumerable(vae: Any) -> None:
     try:
-        states = len(enumerable(vae.prior()).enumerate_support(expand=False))
+        prior = enumerable(vae.prior())
+        states = prior.num_states if isinstance(prior, Joint) else len(prior.enumerate_support(expand=False))
     except NotImplementedError:
         states = 0
     if not 0 < states <= MOST_STATES:

@@ -9,13 +9,18 @@ conditional, the constructor's own arguments, and where the part reads a context
     prior = {name = "normal", loc = 0.0, scale = 1.0}
     likelihood = {name = "binomial", total_count = 16.0, network = {name = "mlp", hidden = [200]}}
     guide = {name = "normal", network = {name = "mlp", hidden = [200]}}
+
+A conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports modules that register
+conditionals or networks of one's own, from beside the file or from the Python path.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +81,9 @@ def build(
         DataError: The data do not fit the likelihood.
         FileNotFoundError: There is no such spec file.
     """
+    folder = None
     if isinstance(source, (str, Path)):
-        source = _read_toml(Path(source))
+        folder, source = Path(source).parent, _read_toml(Path(source))
     given = {"latent": latent, "prior": prior, "likelihood": likelihood, "guide": guide, "condition": condition}
     given = {key: value for key, value in given.items() if value is not None}
     if isinstance(source, dict):
@@ -93,7 +99,7 @@ def build(
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
         rows = as_rows(rows, as_shape(spec["event"]))
-    with torch.inference_mode(False), seeded(seed):
+    with torch.inference_mode(False), seeded(seed), _importable(folder):
         vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
     if rows is not None:
         _meet(vae, vae.check(rows, c))
@@ -116,7 +122,21 @@ def _meet(vae: VAE, rows: Rows) -> None:
 def _read_toml(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml" or not path.is_file():
         raise FileNotFoundError(f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load")
-    return tomllib.loads(path.read_text())
+    try:
+        return tomllib.loads(path.read_text())
+    except ValueError as error:  # no TOML, or no text
+        raise ValueError(f"{path.name} is no TOML: {error}") from None
+
+
+@contextlib.contextmanager
+def _importable(folder: Path | None) -> Iterator[None]:
+    """The modules that a spec file names may lie beside it."""
+    before = list(sys.path)
+    sys.path[:0] = [] if folder is None else [str(folder.resolve())]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
@@ -125,8 +145,13 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     for key in KEYS[:2]:
         if key not in spec:
             raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
-    for module in spec.get("modules", []):
-        importlib.import_module(module)
+    if not isinstance(modules := spec.get("modules", []), list):
+        raise ValueError(f"modules: must be a list of module names; got {modules!r}")
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"modules: {error}; put it beside the spec file or on PYTHONPATH") from None
     event, latent = as_shape(spec["event"]), as_shape(spec["latent"])
     condition = _condition(spec)
     seen = {} if condition is None else dict.fromkeys(condition.seen_by, condition)
@@ -156,9 +181,12 @@ def _unconstrained(prior: Conditional) -> torch.Size:
     if prior.support.is_discrete:
         return prior.event_shape
     try:
-        return torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
+        shape = torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
     except NotImplementedError:
         return prior.event_shape  # the VAE says that it cannot be
+    if 0 in shape:
+        raise ValueError(f"latent: a prior over {prior.support} needs at least 2; got {list(prior.event_shape)}")
+    return shape
 
 
 def _part(
@@ -180,6 +208,8 @@ def _part(
         given = given if context is not None else {**cls.alone(given), **given}
         head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
     if context is None or not _num_params(role, head):
+        if network:
+            raise ValueError(f"{role}.network: {head.name} reads no context here, so it takes no network; leave it out")
         return head
     with at(f"{role}.network"):
         reader: Any = _named(Network, network.pop("name", "mlp"))
@@ -200,7 +230,9 @@ def _table(path: str, value: Any) -> dict[str, Any]:
 
 
 def _named(root: Any, name: Any) -> Any:
-    if name not in root.registry:
+    if name is None:
+        raise ValueError(f"name: a table needs one; there are {', '.join(root.registry)}")
+    if not isinstance(name, str) or name not in root.registry:
         raise ValueError(f"no {root.kind} is named {name!r}{nearest(name, root.registry)}")
     return root.registry[name]
 

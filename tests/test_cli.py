@@ -309,10 +309,14 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     ("array", ["fit", "two.npz", "--key", "c", "-o", "m"], "two.npz holds a, b; got key='c'; name one of them\n"),
     ("condition", ["fit", "two.npz", "--key", "a", "--condition", "classes.csv", "-o", "m"], "c must have shape (20,)"),
     ("no spec", [*FIT, "--spec", "none.toml"], "there is no spec file 'none.toml'"),
-    ("broken spec", [*FIT, "--spec", "broken.toml"], "the spec is no TOML: "),
-    ("encoding", [*FIT, "--spec", "latin.toml"], "the spec is no TOML: "),
+    ("broken spec", [*FIT, "--spec", "broken.toml"], "broken.toml is no TOML: "),
+    ("encoding", [*FIT, "--spec", "latin.toml"], "latin.toml is no TOML: "),
     ("entry", [*FIT, "--spec", "unknown.toml"], "prio: a spec has no such entry; it has event, latent, prior, "),
-    ("module", [*FIT, "--spec", "module.toml"], "No module named 'no_such_module'; install it, or say where it is: "),
+    (
+        "module",
+        [*FIT, "--spec", "module.toml"],
+        "modules: No module named 'no_such_module'; put it beside the spec file",
+    ),
     (
         "both",
         [*FIT, "--spec", "spec.toml", "--prior", "normal"],

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import sys
 import tomllib
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_what_no_spec_can_name():
 SPEC = {"event": [4], "latent": [2]}
 ERRORS = {
     "name": ({**SPEC, "prior": "poison"}, "prior: no conditional is named 'poison'; did you mean 'poisson'?"),
-    "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior: no conditional is named None; there are "),
+    "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior.name: a table needs one; there are "),
     "value": (
         {**SPEC, "likelihood": {"name": "normal", "sd": 1}},
         "likelihood.sd: normal has no such argument; it takes learned, loc, scale",
@@ -352,3 +353,78 @@ class TestFiles:
         for nothing in (tmp_path / "none.safetensors", tmp_path):
             with pytest.raises(pv.CheckpointError, match="could not be read as a model"):
                 pv.load(nothing)
+
+
+MODULE = """
+import pyro_vae as pv
+from pyro.distributions import Gumbel
+
+class MyGumbel(pv.Parametric, name="my_gumbel"):
+    family, params = Gumbel, ("loc", "scale")
+    standard = {"loc": 0.0, "scale": 1.0}
+"""
+
+
+def test_modules_of_the_user_are_imported_from_beside_the_spec(tmp_path, monkeypatch):
+    (tmp_path / "my_family.py").write_text(MODULE)
+    path = tmp_path / "spec.toml"
+    path.write_text('modules = ["my_family"]\nlatent = [2]\nlikelihood = "my_gumbel"\n')
+    before = list(sys.path)
+    try:
+        vae = pv.build(path, COUNTS / 7)
+        assert sys.path == before
+        assert pv.describe(vae)["modules"] == ["my_family"]
+        pv.save(vae, tmp_path / "model.safetensors")
+        assert pv.describe(pv.load(tmp_path / "model.safetensors")) == pv.describe(vae)
+        monkeypatch.delitem(sys.modules, "my_family")
+        with pytest.raises(pv.CheckpointError, match="defined in the module 'my_family'; import it, then load again"):
+            pv.load(tmp_path / "model.safetensors")
+    finally:
+        pv.Conditional.registry.pop("my_gumbel", None)
+    with pytest.raises(ValueError, match="modules: No module named 'my_famly'; put it beside the spec file or on PY"):
+        pv.build({**SPEC, "modules": ["my_famly"]})
+    with pytest.raises(ValueError, match="modules: must be a list of module names; got 'my_family'"):
+        pv.build({**SPEC, "modules": "my_family"})
+
+
+ODD = {
+    "name is a list": ({**SPEC, "prior": {"name": ["a"]}}, "prior: no conditional is named ['a']; there are"),
+    "no such type": (
+        {**SPEC, "likelihood": {"name": "columns", "blocks": 3}},
+        "likelihood.blocks: must be a list of ta",
+    ),
+    "columns": (
+        {**SPEC, "likelihood": {"name": "columns", "blocks": [{"columns": "a", "name": "normal"}]}},
+        "likelihood.blocks[0].columns: must be a list of column numbers; got 'a'",
+    ),
+    "component": ({**SPEC, "prior": {"name": "mixture", "component": 3}}, "prior.component: must be a name or a table"),
+    "hidden": (
+        {**SPEC, "prior": {"name": "spline_flow", "hidden": 3}},
+        "prior.hidden: must be a list of whole numbers;",
+    ),
+    "negative": ({**SPEC, "prior": {"name": "spline_flow", "hidden": [-3]}}, "every number in hidden must be a whole"),
+    "ladder": (
+        {**SPEC, "prior": {"name": "ladder", "layers": [1, 1], "family": "gamma"}},
+        "prior.family: gamma has support IndependentConstraint(GreaterThanEq(lower_bound=0.0), 1); Ladder needs real nu",
+    ),
+    "latent": ({"event": [4], "latent": [1], "prior": "dirichlet"}, "latent: a prior over Simplex() needs at least 2"),
+    "network of a prior": (
+        {**SPEC, "prior": {"name": "normal", "network": {"name": "mlp"}}},
+        "prior.network: normal reads no context here, so it takes no network; leave it out",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_values_are_refused_where_they_are(case):
+    spec, message = ODD[case]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        pv.build(spec)
+    assert message in str(caught.value)
+
+
+def test_broken_toml_names_the_file(tmp_path):
+    for content in (b"latent = [", b"\xff\xfe"):
+        (tmp_path / "broken.toml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.toml is no TOML: "):
+            pv.build(tmp_path / "broken.toml", COUNTS)

@@ -123,9 +123,11 @@ def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
     Raises:
         ValueError: No conditional has this name.
     """
+    if not isinstance(part, (str, dict)):
+        raise ValueError(f"must be a name or a table such as {{'name': ...}}; got {part!r}")
     table = {"name": part} if isinstance(part, str) else dict(part)
     name = table.pop("name", None)
-    if name not in Conditional.registry:
+    if not isinstance(name, str) or name not in Conditional.registry:
         raise ValueError(f"no conditional is named {name!r}{nearest(name, Conditional.registry)}")
     cls = Conditional.registry[name]
     return cls(event_shape, **{**cls.needed(), **table})

@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from ..guards import whole_number
 from ..rows import Rows
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
@@ -38,7 +39,7 @@ class Columns(Conditional, name="columns"):
     def __init__(self, event_shape: Shape, *, blocks: Sequence[dict[str, Any]]) -> None:
         super().__init__()
         self.event_shape = as_shape(event_shape)
-        self.columns = [[int(column) for column in block.get("columns", ())] for block in blocks]
+        self.columns = [_columns(number, block) for number, block in enumerate(_tables(blocks))]
         if len(self.event_shape) != 1 or sorted(itertools.chain(*self.columns)) != list(range(self.event_shape[0])):
             raise ValueError(
                 f"blocks: every column from 0 to {self.event_shape[-1] - 1} must be in exactly one; got {self.columns}"
@@ -66,16 +67,32 @@ class Columns(Conditional, name="columns"):
     @classmethod
     def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
         blocks = []
-        for block in given.get("blocks", ()):
-            columns = block.get("columns", [])
-            family = Conditional.registry.get(block.get("name", ""), Conditional)
-            blocks.append(family.completed(block, x.columns_only(columns)) if columns else block)
+        for number, block in enumerate(_tables(given.get("blocks", ()))):
+            columns = _columns(number, block)
+            known = len(x.event_shape) == 1 and columns and max(columns) < x.event_shape[0]
+            family = Conditional.registry.get(str(block.get("name")), Conditional)
+            blocks.append(family.completed(block, x.columns_only(columns)) if known else block)
         return {**given, "blocks": blocks} if blocks else given
 
     @classmethod
     def example(cls) -> Conditional:
         blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "poisson"}]
         return cls((3,), blocks=blocks)
+
+
+def _tables(blocks: Any) -> list[dict[str, Any]]:
+    if not isinstance(blocks, Sequence) or not all(isinstance(block, dict) for block in blocks):
+        raise ValueError(f"blocks: must be a list of tables such as {{'columns': [0], 'name': ...}}; got {blocks!r}")
+    return list(blocks)
+
+
+def _columns(number: int, block: dict[str, Any]) -> list[int]:
+    columns = block.get("columns")
+    if not isinstance(columns, Sequence) or isinstance(columns, str):
+        raise ValueError(f"blocks[{number}].columns: must be a list of column numbers; got {columns!r}")
+    for column in columns:
+        whole_number(f"blocks[{number}].columns: every column", column, at_least=0)
+    return list(columns)
 
 
 class Cells(TorchDistribution):
@@ -126,6 +143,9 @@ class Supports(constraints.Constraint):
     """Each block of columns has its own."""
 
     event_dim = 0
+
+    def __repr__(self) -> str:
+        return f"Supports({', '.join(str(support) for _, support in self.blocks)})"
 
     def __init__(self, supports: list[Any], columns: list[list[int]]) -> None:
         self.blocks = list(zip(columns, supports, strict=True))

@@ -26,7 +26,7 @@ def at(path: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        joint = "." if re.match(r"[a-z_.]+(\[\d+\])?: ", str(error)) else ": "
+        joint = "." if re.match(r"[a-z_.]+(\[\d+\])?[a-z_.]*: ", str(error)) else ": "
         raise type(error)(f"{path}{joint}{error}") from None
 
 

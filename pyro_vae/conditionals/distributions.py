@@ -44,6 +44,12 @@ class Joint(dist.Independent):
 
     has_enumerate_support = True
 
+    @property
+    def num_states(self) -> int:
+        """How many joint values there are."""
+        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
+        return len(self.base_dist.enumerate_support(expand=False)) ** num
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the batch shape."""
         values = self.base_dist.enumerate_support(expand=False).reshape(-1, *self.base_dist.event_shape)
@@ -175,6 +181,9 @@ class Sphere(constraints.Constraint):
     """Unit vectors. A type of its own: its map from real vectors leaves Pyro's registry as it was."""
 
     event_dim = 1
+
+    def __repr__(self) -> str:
+        return "Sphere()"
 
     def check(self, value: Tensor) -> Tensor:
         """Whether the length is 1, up to rounding."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import AffineTransform, ReshapeTransform
 
-from ..guards import whole_number
+from ..guards import whole_number, whole_numbers
 from . import maps
 from .base import Conditional, Shape, as_shape
 from .families import Normal
@@ -58,7 +58,7 @@ class Flow(Conditional):
         self.size = self.event_shape.numel()
         self.affine = Normal((self.size,), learned=learned)
         self.num_params = 0 if learned else 2 * self.size + features
-        widths = [max(whole, self.size) for whole in hidden]
+        widths = [max(width, self.size) for width in whole_numbers("hidden", hidden)]
         self.layers = nn.ModuleList(self.layer(0 if learned else features, widths, i % 2 == 1) for i in range(layers))
 
     @abc.abstractmethod

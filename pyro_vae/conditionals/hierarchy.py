@@ -10,9 +10,10 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
-from ..guards import whole_number
+from ..guards import whole_numbers
 from .base import Amortised, Conditional, Shape, as_shape, declared
 from .declared import at
+from .links import is_real
 from .networks import MLP
 
 
@@ -56,9 +57,7 @@ class Ladder(Conditional, name="ladder"):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        self.event_shape, self.sizes, self.learned = as_shape(event_shape), list(layers), learned
-        for size in self.sizes:
-            whole_number("every layer", size, at_least=1)
+        self.event_shape, self.sizes, self.learned = as_shape(event_shape), whole_numbers("layers", layers), learned
         if len(self.event_shape) != 1 or sum(self.sizes) != self.event_shape[0]:
             raise ValueError(
                 f"Ladder needs layers that add up to its size; got layers {self.sizes} and {tuple(self.event_shape)}"
@@ -66,6 +65,8 @@ class Ladder(Conditional, name="ladder"):
         drawn = self.sizes[::-1] if learned else self.sizes
         with at("family"):
             self.first, *heads = [declared(family, (size,)) for size in drawn]
+            if not is_real(self.first.support):
+                raise ValueError(f"{self.first.name} has support {self.first.support}; Ladder needs real numbers")
             if learned:
                 self.first = type(self.first)((drawn[0],), **{**self.first.alone({}), **self.first.options})
         self.rest = nn.ModuleList(

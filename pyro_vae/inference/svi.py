@@ -121,6 +121,8 @@ def fit(
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
     loss = "enum" if loss == "elbo" and vae.is_discrete else loss
     run = _Run(vae, _elbo(loss, particles, beta, free_bits), *schedules, clip_norm)
+    if vae.is_discrete and not isinstance(run.elbo, (infer.TraceEnum_ELBO, infer.RenyiELBO)):
+        raise ValueError("fit: latents are discrete, and sums over them exact; use loss='elbo'")
     if isinstance(run.elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
         raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
