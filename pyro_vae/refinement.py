@@ -31,7 +31,8 @@ def refine(vae: Any, rows: Rows, steps: int, learning_rate: float, particles: in
     with torch.enable_grad():
         read = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([read], lr=learning_rate)
-        for _ in range(steps):
+        for step in range(steps):
+            optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
             (read.grad,) = torch.autograd.grad(-elbo(read).sum(), read)
             optimiser.step()
     with torch.no_grad():

@@ -230,7 +230,7 @@ class VAE(Assembly):
             x: Data of shape ``(N, *X)``, NaN where missing.
             c: What a conditional VAE is conditional on, a row for each datum.
             steps: How many steps are made.
-            learning_rate: The learning rate of Adam.
+            learning_rate: The learning rate of Adam at the start; it falls to 0.
             particles: The samples of z for each datum and step.
             seed: The seed of the draws.
 
