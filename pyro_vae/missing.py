@@ -77,15 +77,18 @@ def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
 
 
 def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
-    """The weighted mean of cells; where cells have none, the value with most weight among their modes."""
+    """The weighted mean of cells; where cells have none, that of their modes, or of classes the weightiest mode."""
     weight = weight.reshape(weight.shape + (1,) * decoded.event_dim)
     mean = (weight * decoded.mean).sum(0)
-    if not bool(mean.isnan().any()):
+    none = ~mean.isfinite()
+    if not bool(none.any()):
         return mean
     modes = decoded.mode
-    values = modes[:, mean.isnan()].unique()
+    if bool((modes[:, none] != modes[:, none].round()).any()):
+        return torch.where(none, (weight * modes).sum(0), mean)
+    values = modes[:, none].unique()
     votes = torch.stack([(weight * (modes == value)).sum(0) for value in values])
-    return torch.where(mean.isnan(), values[votes.argmax(0)], mean)
+    return torch.where(none, values[votes.argmax(0)].to(mean), mean)
 
 
 def _draws(decoded: TorchDistribution, weight: Tensor, draws: int) -> Tensor:

@@ -47,6 +47,11 @@ def check_parts(vae: Any) -> None:
             f"VAE: {title(vae.prior)} needs the density of the guide at any z, and {title(vae.posterior)} knows that "
             f"of its own draws only; use another guide or prior"
         )
+    if vae.prior.reads_guide and vae.condition is not None and {"prior", "guide"} & set(vae.condition.seen_by):
+        raise ValueError(
+            f"VAE: {title(vae.prior)} is an average of the guide, so neither can see c; use "
+            f"Condition(..., seen_by=['likelihood']), or another prior"
+        )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
         z = latents.sample(torch.Size([2, 3]))

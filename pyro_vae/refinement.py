@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .conditionals.base import Amortised
 from .guards import seeded
+from .parts import title
 from .rows import Rows
 
 
@@ -17,7 +18,9 @@ def refine(vae: Any, rows: Rows, steps: int, learning_rate: float, particles: in
     """The guide for `rows` with what its head reads optimised for each datum, where that raises the ELBO."""
     posterior = vae.posterior
     if not isinstance(posterior, Amortised) or vae.is_discrete:
-        raise TypeError(f"refine needs a guide Amortised(network, head) over continuous latents; got {posterior!r:.60}")
+        raise TypeError(
+            f"refine needs a guide Amortised(network, head) over continuous latents; got {title(posterior)}"
+        )
     x, *given = rows.batch(slice(None), like=vae.reference)
     c = vae._given(len(x), *given)
 

@@ -102,7 +102,9 @@ def build(
     with torch.inference_mode(False), seeded(seed), _importable(folder):
         vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
     if rows is not None:
-        _meet(vae, vae.check(rows, c))
+        rows = vae.check(rows, c)
+        with seeded(seed):
+            _meet(vae, rows)
     return vae
 
 
@@ -141,7 +143,7 @@ def _importable(folder: Path | None) -> Iterator[None]:
 
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
     for key in spec.keys() - set(KEYS):
-        raise ValueError(f"{key}: a spec has no such entry; it has {', '.join(KEYS)}{nearest(key, KEYS)}")
+        raise ValueError(f"{key}: a spec has no such entry{nearest(key, KEYS)}")
     for key in KEYS[:2]:
         if key not in spec:
             raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
@@ -204,6 +206,10 @@ def _part(
         cls = _named(Conditional, given.pop("name", None))
         if cls.reads_guide and role != "prior":
             raise ValueError(f"{cls.name} reads the guide, so it can only be a prior")
+        if cls.reads_guide and context is not None:
+            raise ValueError(
+                f"{cls.name} reads the guide and cannot see c; leave 'prior' out of the condition's seen_by"
+            )
         given = given if rows is None else cls.completed(given, rows)
         given = given if context is not None else {**cls.alone(given), **given}
         head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
@@ -241,7 +247,7 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
     """An instance; an option that does not exist or makes no sense is named by its path."""
     takes = cls.takes()
     for key in options.keys() - set(takes):
-        raise ValueError(f"{key}: {cls.name} has no such argument; it takes {', '.join(takes)}{nearest(key, takes)}")
+        raise ValueError(f"{key}: {cls.name} has no such argument{nearest(key, takes)}")
     try:
         return cls(*sizes, **options)
     except TypeError as error:

@@ -187,7 +187,8 @@ class VAE(Assembly):
             z = self.encode(x, c).sample(torch.Size([num_samples]))
             decoded = self._decoded(z, self._given(z.shape[1], c))
             mean = decoded.mean.mean(0)
-            return torch.where(mean.isnan(), decoded.mode[0], mean) if mean.isnan().any() else mean
+            none = ~mean.isfinite()
+            return torch.where(none, decoded.mode[0], mean) if none.any() else mean
 
     def impute(
         self, x: Any, c: Any = None, *, num_samples: int = 1000, draws: int | None = None, seed: int = 0

@@ -280,7 +280,11 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     ("guide", [*FIT, "--guide", "gamma"], "VAE: the guide lives in unconstrained space; Gamma(8,) has support"),
     ("kind", [*FIT, "--prior", "planar_flow"], "VAE: PlanarFlow(8,) cannot stand as prior: its transforms have no"),
     ("table", [*FIT, "--prior", '{name = "gamma"'], "--prior is no table in TOML: "),
-    ("key", [*FIT, "--prior", '{name = "gamma", rte = 1.0}'], "prior.rte: gamma has no such argument; it takes"),
+    (
+        "key",
+        [*FIT, "--prior", '{name = "gamma", rte = 1.0}'],
+        "prior.rte: gamma has no such argument; did you mean 'rate'?",
+    ),
     ("value", [*FIT, "--prior", '{name = "gamma", rate = -1.0}'], "prior: Gamma(8,) needs rate in GreaterThan("),
     ("missing", [*FIT, "--prior", "ladder"], "prior: ladder needs layers"),
     ("network", [*FIT, "--guide", '{name = "normal", network = {name = "mpl"}}'], "guide.network: no network is named"),
@@ -311,7 +315,7 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     ("no spec", [*FIT, "--spec", "none.toml"], "there is no spec file 'none.toml'"),
     ("broken spec", [*FIT, "--spec", "broken.toml"], "broken.toml is no TOML: "),
     ("encoding", [*FIT, "--spec", "latin.toml"], "latin.toml is no TOML: "),
-    ("entry", [*FIT, "--spec", "unknown.toml"], "prio: a spec has no such entry; it has event, latent, prior, "),
+    ("entry", [*FIT, "--spec", "unknown.toml"], "prio: a spec has no such entry; did you mean 'prior'?"),
     (
         "module",
         [*FIT, "--spec", "module.toml"],

@@ -118,6 +118,14 @@ ERRORS = {
     "NaN": (lambda vae: vae.encode(X, LABELS * np.nan), "c needs finite numbers; got nan at row 0"),
     "validation": (lambda vae: pv.fit(vae, X, LABELS, validation=X), "validation data: a conditional VAE needs a pair"),
     "unconditional": (lambda _: pv.build(X).encode(X, LABELS), "this VAE has no condition, so it takes no c"),
+    "vamp": (
+        lambda _: conditional(prior="vamp"),
+        "VAE: Vamp(2,) is an average of the guide, so neither can see c; use",
+    ),
+    "vamp sees c": (
+        lambda _: conditional(prior="vamp", condition={"seen_by": ["prior", "likelihood"]}),
+        "prior: vamp reads the guide and cannot see c; leave 'prior' out of the condition's seen_by",
+    ),
     "both": (lambda _: pv.Condition(size=2, categories=3), "Condition needs size= for numbers, or categories= for cla"),
     "parts": (lambda _: pv.Condition(size=2, seen_by="guide"), "Condition needs seen_by as a list of some of prior"),
 }

@@ -91,6 +91,15 @@ def test_terms_and_samples_draw():
         vae.refine(X[:4])
 
 
+@pytest.mark.parametrize("options", [{"loss": "iwae"}, {"loss": "mean_field"}, {"free_bits": 0.1}], ids=str)
+def test_losses_that_draw_are_refused(options):
+    vae, _ = discrete("one_hot")
+    with pytest.raises(
+        ValueError, match="the latents are discrete, and sums over them exact; use loss='elbo' and no f"
+    ):
+        pv.fit(vae, X, **options)
+
+
 REFUSED = {
     "a guide over real numbers": (
         {"prior": "one_hot", "guide": "normal"},

@@ -1,17 +1,23 @@
 """What is written runs: docstrings, README, documentation; and says what it must."""
 
+import ast
 import doctest
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
+import shlex
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import pyro_vae as pv
+from pyro_vae import cli
+from pyro_vae.inference.svi import losses
 
 ROOT = Path(__file__).parents[1]
 MODULES = [module.name for module in pkgutil.walk_packages(pv.__path__, "pyro_vae.") if "__main__" not in module.name]
@@ -60,8 +66,8 @@ def test_public_names_have_a_summary_and_describe_their_arguments(name):
         assert re.search(rf"^    {argument}: |`{argument}`", doc, flags=re.MULTILINE), f"{name}: {argument}"
 
 
-def blocks(path):
-    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+def blocks(path, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
 @pytest.mark.uses_store
@@ -78,10 +84,49 @@ def test_code_in_documents_runs(name, tmp_path, monkeypatch, capsys):
     pv.Conditional.registry.pop("weibull", None)
 
 
-def test_the_readme_lists_the_registry():
-    text = (ROOT / "README.md").read_text()
-    listed = re.search(r"Registered families: (.*?)\.\n", text, flags=re.DOTALL).group(1)
-    assert re.split(r",\s+", listed) == list(pv.Conditional.registry)
+def test_commands_in_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    (spec,) = blocks(ROOT / "README.md", "toml")
+    Path("digits.toml").write_text(spec)
+    lines = "".join(blocks(ROOT / "README.md", "sh")).splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pyro-vae ")]
+    assert {command[0] for command in commands} == {"fit", "sample", "describe", "list"}
+    for command in commands:
+        result = CliRunner().invoke(cli.app, command)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+
+
+def catalogue():
+    """The README's table: names by kind."""
+    table = re.search(r"\| \| by name \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / "README.md").read_text()).group(1)
+    rows = (re.split(r"\s*\|\s*", line.strip("| ")) for line in table.splitlines())
+    return {kind: names.split(", ") for kind, names in rows}
+
+
+def test_the_readme_lists_what_has_a_name():
+    listed = catalogue()
+    assert listed.pop("networks") == list(pv.Network.registry)
+    assert listed.pop("losses") == list(losses)
+    assert sorted(itertools.chain(*listed.values())) == sorted(pv.Conditional.registry)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"),
+    [("numbers", "families"), ("classes and counts", "discrete"), ("whole vectors", "vectors"), ("flows", "flows")],
+)
+def test_the_readme_groups_families_as_the_modules_do(kind, module):
+    module = importlib.import_module(f"pyro_vae.conditionals.{module}")
+    defined = {name for name, cls in pv.Conditional.registry.items() if cls.__module__ == module.__name__}
+    assert set(catalogue()[kind]) == defined
+
+
+def test_a_new_family_is_at_most_five_lines():
+    family = next(
+        part for part in ast.parse(blocks(ROOT / "CONTRIBUTING.md")[0]).body if isinstance(part, ast.ClassDef)
+    )
+    family.body = family.body[1:]  # without the docstring
+    assert len(ast.unparse(family).splitlines()) <= 5
 
 
 def test_links_in_documents_exist():

@@ -1,6 +1,7 @@
 """The examples assert their own results."""
 
 import importlib.util
+import inspect
 import warnings
 from pathlib import Path
 
@@ -19,5 +20,6 @@ def test_example(path, tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        module.main()
+        takes = inspect.signature(module.main).parameters
+        module.main(**({"small": True, "out": tmp_path} if "small" in takes else {}))
     assert list(tmp_path.glob("*.png"))

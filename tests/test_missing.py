@@ -130,6 +130,22 @@ def test_classes_are_imputed_by_the_weightiest():
     assert set(vae.impute(x, draws=3).unique().tolist()) <= {0.0, 1.0, 2.0}
 
 
+@pytest.mark.parametrize("name", ["student_t", "half_cauchy"])
+def test_what_has_no_mean_is_imputed_by_its_mode(name):
+    """A Student-t with one degree of freedom, a half-Cauchy: real numbers, of which no two are alike."""
+    options = {"student_t": {"df": 1.0}}.get(name, {})
+    head = pv.Conditional.registry[name]((3,), **options)
+    vae = pv.VAE(
+        pv.Normal((2,), loc=0.0, scale=1.0),
+        pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head),
+        pv.Amortised(pv.MLP(3, 4, hidden=[8]), pv.Normal((2,))),
+    )
+    x = holes(vae.sample(30))
+    filled = vae.impute(x, num_samples=3000)
+    assert filled.isfinite().all()
+    assert vae.reconstruct(x).isfinite().all()
+
+
 def test_the_guide_reads_missing_cells_at_the_mean():
     x = np.random.default_rng(0).normal(5.0, 2.0, (50, 3))
     vae = pv.build(x, latent=2)

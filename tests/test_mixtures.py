@@ -69,7 +69,7 @@ def test_draws_have_the_gradient_of_the_expectation(each):
 
 
 def vamp(guide="normal", components=4):
-    x = torch.poisson(torch.full((50, 3), 4.0)).numpy()
+    x = np.random.default_rng(0).poisson(4.0, (50, 3))
     return pv.build(
         x, latent=2, prior={"name": "vamp", "components": components}, likelihood="poisson", guide=guide, hidden=[8]
     ), x
@@ -92,6 +92,13 @@ def test_vamp_follows_a_guide_that_was_replaced_and_a_copy():
     vae.posterior = pv.Amortised(pv.MLP(3, 4, hidden=[8]), pv.Normal((2,)))
     assert not np.allclose(before, pv.log_evidence(vae, x, num_samples=20).log_evidence)
     assert "guide" not in " ".join(vae.state_dict())
+
+
+def test_the_seed_decides_where_vamp_starts():
+    state = torch.random.get_rng_state()
+    first, second = vamp()[0], vamp()[0]
+    assert torch.equal(first.prior.pseudo_inputs, second.prior.pseudo_inputs)
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_vamp_with_more_components_than_data():

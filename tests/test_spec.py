@@ -106,11 +106,11 @@ ERRORS = {
     "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior.name: a table needs one; there are "),
     "value": (
         {**SPEC, "likelihood": {"name": "normal", "sd": 1}},
-        "likelihood.sd: normal has no such argument; it takes learned, loc, scale",
+        "likelihood.sd: normal has no such argument; there are learned, loc, scale",
     ),
     "nearest argument": (
         {**SPEC, "prior": {"name": "mixture", "componets": 3}},
-        "prior.componets: mixture has no such argument; it takes components, component, each, learned; did you mean",
+        "prior.componets: mixture has no such argument; did you mean 'components'?",
     ),
     "number": ({**SPEC, "prior": {"name": "mixture", "components": 0}}, "prior.components: must be a whole number fr"),
     "nested": (
@@ -134,11 +134,11 @@ ERRORS = {
     ),
     "network option": (
         {**SPEC, "guide": {"name": "normal", "network": {"hiden": [3]}}},
-        "guide.network.hiden: mlp has no such argument; it takes hidden, activation; did you mean 'hidden'?",
+        "guide.network.hiden: mlp has no such argument; did you mean 'hidden'?",
     ),
     "part table": ({**SPEC, "prior": 3}, "prior: must be a table such as {'name': ...}; got 3"),
     "network table": ({**SPEC, "guide": {"name": "normal", "network": [3]}}, "guide.network: must be a table"),
-    "entry": ({**SPEC, "priors": "normal"}, "priors: a spec has no such entry; it has event, latent, prior"),
+    "entry": ({**SPEC, "priors": "normal"}, "priors: a spec has no such entry; did you mean 'prior'?"),
     "event": ({"latent": [2]}, "event: the spec does not say it; write event = [8], or give the data"),
     "latent": ({"event": [2]}, "latent: the spec does not say it"),
 }

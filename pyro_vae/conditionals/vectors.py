@@ -128,6 +128,10 @@ class UniformSphere(Parametric, name="uniform_sphere"):
 
     .. math:: p(x) = \Gamma(d / 2) / (2 \pi^{d / 2}), \quad |x| = 1
 
+    Arguments:
+        event_shape: The shape of one draw.
+        learned: Without effect: there is nothing to learn.
+
     Example:
         >>> UniformSphere((3,))().event_shape
         torch.Size([3])

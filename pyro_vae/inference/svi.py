@@ -119,10 +119,10 @@ def fit(
     if any(parameter.is_inference() for parameter in vae.parameters()):
         raise ValueError("fit needs parameters made outside torch.inference_mode(); build the VAE outside it")
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
+    if vae.is_discrete and isinstance(loss, str) and (loss not in ("elbo", "enum") or free_bits is not None):
+        raise ValueError("fit: the latents are discrete, and sums over them exact; use loss='elbo' and no free_bits")
     loss = "enum" if loss == "elbo" and vae.is_discrete else loss
     run = _Run(vae, _elbo(loss, particles, beta, free_bits), *schedules, clip_norm)
-    if vae.is_discrete and not isinstance(run.elbo, (infer.TraceEnum_ELBO, infer.RenyiELBO)):
-        raise ValueError("fit: latents are discrete, and sums over them exact; use loss='elbo'")
     if isinstance(run.elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
         raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:

@@ -1,0 +1,132 @@
+"""A few labels and 1200 digits without: Kingma's M2, from this package's conditionals in plain Pyro functions.
+
+    p(x, y, z) = p(y) p(z) p(x | y, z),    q(y, z | x) = q(y | x) q(z | x, y)
+
+(Kingma et al., 2014, https://arxiv.org/abs/1406.5298). Pyro sums over the labels y that are not known, so q(y | x), the
+classifier, learns from every digit. Alone it would learn from a hundred.
+
+Run it: python examples/08_semi_supervised.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyro
+import torch
+import typer
+from matplotlib.figure import Figure
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import pyro_vae as pv
+
+CLASSES, LATENTS, PIXELS = 10, 8, 64
+WEIGHT = 50.0  # of log q(y | x) where y is known: the ELBO of a known y says nothing to the classifier
+
+
+def parts(x: Tensor) -> nn.ModuleDict:
+    """The networks, before the distributions whose parameters they give; two of them read pixels, standardised."""
+    digit, both = pv.MLP(PIXELS, CLASSES, hidden=[200]), pv.MLP(PIXELS + CLASSES, 2 * LATENTS, hidden=[200])
+    digit.standardize(x.mean(0), x.std(0))
+    both.standardize(torch.cat([x.mean(0), torch.zeros(CLASSES)]), torch.cat([x.std(0), torch.ones(CLASSES)]))
+    decoder = pv.MLP(LATENTS + CLASSES, 2 * PIXELS, hidden=[200])
+    return nn.ModuleDict(
+        {
+            "q(y|x)": pv.Amortised(digit, pv.OneHot((CLASSES,))),
+            "q(z|x,y)": pv.Amortised(both, pv.Normal((LATENTS,))),
+            "p(x|y,z)": pv.Amortised(decoder, pv.BetaBinomial((PIXELS,), total_count=16.0)),
+            "p(y)": pv.OneHot((CLASSES,), logits=0.0),
+            "p(z)": pv.Normal((LATENTS,), loc=0.0, scale=1.0),
+        }
+    )
+
+
+def joined(a: Tensor, b: Tensor) -> Tensor:
+    """Side by side, for any batch shapes: the sum over labels puts a dimension in front."""
+    batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    return torch.cat([a.expand(*batch, -1), b.expand(*batch, -1)], -1)
+
+
+def model(m2: nn.ModuleDict, x: Tensor, y: Tensor | None = None) -> None:
+    """p(x, y, z), and the classifier where the label is known."""
+    with pyro.plate("data", len(x), dim=-1):
+        label = pyro.sample("y", m2["p(y)"](), obs=y)
+        z = pyro.sample("z", m2["p(z)"]())
+        pyro.sample("x", m2["p(x|y,z)"](joined(z, label)), obs=x)
+        if y is not None:
+            with poutine.scale(scale=WEIGHT):
+                pyro.sample("known", m2["q(y|x)"](x), obs=y)
+
+
+def guide(m2: nn.ModuleDict, x: Tensor, y: Tensor | None = None) -> None:
+    """q(y, z | x), or q(z | x, y) where the label is known."""
+    with pyro.plate("data", len(x), dim=-1):
+        if y is None:
+            y = pyro.sample("y", m2["q(y|x)"](x), infer={"enumerate": "parallel"})
+        pyro.sample("z", m2["q(z|x,y)"](joined(x, y)))
+
+
+def main(small: bool = False, out: Path = Path("runs/examples"), seed: int = 0) -> None:
+    """Train the classifier with and without the digits that have no label, compare, draw a picture."""
+    images, classes = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    x = torch.as_tensor(images[order], dtype=torch.float32)
+    classes = torch.as_tensor(classes[order])
+    y = nn.functional.one_hot(classes, CLASSES).float()
+    train, test, truth = x[:1300], x[1300:], classes[1300:]
+    num, epochs, rate, size = (100, 5, 3e-3, 50) if small else (100, 150, 1e-3, 100)
+    known, labels, unknown = train[:num], y[:num], train[100:]
+
+    torch.manual_seed(seed)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    m2, alone = parts(train), parts(train)["q(y|x)"]
+    optimiser = torch.optim.Adam([*m2.parameters(), *alone.parameters()], lr=rate)
+    history = []
+    for _ in range(epochs):
+        for batch in unknown[torch.randperm(len(unknown))].split(size):
+            free = elbo.differentiable_loss(model, guide, m2, batch)
+            tied = elbo.differentiable_loss(model, guide, m2, known, labels)
+            apart = -alone(known).log_prob(labels).sum()
+            optimiser.zero_grad()
+            ((free + tied + apart) / size).backward()
+            optimiser.step()
+        history.append([accurate(q, test, truth).mean() for q in (m2["q(y|x)"], alone)])
+
+    with_unlabelled, labels_only = accurate(m2["q(y|x)"], test, truth), accurate(alone, test, truth)
+    gain, error = mean(with_unlabelled - labels_only)
+    print(f"right of {len(test)} held-out digits ± SE, {num} labels")
+    print("  labels alone                 {:.1%} ± {:.1%}".format(*mean(labels_only)))
+    print("  and 1200 digits without      {:.1%} ± {:.1%}".format(*mean(with_unlabelled)))
+    print(f"  difference, digit by digit   {gain:.1%} ± {error:.1%}")
+    out.mkdir(parents=True, exist_ok=True)
+    picture(np.array(history), num).savefig(out / "08_semi_supervised.png")
+    assert gain > (-2 if small else 2) * error, "digits without labels must help, and soon not hurt"
+
+
+def accurate(classifier: pv.Conditional, x: Tensor, truth: Tensor) -> np.ndarray:
+    """1 where the most probable label is the true one, else 0."""
+    with torch.no_grad():
+        return (classifier(x).logits.argmax(-1) == truth).double().numpy()
+
+
+def mean(values: np.ndarray) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def picture(history: np.ndarray, num: int) -> Figure:
+    """Accuracy on held-out digits while both learn."""
+    figure = Figure(figsize=(5.5, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(100 * history[:, 0], label=f"{num} labels and 1200 digits without")
+    axes.plot(100 * history[:, 1], label=f"{num} labels")
+    axes.set(xlabel="epoch", ylabel="held-out digits classified right, %")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # the tensors are small: threads would wait for each other
+    typer.run(main)
