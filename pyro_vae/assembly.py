@@ -21,7 +21,7 @@ from torch.distributions import biject_to
 from .condition import Condition
 from .conditionals.base import Conditional
 from .conditionals.distributions import enumerable
-from .conditionals.links import InDouble, is_real
+from .conditionals.links import InDouble, is_real, single
 from .data import as_rows
 from .missing import observed
 from .parts import title
@@ -91,10 +91,12 @@ class Assembly(nn.Module):
             return enumerable(unconstrained)
         if is_real(support):
             return unconstrained
-        return dist.TransformedDistribution(unconstrained, [InDouble(self.reference.dtype), biject_to(support).with_cache()])
+        return dist.TransformedDistribution(
+            unconstrained, [InDouble(self.reference.dtype), biject_to(support).with_cache()]
+        )
 
     def _decoded(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
-        z = self.prior.shown(z.to(self.reference.dtype))
+        z = self.prior.shown(z if z.dtype == self.reference.dtype else single(z, self.prior.support, self.reference))
         return self.likelihood(self._joined("likelihood", z, c, len(self.prior.shown_shape)))
 
     def _joined(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:

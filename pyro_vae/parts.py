@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import biject_to
 
-from .conditionals.base import Conditional
+from .conditionals.base import Amortised, Conditional
 from .conditionals.distributions import Joint, enumerable
 from .conditionals.links import is_real
 from .guards import mode, seeded
@@ -82,7 +82,8 @@ def _check_prior(vae: Any) -> Any:
 
 def _unconstrained(vae: Any) -> torch.Size:
     """The shape of latents in unconstrained space."""
-    _run("prior", vae.prior, None) if not hasattr(vae.prior, "head") and not vae.prior.reads_guide else None
+    if not (vae.prior.reads_guide or isinstance(vae.prior, Amortised)):
+        _run("prior", vae.prior, None)
     support = vae.prior.support
     if support.is_discrete:
         _check_enumerable(vae)
@@ -98,7 +99,8 @@ def _unconstrained(vae: Any) -> torch.Size:
 
 def _check_enumerable(vae: Any) -> None:
     try:
-        prior = enumerable(vae.prior())
+        seen = vae.condition is not None and "prior" in vae.condition.seen_by
+        prior = enumerable(vae.prior(vae.reference.new_zeros(vae.condition.width) if seen else None))
         states = prior.num_states if isinstance(prior, Joint) else len(prior.enumerate_support(expand=False))
     except NotImplementedError:
         states = 0

@@ -59,6 +59,12 @@ def test_everything_goes_on_working(seen_by, tmp_path):
     assert after[0].identical(after[1])
 
 
+def test_discrete_latents_given_c():
+    vae = conditional(prior="one_hot", condition={"seen_by": ["prior", "likelihood", "guide"]})
+    pv.fit(vae, X, LABELS, epochs=2, progress=False)
+    assert (pv.log_evidence(vae, X, LABELS).se == 0).all()
+
+
 def test_images_get_constant_channels():
     images = np.random.default_rng(0).poisson(4.0, (12, 1, 4, 4))
     vae = pv.build(

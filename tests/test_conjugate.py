@@ -185,6 +185,26 @@ def test_mass_at_the_edge_gains_no_density(name, a, dtype):
     assert abs(float((result.log_evidence - exact).mean())) < 0.5
 
 
+@pytest.mark.parametrize(
+    ("make", "undo"),
+    [
+        (lambda: pv.Beta((2,), concentration1=0.02, concentration0=0.02), torch.logit),
+        (lambda: pv.Gamma((2,), concentration=0.02, rate=1.0), torch.log),
+        (lambda: pv.Dirichlet((3,), concentration=0.02), torch.log),
+        (lambda: pv.Uniform((2,), low=-1.0, high=1.0), torch.atanh),
+    ],
+    ids=["beta", "gamma", "dirichlet", "uniform"],
+)
+def test_a_decoder_may_undo_the_support_in_single_precision(make, undo):
+    """Draws in double precision that single precision would round onto the edge stay inside of it."""
+    prior = make()
+    likelihood = pv.Amortised(Through(undo), pv.Normal(prior.event_shape, scale=1.0))
+    loc = [0.0] * 2
+    vae = pv.VAE(prior, likelihood, pv.Amortised(Constant(loc), pv.Normal((2,), scale=40.0))).float()
+    weight = pv.terms(vae, np.zeros((5, *prior.event_shape)), num_samples=2000)
+    assert weight.log_likelihood.isfinite().all()
+
+
 def test_a_flow_brings_the_weights_under_control():
     """Trained by wake-sleep, which covers the tails, where an ELBO leaves them."""
     result, exact = fitted("dirichlet_multinomial", 2.0, "spline_flow", torch.float32, epochs=40, loss="wake_sleep")

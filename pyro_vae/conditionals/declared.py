@@ -27,7 +27,8 @@ def at(path: str) -> Iterator[None]:
         yield
     except ValueError as error:
         joint = "." if re.match(r"[a-z_.]+(\[\d+\])?[a-z_.]*: ", str(error)) else ": "
-        raise type(error)(f"{path}{joint}{error}") from None
+        kind = type(error) if type(error).__init__ is ValueError.__init__ else ValueError
+        raise kind(f"{path}{joint}{error}") from None
 
 
 class Declared(nn.Module):

@@ -89,6 +89,20 @@ class InDouble(Transform):
         return torch.zeros_like(y)
 
 
+def single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tensor:
+    """Latents in the precision of `like`, still inside an open support: rounding must not put them on its edge."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    z = z.to(like.dtype)
+    low = 0.0 if support is constraints.simplex else getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
+    if support.is_discrete or low is None:
+        return z
+    low = torch.as_tensor(low).to(z)
+    z = torch.maximum(z, torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1)))
+    return z if high is None else torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))
+
+
 def innermost(distribution: Any) -> Any:
     """The distribution of one element, where the elements of an event are independent."""
     while isinstance(distribution, Independent):
