@@ -100,7 +100,9 @@ def single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tensor:
         return z
     low = torch.as_tensor(low).to(z)
     z = torch.maximum(z, torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1)))
-    return z if high is None else torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))
+    if high is None:
+        return z.clamp(max=torch.finfo(z.dtype).max)
+    return torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))
 
 
 def innermost(distribution: Any) -> Any:
