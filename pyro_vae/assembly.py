@@ -113,9 +113,7 @@ class Assembly(nn.Module):
             if c is not None:
                 raise ValueError(UNCONDITIONAL)
             return None
-        if not (isinstance(c, Tensor) and c.dim() > 0 and len(c) == num):
-            c = self.condition.check(c, num).take(slice(None))
-        return self.condition.encode(c.to(self.reference))
+        return self.condition.encode(self.condition.check(c, num).take(slice(None), like=self.reference))
 
     def _fitting(self, x: Tensor) -> Tensor:
         """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""

@@ -70,8 +70,11 @@ def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
         guide = vae._encoded(x, c)
         z = guide.sample(torch.Size([num_samples]))
         weight = (vae._log_joint(x, z, c) - guide.log_prob(z)).softmax(0)
-        decoded = vae._decoded(z, c)
-        guess = _mean(decoded, weight) if draws is None else _draws(decoded, weight, draws)
+        if draws is None:
+            guess = _mean(vae._decoded(z, c), weight)
+        else:
+            particle = torch.multinomial(weight.T, draws, replacement=True).T
+            guess = vae._decoded(z[particle, torch.arange(len(x), device=x.device)], c).sample()
         filled.append(torch.where(x.isnan(), guess.to(x), x))
     return torch.cat(filled, dim=0 if draws is None else 1)
 
@@ -79,11 +82,11 @@ def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
 def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
     """The weighted mean of cells; where cells have none, that of their modes, or of classes the weightiest mode."""
     weight = weight.reshape(weight.shape + (1,) * decoded.event_dim)
-    mean = (weight * decoded.mean).sum(0)
+    mean = (weight * mean_of(decoded)).sum(0)
     none = ~mean.isfinite()
     if not bool(none.any()):
         return mean
-    modes = decoded.mode
+    modes = mode_of(decoded)
     if bool((modes[:, none] != modes[:, none].round()).any()):
         return torch.where(none, (weight * modes).sum(0), mean)
     values = modes[:, none].unique()
@@ -91,7 +94,17 @@ def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
     return torch.where(none, values[votes.argmax(0)].to(mean), mean)
 
 
-def _draws(decoded: TorchDistribution, weight: Tensor, draws: int) -> Tensor:
-    """Data of shape ``(draws, N, *X)``: each from a particle that is drawn by its weight."""
-    particle = torch.multinomial(weight.T, draws, replacement=True).T
-    return decoded.sample()[particle, torch.arange(weight.shape[1], device=weight.device)]
+def mean_of(distribution: TorchDistribution) -> Tensor:
+    """The mean; of a distribution that does not know it a draw, which has that mean."""
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        return distribution.sample()
+
+
+def mode_of(distribution: TorchDistribution) -> Tensor:
+    """The mode; of a distribution that does not know it a draw."""
+    try:
+        return distribution.mode
+    except NotImplementedError:
+        return distribution.sample()

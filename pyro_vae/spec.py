@@ -201,7 +201,8 @@ def _part(
 ) -> Conditional:
     """One part; a context of shape `context` is read through a network, no context means that it stands alone."""
     given = {"name": part} if isinstance(part, str) else dict(_table(role, part))
-    network = dict(_table(f"{role}.network", given.pop("network", {})))
+    network: Any = given.pop("network", {})
+    network = {"name": network} if isinstance(network, str) else dict(_table(f"{role}.network", network))
     with at(role):
         cls = _named(Conditional, given.pop("name", None))
         if cls.reads_guide and role != "prior":
@@ -248,6 +249,8 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
     takes = cls.takes()
     for key in options.keys() - set(takes):
         raise ValueError(f"{key}: {cls.name} has no such argument{nearest(key, takes)}")
+    if not isinstance(options.get("learned", False), bool):
+        raise ValueError(f"learned: must be true or false; got {options['learned']!r}")
     try:
         return cls(*sizes, **options)
     except TypeError as error:

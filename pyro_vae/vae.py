@@ -26,7 +26,7 @@ from .condition import Condition
 from .conditionals.base import Conditional
 from .data import as_rows
 from .guards import mode, seeded, whole_number
-from .missing import impute, observed
+from .missing import impute, mean_of, mode_of, observed
 from .parts import check_parts, title
 from .refinement import refine
 from .rows import DataError, Rows
@@ -186,9 +186,9 @@ class VAE(Assembly):
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             z = self.encode(x, c).sample(torch.Size([num_samples]))
             decoded = self._decoded(z, self._given(z.shape[1], c))
-            mean = decoded.mean.mean(0)
+            mean = mean_of(decoded).mean(0)
             none = ~mean.isfinite()
-            return torch.where(none, decoded.mode[0], mean) if none.any() else mean
+            return torch.where(none, mode_of(decoded)[0], mean) if none.any() else mean
 
     def impute(
         self, x: Any, c: Any = None, *, num_samples: int = 1000, draws: int | None = None, seed: int = 0

@@ -122,6 +122,12 @@ ERRORS = {
     "class": (lambda vae: vae.encode(X, LABELS + 1), "c needs classes from 0 to 2; got 3.0 at row 2"),
     "fraction": (lambda vae: vae.encode(X, LABELS / 2), "c needs classes from 0 to 2; got 0.5 at row 1"),
     "NaN": (lambda vae: vae.encode(X, LABELS * np.nan), "c needs finite numbers; got nan at row 0"),
+    "a tensor of no classes": (
+        lambda vae: vae.sample(3, torch.tensor([0.9, 1.9, 0.0])),
+        "c needs classes from 0 to 2;",
+    ),
+    "a tensor of one-hot rows": (lambda vae: vae.sample(3, torch.eye(3)), "c must have shape (3,), a row for each dat"),
+    "a tensor of unknown classes": (lambda vae: vae.decode(torch.zeros(3, 2), torch.tensor([5, 0, 1])), "c needs cla"),
     "validation": (lambda vae: pv.fit(vae, X, LABELS, validation=X), "validation data: a conditional VAE needs a pair"),
     "unconditional": (lambda _: pv.build(X).encode(X, LABELS), "this VAE has no condition, so it takes no c"),
     "vamp": (

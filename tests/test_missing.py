@@ -176,6 +176,41 @@ def test_what_does_not_factorise_is_refused(name):
         vae.model(x)
 
 
+def test_every_imputation_is_a_draw_of_its_own():
+    """Also of the same particle."""
+    vae = exact_vae()
+    x = holes(vae.sample(4), share=0.5)
+    drawn = vae.impute(x, num_samples=1, draws=50)
+    assert len(drawn[:, x.isnan()][:, 0].unique()) == 50
+
+
+@pytest.mark.parametrize("name", ["horseshoe_like", "logistic_normal", "von_mises_fisher", "spline_flow", "ladder"])
+def test_what_knows_neither_mean_nor_mode_is_reconstructed(name):
+    options = {"ladder": {"layers": [2, 1]}, "spline_flow": {"hidden": [4]}}.get(name, {})
+    head = pv.Conditional.registry[name]((3,), **options)
+    vae = pv.VAE(
+        pv.Normal((2,), loc=0.0, scale=1.0),
+        pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head),
+        pv.Amortised(pv.MLP(3, 4, hidden=[8]), pv.Normal((2,))),
+    )
+    x = vae.sample(5)
+    assert vae.reconstruct(x).isfinite().all()
+    assert torch.equal(vae.impute(x), x)
+
+
+@pytest.mark.parametrize("component", ["categorical", "ordinal", "binomial", "beta_binomial", "half_cauchy"])
+@pytest.mark.parametrize("each", ["element", "event"])
+def test_mixtures_as_likelihoods(component, each):
+    x = np.random.default_rng(0).integers(1, 4, (40, 3))
+    table = {"name": "mixture", "components": 2, "component": component, "each": each}
+    vae = pv.build(x, latent=2, likelihood=table, hidden=[8])
+    pv.fit(vae, x, epochs=2, progress=False)
+    assert pv.log_evidence(vae, x, num_samples=10).log_evidence.notnull().all()
+    assert vae.reconstruct(x).isfinite().all()
+    if each == "element":
+        assert vae.impute(holes(x.astype(float)), num_samples=20).isfinite().all()
+
+
 def test_options_of_impute():
     vae = exact_vae()
     x = holes(vae.sample(4))

@@ -408,6 +408,18 @@ ODD = {
         "prior.family: gamma has support IndependentConstraint(GreaterThanEq(lower_bound=0.0), 1); Ladder ne",
     ),
     "latent": ({"event": [4], "latent": [1], "prior": "dirichlet"}, "latent: a prior over Simplex() needs at least 2"),
+    "whole vectors": (
+        {**SPEC, "prior": {"name": "mixture", "component": "dirichlet", "each": "element"}},
+        "prior.component: dirichlet is a family of whole vectors; use each='event'",
+    ),
+    "vamp inside": (
+        {**SPEC, "prior": {"name": "mixture", "component": "vamp"}},
+        "prior.component: vamp reads the guid",
+    ),
+    "learned": (
+        {**SPEC, "prior": {"name": "normal", "learned": "no"}},
+        "prior.learned: must be true or false; got 'no'",
+    ),
     "network of a prior": (
         {**SPEC, "prior": {"name": "normal", "network": {"name": "mlp"}}},
         "prior.network: normal reads no context here, so it takes no network; leave it out",
@@ -454,3 +466,14 @@ def test_every_entry_survives_a_file_bit_for_bit(role, name, tmp_path):
     first, second = (pv.log_evidence(model, x, num_samples=9) for model in (vae, again))
     assert first.identical(second)
     assert first.log_evidence.notnull().all()
+
+
+def test_columns_that_read_nothing():
+    blocks = [{"columns": [0, 1, 2, 3], "name": "normal", "loc": 0.0, "scale": 20.0}]
+    vae = pv.build(COUNTS, latent=2, likelihood={"name": "columns", "blocks": blocks})
+    assert vae.decode(torch.zeros(3, 2)).batch_shape == (3,)
+
+
+def test_a_network_by_name():
+    vae = pv.build(COUNTS, likelihood={"name": "normal", "network": "residual_mlp"})
+    assert isinstance(vae.likelihood.network, pv.ResidualMLP)

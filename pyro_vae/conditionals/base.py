@@ -130,7 +130,13 @@ def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
     if not isinstance(name, str) or name not in Conditional.registry:
         raise ValueError(f"no conditional is named {name!r}{nearest(name, Conditional.registry)}")
     cls = Conditional.registry[name]
-    return cls(event_shape, **{**cls.needed(), **table})
+    if cls.reads_guide:
+        raise ValueError(f"{name} reads the guide, so it can only be a prior")
+    try:
+        return cls(event_shape, **{**cls.needed(), **table})
+    except TypeError as error:
+        lacks = cls.lacks(table)
+        raise ValueError(f"{name} needs {', '.join(lacks)}" if lacks else f"{name}: {error}") from None
 
 
 class Amortised(Conditional):

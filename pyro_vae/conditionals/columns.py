@@ -59,10 +59,11 @@ class Columns(Conditional, name="columns"):
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         read = [None] * len(self.parts)
-        if context is not None:
+        if context is not None and self.num_params:
             read = list(context.split([part.num_params for part in self.parts], -1))
         cells = [innermost(part(h)) for part, h in zip(self.parts, read, strict=True)]
-        return Cells(cells, self.columns).to_event(1)
+        built = Cells(cells, self.columns).to_event(1)
+        return built if context is None or self.num_params else built.expand(context.shape[:-1])
 
     @classmethod
     def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:

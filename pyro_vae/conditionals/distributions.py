@@ -75,8 +75,19 @@ class Mixture(dist.MixtureSameFamily):
 
     @property
     def support(self) -> Any:
-        """That of the components."""
-        return self.component_distribution.support
+        """That of the first component."""
+        return self._of_one(self.component_distribution.support)
+
+    def _of_one(self, support: Any) -> Any:
+        """A support without the dimension of the components, which its bounds may have."""
+        if isinstance(support, constraints.independent):
+            return constraints.independent(self._of_one(support.base_constraint), support.reinterpreted_batch_ndims)
+        bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+        where = len(self.batch_shape)
+        if not any(isinstance(bound, Tensor) and bound.dim() > where for bound in bounds):
+            return support
+        one = [b.select(where, 0) if isinstance(b, Tensor) and b.dim() > where else b for b in bounds]
+        return type(support)(*(bound for bound in one if bound is not None))
 
     @property
     def has_rsample(self) -> bool:
@@ -158,6 +169,16 @@ class HorseshoeLike(TorchDistribution):
     def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:
         self.scale = torch.as_tensor(scale)
         super().__init__(self.scale.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """None: its tails are those of a Cauchy."""
+        return torch.full_like(self.scale, math.nan)
+
+    @property
+    def mode(self) -> Tensor:
+        """The pole at zero."""
+        return torch.zeros_like(self.scale)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> HorseshoeLike:
         """The same, of a larger batch shape."""

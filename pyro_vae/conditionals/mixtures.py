@@ -14,6 +14,7 @@ from ..rows import Rows
 from . import distributions
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
+from .links import innermost
 
 
 class Mixture(Conditional, name="mixture"):
@@ -57,7 +58,7 @@ class Mixture(Conditional, name="mixture"):
             raise ValueError(f"each must be 'event' or 'element'; got {each!r}")
         self.event_shape, self.components, self.each = as_shape(event_shape), components, each
         with at("component"):
-            self.component = declared(component, self.event_shape if each == "event" else ())
+            self.component = declared(component, self.event_shape) if each == "event" else _of_one_element(component)
         mixed = torch.Size([]) if each == "event" else self.event_shape
         self.read_shape = torch.Size((*mixed, components, 1 + self.component.num_params))
         if learned:
@@ -101,6 +102,13 @@ class Mixture(Conditional, name="mixture"):
             got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
             raise ValueError(f"Mixture{tuple(self.event_shape)} reads {self.num_params} numbers per datum; got {got}")
         return context.reshape(*context.shape[:-1], *self.read_shape)
+
+
+def _of_one_element(component: str | dict[str, Any]) -> Conditional:
+    whole = declared(component, (2,))
+    if innermost(whole(torch.zeros(whole.num_params))).event_shape != ():
+        raise ValueError(f"{whole.name} is a family of whole vectors; use each='event'")
+    return declared(component, ())
 
 
 class Vamp(Conditional, name="vamp"):
