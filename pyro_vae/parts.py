@@ -120,8 +120,9 @@ def _check_guide(vae: Any, guide: TorchDistribution) -> None:
                 f"use a guide {vae.prior.name!r}"
             )
     elif not is_real(guide.support):
+        support = " ".join(str(guide.support).split())
         raise ValueError(
-            f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support {guide.support}; "
+            f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support {support}; "
             f"use a guide over real numbers such as Normal({tuple(guide.event_shape)}): it follows the prior's support"
         )
     elif not guide.has_rsample:

@@ -109,16 +109,29 @@ def build(
 
 
 def _meet(vae: VAE, rows: Rows) -> None:
-    """The guide's network learns the mean and spread of what it reads, a Vamp prior starts at data."""
+    """A Vamp prior starts at data; networks learn the mean and spread of what they read of x and of a numeric c."""
     vae.prior.meet(rows)
-    if not (isinstance(vae.posterior, Amortised) and isinstance(vae.posterior.network, Network)):
-        return
     mean, sd = rows.moments()
-    if vae.condition is not None:
-        zero = torch.zeros(vae.condition.width, dtype=mean.dtype)
-        mean = vae.condition.join("guide", mean, zero, mean.dim())
-        sd = vae.condition.join("guide", sd, zero + 1, sd.dim())
-    vae.posterior.network.standardize(mean, sd)
+    if vae.condition is None or rows.c is None:
+        _standardize(vae.posterior, mean, sd)
+        return
+    c_mean, c_sd = (moment.flatten() for moment in rows.c.moments())
+    if vae.condition.categories:
+        c_mean, c_sd = mean.new_zeros(vae.condition.width), mean.new_ones(vae.condition.width)
+    latent = mean.new_zeros(vae.prior.shown_shape)
+    for role, part, first, second in (
+        ("guide", vae.posterior, mean, sd),
+        ("likelihood", vae.likelihood, latent, latent + 1),
+    ):
+        joined = (vae.condition.join(role, moment, c, moment.dim()) for moment, c in ((first, c_mean), (second, c_sd)))
+        _standardize(part, *joined)
+    if "prior" in vae.condition.seen_by:
+        _standardize(vae.prior, c_mean, c_sd)
+
+
+def _standardize(part: Conditional, mean: Tensor, sd: Tensor) -> None:
+    if isinstance(part, Amortised) and isinstance(part.network, Network):
+        part.network.standardize(mean, sd)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -300,4 +313,4 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
+    return [_plain(part) for part in value] if isinstance(value, (tuple, list, range)) else value

@@ -65,6 +65,17 @@ def test_discrete_latents_given_c():
     assert (pv.log_evidence(vae, X, LABELS).se == 0).all()
 
 
+def test_a_numeric_c_is_standardised_wherever_it_is_seen():
+    years = NUMBERS * 100 + 1900
+    vae = conditional(years, condition={"seen_by": ["prior", "likelihood", "guide"]})
+    for part, start in ((vae.prior, 0), (vae.likelihood, 2), (vae.posterior, 3)):
+        np.testing.assert_allclose(part.network.mean[start:], years.mean(0))
+        np.testing.assert_allclose(part.network.sd[start:], years.std(0))
+    np.testing.assert_allclose(vae.likelihood.network.mean[:2], 0)
+    np.testing.assert_allclose(vae.posterior.network.mean[:3], X.mean(0))
+    assert pv.fit(vae, X, years, epochs=3, progress=False).loss.iloc[-1] < 100
+
+
 def test_images_get_constant_channels():
     images = np.random.default_rng(0).poisson(4.0, (12, 1, 4, 4))
     vae = pv.build(
