@@ -12,9 +12,9 @@ from torch import nn
 from torch.distributions import biject_to
 
 import pyro_vae as pv
-from pyro_vae.conditionals.distributions import Sphere
 from pyro_vae.conditionals.links import innermost, is_real, link
 from pyro_vae.conditionals.parametric import Parametric
+from pyro_vae.conditionals.sphere import Sphere
 
 FAILURE_RATE = 2e-5  # of one goodness-of-fit test
 BATCHES = [(), (7,), (2, 7)]

@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..guards import whole_number
-from . import distributions
+from . import sphere
 from .base import Conditional, Shape
 from .parametric import Parametric, Value
 
@@ -116,7 +116,7 @@ class VonMisesFisher(Parametric, name="von_mises_fisher"):
         torch.Size([3])
     """
 
-    family, params = distributions.VonMisesFisher, ("loc", "concentration")
+    family, params = sphere.VonMisesFisher, ("loc", "concentration")
     standard = {"loc": 1.0, "concentration": 1.0}
 
     def parameter_shape(self, name: str) -> torch.Size:
@@ -137,7 +137,7 @@ class UniformSphere(Parametric, name="uniform_sphere"):
         torch.Size([3])
     """
 
-    family, params, standard = distributions.VonMisesFisher, (), {}
+    family, params, standard = sphere.VonMisesFisher, (), {}
     toward: Tensor
 
     def __init__(self, event_shape: Shape, *, learned: bool = False) -> None:
@@ -145,7 +145,7 @@ class UniformSphere(Parametric, name="uniform_sphere"):
         self.register_buffer("toward", torch.ones(self.event_shape), persistent=False)
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        uniform = distributions.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
+        uniform = sphere.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
         uniform = uniform.to_event(len(self.event_shape) - 1)
         return uniform if context is None else uniform.expand(context.shape[:-1])
 
