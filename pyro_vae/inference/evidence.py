@@ -8,7 +8,8 @@ r"""log p(x) by importance sampling, datum by datum, with its error and a warnin
 :math:`\hat p_K` is unbiased, so its log is a lower bound in the mean that rises to log p(x) with K (Burda et al., 2015,
 https://arxiv.org/abs/1509.00519). Its standard error is by the delta method. Both are worthless when the weights have
 too heavy a tail: the Pareto shape k-hat of the largest ones says so (Vehtari et al., 2024,
-https://arxiv.org/abs/1507.02646); above 0.7 the number cannot be trusted at any affordable K.
+https://arxiv.org/abs/1507.02646); above 0.7 the number cannot be trusted at any affordable K. Below 0.7 is no proof:
+what the guide never draws leaves no trace, and a low effective sample size is a second warning.
 
 The (K, N) weights are never all in memory. Data are worked through in tiles of at most ``TILE_DATA`` rows, samples in
 tiles that fill ``TILE_ROWS`` decoder rows. A tile has its own seed and a shape that depends on nothing but N and K, so
