@@ -87,11 +87,13 @@ def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
     if not bool(none.any()):
         return mean
     modes = mode_of(decoded)
-    if bool((modes[:, none] != modes[:, none].round()).any()):
-        return torch.where(none, (weight * modes).sum(0), mean)
-    values = modes[:, none].unique()
+    classes = none & (modes == modes.round()).all(0)
+    mean = torch.where(none, (weight * modes).sum(0), mean)
+    if not bool(classes.any()):
+        return mean
+    values = modes[:, classes].unique()
     votes = torch.stack([(weight * (modes == value)).sum(0) for value in values])
-    return torch.where(none, values[votes.argmax(0)].to(mean), mean)
+    return torch.where(classes, values[votes.argmax(0)].to(mean), mean)
 
 
 def mean_of(distribution: TorchDistribution) -> Tensor:

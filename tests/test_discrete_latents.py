@@ -9,6 +9,7 @@ from pyro.infer import TraceEnum_ELBO
 from scipy.special import logsumexp
 
 import pyro_vae as pv
+from pyro_vae.inference.adapters import Tempered
 
 X = np.random.default_rng(0).poisson(4.0, (30, 3))
 PRIORS = {
@@ -59,6 +60,23 @@ def test_the_elbo_of_training_is_exact(case):
     exact = pv.log_evidence(vae, X).elbo.sum()
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, x)
     np.testing.assert_allclose(-loss, exact, rtol=1e-10)
+
+
+@pytest.mark.uses_store
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_beta_weighs_the_kl_of_an_enumerated_latent(beta):
+    """Against the sum over all values, written out: the enumeration has a scale of its own for each site."""
+    vae, values = discrete("one_hot")
+    x = torch.as_tensor(X, dtype=torch.float64)
+    log_q, log_likelihood, log_prior = (
+        torch.stack([density(v).detach() + 0 * x[:, 0] for v in values])
+        for density in (vae.encode(X).log_prob, lambda v: vae.decode(v).log_prob(x), vae.prior().log_prob)
+    )
+    exact = -(log_q.exp() * (log_likelihood - beta * (log_q - log_prior))).sum()
+    tempered = Tempered()
+    tempered.beta = beta
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(tempered(vae.model), tempered(vae.guide), x)
+    np.testing.assert_allclose(float(loss), float(exact), rtol=1e-12)
 
 
 def test_elbo_means_the_exact_one():

@@ -176,6 +176,18 @@ def test_what_does_not_factorise_is_refused(name):
         vae.model(x)
 
 
+def test_a_class_beside_a_number_without_mean_stays_a_class():
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.standard_t(1, 60), rng.integers(0, 3, 60)])
+    blocks = [{"columns": [0], "name": "student_t", "df": 1.0}, {"columns": [1], "name": "categorical"}]
+    vae = pv.build(x, latent=1, likelihood={"name": "columns", "blocks": blocks}, hidden=[8])
+    hidden = np.arange(60) % 3
+    x[hidden == 0, 1], x[hidden == 1, 0] = np.nan, np.nan
+    filled = vae.impute(x, num_samples=50)
+    assert set(filled[:, 1].tolist()) <= {0.0, 1.0, 2.0}
+    assert filled.isfinite().all()
+
+
 def test_every_imputation_is_a_draw_of_its_own():
     """Also of the same particle."""
     vae = exact_vae()
