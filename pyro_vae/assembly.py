@@ -1,6 +1,6 @@
 """How prior, likelihood and guide work together: one reads what another gives.
 
-The guide lives in unconstrained space, and is pushed onto the support of the prior by ``biject_to``. So the same normal
+The guide lives in unconstrained space, and is pushed onto the support of the prior by a bijection. So the same normal
 guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued prior the map is absent. Over discrete
 latents the guide is discrete too, and they are marked for Pyro's enumeration. In these methods c is encoded
 (:class:`.Condition`), and x may have NaN where it is missing.
@@ -16,12 +16,11 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from .condition import Condition
 from .conditionals.base import Conditional
 from .conditionals.distributions import enumerable
-from .conditionals.links import InDouble, is_real, single
+from .conditionals.links import InDouble, is_real, onto, single
 from .data import as_rows
 from .missing import observed
 from .parts import title
@@ -91,9 +90,8 @@ class Assembly(nn.Module):
             return enumerable(unconstrained)
         if is_real(support):
             return unconstrained
-        return dist.TransformedDistribution(
-            unconstrained, [InDouble(self.reference.dtype), biject_to(support).with_cache()]
-        )
+        bend = onto(support).with_cache()
+        return dist.TransformedDistribution(unconstrained, [InDouble(self.reference.dtype), bend])
 
     def _decoded(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
         z = self.prior.shown(z if z.dtype == self.reference.dtype else single(z, self.prior.support, self.reference))

@@ -8,11 +8,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import biject_to
 
 from .conditionals.base import Amortised, Conditional
 from .conditionals.distributions import Joint, enumerable
-from .conditionals.links import is_real
+from .conditionals.links import is_real, onto
 from .guards import mode, seeded
 
 MOST_STATES = 4096  # of discrete latents
@@ -89,7 +88,7 @@ def _unconstrained(vae: Any) -> torch.Size:
         _check_enumerable(vae)
         return vae.prior.event_shape
     try:
-        return torch.Size(biject_to(support).inverse_shape(vae.prior.event_shape))
+        return torch.Size(onto(support).inverse_shape(vae.prior.event_shape))
     except NotImplementedError:
         raise ValueError(
             f"VAE: the prior {title(vae.prior)} has support {support}, which has no map to it; use a prior over real "

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from .condition import Condition
 from .conditionals.base import Amortised, Conditional, Shape, as_shape
 from .conditionals.declared import Declared, at, nearest
+from .conditionals.links import onto
 from .conditionals.networks import MLP, Network
 from .data import as_rows
 from .guards import seeded
@@ -196,7 +196,7 @@ def _unconstrained(prior: Conditional) -> torch.Size:
     if prior.support.is_discrete:
         return prior.event_shape
     try:
-        shape = torch.Size(biject_to(prior.support).inverse_shape(prior.event_shape))
+        shape = torch.Size(onto(prior.support).inverse_shape(prior.event_shape))
     except NotImplementedError:
         return prior.event_shape  # the VAE says that it cannot be
     if 0 in shape:

@@ -8,10 +8,10 @@ import torch
 from pyro import distributions as dist
 from scipy import special, stats
 from torch import nn
-from torch.distributions import biject_to
+from torch.distributions import StickBreakingTransform, biject_to
 
 import pyro_vae as pv
-from pyro_vae.conditionals.links import link
+from pyro_vae.conditionals.links import StickBreaking, link
 
 
 class Through(nn.Module):
@@ -204,6 +204,43 @@ def test_a_decoder_may_undo_the_support_in_single_precision(make, undo):
     vae = pv.VAE(prior, likelihood, pv.Amortised(Constant(loc), pv.Normal((2,), scale=40.0))).float()
     weight = pv.terms(vae, np.zeros((5, *prior.event_shape)), num_samples=2000)
     assert weight.log_likelihood.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["normal", "student_t", "spline_flow"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: pv.Gamma((3,), concentration=0.3, rate=1.0), id="gamma"),
+        pytest.param(lambda: pv.Dirichlet((4,), concentration=0.3), id="dirichlet"),
+    ],
+)
+def test_a_guide_scores_draws_of_another_precision_as_its_own(make, family):
+    """The inverse of the map onto the support holds at the edge: heavy tails draw what is 1e-300 away from it."""
+    prior = make()
+    torch.manual_seed(0)
+    x = torch.randn(300, 4).float()
+    head = pv.Conditional.registry[family]((3,))
+    guide = pv.Amortised(pv.MLP(4, head.num_params, hidden=[64]), head)
+    vae = pv.VAE(prior, pv.Normal((4,), loc=0.0, scale=1.0), guide).float()
+    with torch.no_grad():
+        drawn_by = vae.encode(x)
+        z = drawn_by.sample((200,))
+        own = drawn_by.log_prob(z)
+        other = vae.double().encode(x.double()).log_prob(z)
+    torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stick_breaks_as_in_torch_and_also_at_the_end():
+    torch.manual_seed(0)
+    ours, theirs, x = StickBreaking(), StickBreakingTransform(), torch.randn(50, 4) * 3
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.inv(ours(x)), x)
+    torch.testing.assert_close(ours.log_abs_det_jacobian(x, ours(x)), theirs.log_abs_det_jacobian(x, theirs(x)))
+    far = torch.tensor([[300.0, 0.0], [-300.0, 300.0], [0.0, -300.0], [200.0, 200.0]])
+    y = ours(far)
+    assert (y > 0).all()
+    torch.testing.assert_close(y.sum(-1), torch.ones(4))
+    torch.testing.assert_close(ours.inv(y), far)
 
 
 def test_a_flow_brings_the_weights_under_control():

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import Independent, Transform, transform_to
-from torch.distributions.transforms import SoftplusTransform
+from torch.distributions import Independent, Transform, biject_to, transform_to
+from torch.distributions.transforms import SoftplusTransform, StickBreakingTransform
+from torch.nn.functional import logsigmoid, pad
 
 
 class Positive(SoftplusTransform):
@@ -62,6 +63,38 @@ def link(domain: constraints.Constraint) -> Transform:
     base = domain.base_constraint if isinstance(domain, constraints.independent) else domain
     positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
     return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
+
+
+class StickBreaking(StickBreakingTransform):
+    """Torch's, by logarithms and with sums from the far end, so that each part of a simplex may be close to zero.
+
+    Torch takes what is left of the stick as 1 less the parts broken off: it never gets below the rounding of 1, and the
+    inverse of a draw in that corner is off by hundreds.
+    """
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Of the share of what is left of the stick that each break takes; equal parts at x = 0."""
+        return x - torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device).log()
+
+    def _log(self, x: Tensor) -> Tensor:
+        logits = self._logits(x)
+        return pad(logsigmoid(logits), (0, 1)) + pad(logsigmoid(-logits).cumsum(-1), (1, 0))
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self._log(x).exp().clamp(min=torch.finfo(x.dtype).tiny)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        left = y.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        return y[..., :-1].log() - left.log() - self._logits(torch.zeros_like(left))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log of the product of each part and of the share that its break leaves."""
+        return (self._log(x)[..., :-1] + logsigmoid(-self._logits(x))).sum(-1)
+
+
+def onto(support: constraints.Constraint) -> Transform:
+    """The bijection from real numbers to the support of a latent: :class:`StickBreaking`, else ``biject_to``."""
+    return StickBreaking() if support is constraints.simplex else biject_to(support)
 
 
 class InDouble(Transform):
