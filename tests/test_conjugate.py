@@ -148,14 +148,17 @@ def conjugate(name, a):
     return prior, Direct((1,), make), x, stats.lomax(a).logpdf(x[:, 0])
 
 
-def fitted(name, a, guide, dtype, **options):
+def fitted(name, a, guide, dtype, halving=10, **options):
     prior, likelihood, x, exact = conjugate(name, a)
     latents = biject_to(prior.support).inverse_shape(prior.event_shape)
     head = pv.Conditional.registry[guide](latents)
     network = pv.MLP(x.shape[1], head.num_params, hidden=[64])
-    network.standardize(torch.as_tensor(x.mean(0)), torch.as_tensor(x.std(0)))
+    seen = np.log(x) if name == "gamma_exponential" else x  # Lomax data: their variance is infinite
+    network.standardize(torch.as_tensor(seen.mean(0)), torch.as_tensor(seen.std(0)))
+    if name == "gamma_exponential":
+        network = nn.Sequential(Through(torch.log), network)
     vae = pv.VAE(prior, likelihood, pv.Amortised(network, head)).to(dtype)
-    pv.fit(vae, x, batch_size=50, learning_rate=lambda e: 5e-3 * 0.5 ** (e / 10), progress=False, **options)
+    pv.fit(vae, x, batch_size=50, learning_rate=lambda e: 5e-3 * 0.5 ** (e / halving), progress=False, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return pv.log_evidence(vae, x, num_samples=5000), exact
@@ -168,20 +171,21 @@ NAMES = ["beta_binomial", "gamma_poisson", "gamma_exponential", "dirichlet_multi
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fitted_guide_meets_the_conjugate_marginal(name, dtype):
     """Where k-hat is below 0.7 at least 98 % lie within 4 standard errors."""
-    result, exact = fitted(name, 2.0, "student_t", dtype, epochs=40, particles=4)
+    result, exact = fitted(name, 2.0, "student_t", dtype, epochs=40, particles=4, beta=1.5)
     trusted = (result.khat < 0.7).values
     z = (np.abs(result.log_evidence - exact) / (result.se + 1e-7)).values
-    assert trusted.sum() >= 50  # enough to speak of 98 %
+    assert trusted.mean() >= 0.9
     assert (z[trusted] < 4).mean() >= 0.98
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
+@pytest.mark.parametrize("family", ["student_t", "spline_flow"])
 @pytest.mark.parametrize(
     ("name", "a"), [("beta_binomial", 0.5), ("gamma_poisson", 0.3), ("dirichlet_multinomial", 0.3)]
 )
-def test_mass_at_the_edge_gains_no_density(name, a, dtype):
-    """With heavy tails. A normal guide misses this at Dirichlet 0.3 (docs/decisions/0018): by one weight, flagged."""
-    result, exact = fitted(name, a, "student_t", dtype, epochs=40, particles=4)
+def test_mass_at_the_edge_gains_no_density(name, a, family, dtype):
+    """A normal guide misses this at Dirichlet 0.3 (docs/decisions/0018): by one weight, flagged."""
+    result, exact = fitted(name, a, family, dtype, epochs=40, particles=4)
     assert (result.log_evidence - exact).max() < 3
     assert abs(float((result.log_evidence - exact).mean())) < 0.5
 
@@ -243,9 +247,10 @@ def test_a_stick_breaks_as_in_torch_and_also_at_the_end():
     torch.testing.assert_close(ours.inv(y), far)
 
 
-def test_a_flow_brings_the_weights_under_control():
-    """Trained by wake-sleep, which covers the tails, where an ELBO leaves them."""
-    result, exact = fitted("dirichlet_multinomial", 2.0, "spline_flow", torch.float32, epochs=40, loss="wake_sleep")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flow_brings_the_weights_under_control(name):
+    """Fitted with beta = 1.5, so that it aims beyond the posterior: at p(z) p(x|z)^(1/beta), with bounded weights."""
+    result, exact = fitted(name, 2.0, "spline_flow", torch.float32, epochs=100, halving=20, particles=16, beta=2.0)
     trusted = (result.khat < 0.7).values
     assert trusted.mean() >= 0.9
     assert ((np.abs(result.log_evidence - exact) < 4 * result.se).values[trusted]).mean() >= 0.98

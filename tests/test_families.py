@@ -204,6 +204,16 @@ def test_multivariate_normals_equal_scipy(seed, size, rank):
         np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-9)
 
 
+def test_a_full_normal_with_sharp_directions_scores_its_draws_in_single_precision():
+    """A decoder makes posteriors a thousand times narrower in one direction than in another."""
+    torch.manual_seed(0)
+    head, context = pv.MultivariateNormal((8,)), torch.randn(500, 44)
+    context[:, 8:][:, [0, 5, 20, 35]] -= 7.0  # some elements on the diagonal
+    single, double = head(context.float()), head(context)
+    z = single.sample()
+    torch.testing.assert_close(single.log_prob(z).double(), double.log_prob(z.double()), atol=0.05, rtol=0.01)
+
+
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(seed=st.integers(0, 2**20), size=st.integers(2, 6))
 def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):

@@ -30,7 +30,10 @@ class Positive(SoftplusTransform):
 
 
 class Triangular(Transform):
-    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices whose diagonal is :class:`Positive`."""
+    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices whose diagonal is :class:`Positive`.
+
+    Each row is in units of its diagonal element: a small one does not make the matrix ill-conditioned.
+    """
 
     domain, codomain = constraints.real_vector, constraints.lower_cholesky
     bijective = True
@@ -40,10 +43,12 @@ class Triangular(Transform):
         lower = x.new_zeros((*x.shape[:-1], size, size))
         row, column = torch.tril_indices(size, size, device=x.device)
         lower[..., row, column] = x
-        return lower.tril(-1) + torch.diag_embed(Positive()(lower.diagonal(dim1=-2, dim2=-1)))
+        diagonal = Positive()(lower.diagonal(dim1=-2, dim2=-1))
+        return lower.tril(-1) * diagonal[..., None] + torch.diag_embed(diagonal)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        lower = y.tril(-1) + torch.diag_embed(Positive().inv(y.diagonal(dim1=-2, dim2=-1)))
+        diagonal = y.diagonal(dim1=-2, dim2=-1)
+        lower = y.tril(-1) / diagonal[..., None] + torch.diag_embed(Positive().inv(diagonal))
         row, column = torch.tril_indices(y.shape[-1], y.shape[-1], device=y.device)
         return lower[..., row, column]
 
