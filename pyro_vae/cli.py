@@ -1,16 +1,14 @@
 """The command ``pyro-vae``.
 
-What a user can mend ends in one line on stderr and exit code 2, in one place, :class:`_Command`; every other error is
+What a user can mend ends in one line on stderr and exit code 2, in one place, :class:`.Command`; every other error is
 ours, and keeps its traceback.
 """
 
 from __future__ import annotations
 
-import dis
 import sys
 import time
 import tomllib
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +16,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from . import catalogue, data
 from .checkpoint import load, save
+from .command import Command
 from .demo import demo as run_demo
 from .inference.evidence import log_evidence
 from .inference.svi import fit as train
@@ -32,57 +30,7 @@ from .vae import VAE
 PIPED_WIDTH = 200  # of tables that no terminal shows: one line for each entry
 
 
-class _Command(TyperGroup):
-    """The command line as a whole."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and exit: 0, or 2 after one line on stderr, or 130 where it was interrupted."""
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"pyro\.")  # an error follows, or nothing that a user chose
-                warnings.filterwarnings("always", category=UserWarning, module=__package__)
-                warnings.showwarning = _show_warning
-                code = super().main(*args, **{**extra, "standalone_mode": False})
-        except Exception as error:
-            reason = _reason(error)
-            if reason is None:
-                raise
-            _say(reason)
-            sys.exit(2)
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _say(text: str) -> None:
-    typer.echo(f"pyro-vae: {' '.join(text.split())}", err=True)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say(f"warning: {message}")
-
-
-def _reason(error: Exception) -> str | None:
-    """What to tell a user; nothing for an error in the code."""
-    if hasattr(error, "format_message"):  # of typer, about arguments
-        context, text = getattr(error, "ctx", None), error.format_message()
-        end = "" if text.endswith((".", "?")) else "."
-        return f"{text}{end} See {context.command_path if context else 'pyro-vae'} --help."
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
-    expected = isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError))
-    return str(error) if expected and _is_message(error) else None
-
-
-def _is_message(error: Exception) -> bool:
-    """Whether this package wrote the error, by a ``raise``; any other has come about by a mistake."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != __package__:
-        return False
-    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-
-
-app = typer.Typer(cls=_Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(cls=Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 @app.callback(invoke_without_command=True)

@@ -30,15 +30,14 @@ from torch import Tensor, nn
 
 from .condition import Condition
 from .conditionals.base import Amortised, Conditional, Shape, as_shape
-from .conditionals.declared import Declared, at, nearest
-from .conditionals.links import onto
-from .conditionals.networks import MLP, Network
+from .conditionals.declared import Declared, nearest
+from .conditionals.networks import Network
+from .construction import Part, condition_of, named_part, unconstrained
 from .data import as_rows
 from .guards import seeded
 from .rows import Rows
 from .vae import VAE
 
-Part = str | dict[str, Any]
 KEYS = ("event", "latent", "prior", "likelihood", "guide", "condition", "modules")
 
 
@@ -168,110 +167,17 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
         except ImportError as error:
             raise ValueError(f"modules: {error}; put it beside the spec file or on PYTHONPATH") from None
     event, latent = as_shape(spec["event"]), as_shape(spec["latent"])
-    condition = _condition(spec)
+    condition = condition_of(spec)
     seen = {} if condition is None else dict.fromkeys(condition.seen_by, condition)
     given_c = torch.Size([condition.width]) if condition and "prior" in seen else None
-    prior = _part("prior", spec.get("prior", "normal"), (latent, event), None, given_c, mlp)
+    prior = named_part("prior", spec.get("prior", "normal"), (latent, event), None, given_c, mlp)
     shown = prior.shown_shape if condition is None else condition.joined_shape("likelihood", prior.shown_shape)
-    likelihood = _part("likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp)
+    likelihood = named_part("likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp)
     observed = event if condition is None else condition.joined_shape("guide", event)
     guide: Part = spec.get("guide") or prior.usual_guide()
     return VAE(
-        prior, likelihood, _part("guide", guide, (_unconstrained(prior),), None, observed, mlp), condition=condition
+        prior, likelihood, named_part("guide", guide, (unconstrained(prior),), None, observed, mlp), condition=condition
     )
-
-
-def _condition(spec: dict[str, Any]) -> Condition | None:
-    if "condition" not in spec:
-        return None
-    with at("condition"):
-        try:
-            return Condition(**_table("condition", spec["condition"]))
-        except TypeError as error:
-            raise ValueError(f"{str(error).removeprefix('Condition.__init__() ')}") from None
-
-
-def _unconstrained(prior: Conditional) -> torch.Size:
-    """The shape of the latents where the guide lives."""
-    if prior.support.is_discrete:
-        return prior.event_shape
-    try:
-        shape = torch.Size(onto(prior.support).inverse_shape(prior.event_shape))
-    except NotImplementedError:
-        return prior.event_shape  # the VAE says that it cannot be
-    if 0 in shape:
-        raise ValueError(f"latent: a prior over {prior.support} needs at least 2; got {list(prior.event_shape)}")
-    return shape
-
-
-def _part(
-    role: str,
-    part: Part,
-    sizes: tuple[torch.Size, ...],
-    rows: Rows | None,
-    context: torch.Size | None,
-    mlp: dict[str, Any],
-) -> Conditional:
-    """One part; a context of shape `context` is read through a network, no context means that it stands alone."""
-    given = {"name": part} if isinstance(part, str) else dict(_table(role, part))
-    network: Any = given.pop("network", {})
-    network = {"name": network} if isinstance(network, str) else dict(_table(f"{role}.network", network))
-    with at(role):
-        cls = _named(Conditional, given.pop("name", None))
-        if cls.reads_guide and role != "prior":
-            raise ValueError(f"{cls.name} reads the guide, so it can only be a prior")
-        if cls.reads_guide and context is not None:
-            raise ValueError(
-                f"{cls.name} reads the guide and cannot see c; leave 'prior' out of the condition's seen_by"
-            )
-        given = given if rows is None else cls.completed(given, rows)
-        given = given if context is not None else {**cls.alone(given), **given}
-        head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
-    if context is None or not _num_params(role, head):
-        if network:
-            raise ValueError(f"{role}.network: {head.name} reads no context here, so it takes no network; leave it out")
-        return head
-    with at(f"{role}.network"):
-        reader: Any = _named(Network, network.pop("name", "mlp"))
-        options = {**reader.implied(head.event_shape), **(mlp if reader is MLP else {}), **network}
-        return Amortised(_construct(reader, context, head.num_params, **options), head)
-
-
-def _num_params(role: str, head: Conditional) -> int:
-    if not hasattr(head, "num_params"):
-        raise ValueError(f"{role}: {head.name} needs num_params, the number of values it reads from a network")
-    return head.num_params
-
-
-def _table(path: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: must be a table such as {{'name': ...}}; got {value!r}")
-    return value
-
-
-def _named(root: Any, name: Any) -> Any:
-    if name is None:
-        raise ValueError(f"name: a table needs one; there are {', '.join(root.registry)}")
-    if not isinstance(name, str) or name not in root.registry:
-        raise ValueError(f"no {root.kind} is named {name!r}{nearest(name, root.registry)}")
-    return root.registry[name]
-
-
-def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
-    """An instance; an option that does not exist or makes no sense is named by its path."""
-    takes = cls.takes()
-    for key in options.keys() - set(takes):
-        raise ValueError(f"{key}: {cls.name} has no such argument{nearest(key, takes)}")
-    if not isinstance(options.get("learned", False), bool):
-        raise ValueError(f"learned: must be true or false; got {options['learned']!r}")
-    try:
-        return cls(*sizes, **options)
-    except TypeError as error:
-        lacks = cls.lacks(options)
-        raise ValueError(f"{cls.name} needs {', '.join(lacks)}" if lacks else f"{cls.name}: {error}") from error
-    except ValueError as error:
-        named = [key for key in options if str(error).startswith(f"{key} ")]
-        raise ValueError(f"{named[0]}: {str(error).removeprefix(named[0])[1:]}" if named else str(error)) from None
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:

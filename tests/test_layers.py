@@ -11,11 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [  # from the top; a module may import from lower layers, and from its own folder
     {"__main__"},
     {"cli", "estimator"},
+    {"command"},
     {"catalogue", "demo"},
     {"criticism"},
     {"inference"},
     {"checkpoint"},
     {"spec"},
+    {"construction"},
     {"vae"},
     {"assembly"},
     {"refinement", "support"},

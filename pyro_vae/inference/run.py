@@ -1,0 +1,159 @@
+"""One training run: what changes from step to step, and what is put back when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from torch import Tensor, nn
+
+from ..guards import mode, seeded
+from ..rows import Rows
+from ..vae import VAE
+from .adapters import OneOptimiser, Tempered
+from .terms import Batch
+
+EVALUATION_ROWS = 1024
+ADVICE = (
+    "; training stopped, the parameters are those before this step, or the best so far if there are validation data. "
+    "Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood with fixed or learned scale"
+)
+
+
+@dataclass
+class Run:
+    """One training run: what changes from step to step."""
+
+    vae: VAE
+    elbo: ELBO
+    beta: Callable[[float], float]
+    learning_rate: Callable[[float], float]
+    clip_norm: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    tempered: Tempered = field(default_factory=Tempered)
+    largest_beta: float | None = None
+    best_epoch: int = -1
+    best_loss: float = math.inf
+    best_state: dict[str, Tensor] | None = None
+
+    def __enter__(self) -> None:
+        """No gradient of the caller enters, and gradients are on whatever the caller has switched off."""
+        self.vae.zero_grad(set_to_none=True)
+        self.grad = contextlib.ExitStack()
+        self.grad.enter_context(torch.inference_mode(False))
+        self.grad.enter_context(torch.enable_grad())
+
+    def __exit__(self, *_: object) -> None:
+        """However training ends: the best parameters, if validation data told them, and no gradient left behind."""
+        self.grad.close()
+        self.vae.zero_grad(set_to_none=True)
+        if self.best_state is not None:
+            self.vae.load_state_dict(self.best_state)
+
+    def start(self, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+        parameters = [p for p in self.vae.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("fit has nothing to train: no parameter of the VAE requires a gradient")
+        self.optim = OneOptimiser(_made(optimizer, parameters, self.learning_rate(0.0)), self.clip_norm)
+        model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
+        self.svi = SVI(model, guide, self.optim, self.elbo.loss, loss_and_grads=self._finite_loss)
+        self.started = time.perf_counter()
+
+    def epoch(self, epoch: int, rows: Rows, batch_size: int) -> None:
+        order = torch.randperm(len(rows), device="cpu").numpy()
+        total = 0.0
+        for start in range(0, len(rows), batch_size):
+            self._schedule(epoch + start / len(rows))
+            batch = rows.batch(order[start : start + batch_size], like=self.vae.reference)
+            self.optim.batch = len(batch[0])
+            try:
+                total += self._step(batch, validate=epoch == 0 and start == 0)
+            except FloatingPointError as error:
+                raise FloatingPointError(self._report(error, epoch, start // batch_size, batch)) from None
+        self.history.append(
+            {
+                "epoch": epoch,
+                "loss": total / len(rows),
+                "beta": self.tempered.beta,
+                "learning_rate": self.optim.optimiser.param_groups[0]["lr"],
+                "seconds": time.perf_counter() - self.started,
+            }
+        )
+
+    def _step(self, batch: Batch, validate: bool) -> float:
+        """One step of SVI. Pyro's validation sees it first, for the first step; then only finite numbers count."""
+        try:
+            with pyro.validation_enabled(validate):
+                return _scalar(self.svi.step(*batch))
+        except ValueError as error:
+            if "invalid values" not in str(error):
+                raise
+            raise FloatingPointError(f"first step ({str(error).splitlines()[0]})") from None
+
+    def validate(self, epoch: int, rows: Rows, epochs: int, stride: float) -> None:
+        """The loss on held-out data, with the same draws each time and the largest beta that training uses."""
+        if self.largest_beta is None:
+            self.largest_beta = max(
+                self.beta(e + s * stride) for e in range(epochs) for s in range(math.ceil(1 / stride))
+            )
+        self.tempered.beta = self.largest_beta
+        total = 0.0
+        with seeded(0), mode(self.vae, training=False), pyro.validation_enabled(False):
+            for chunk in rows.chunks(EVALUATION_ROWS):
+                total += _scalar(self.svi.evaluate_loss(*rows.batch(chunk, like=self.vae.reference)))
+        self.history[-1]["validation"] = loss = total / len(rows)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"fit: the validation loss is {loss} at epoch {epoch}{ADVICE}")
+        if loss < self.best_loss:
+            self.best_epoch, self.best_loss = epoch, loss
+            self.best_state = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
+
+    def _schedule(self, epoch: float) -> None:
+        self.tempered.beta = self.beta(epoch)
+        for group in self.optim.optimiser.param_groups:
+            group["lr"] = self.learning_rate(epoch)
+
+    def _finite_loss(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
+        loss = self.elbo.loss_and_grads(model, guide, *batch)
+        if not math.isfinite(_scalar(loss)):
+            raise FloatingPointError(f"loss ({_scalar(loss)})")
+        return loss
+
+    def _report(self, error: FloatingPointError, epoch: int, number: int, batch: Batch) -> str:
+        return f"fit: the {error} is not finite at epoch {epoch}, batch {number}{_culprit(self.vae, batch)}{ADVICE}"
+
+
+def _made(optimizer: Any, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """The optimiser, if what the caller gave makes one that steps without a closure."""
+    made = optimizer(parameters, lr=learning_rate) if callable(optimizer) else None
+    if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
+        raise TypeError(
+            f"fit needs optimizer as a function of parameters and lr, such as torch.optim.AdamW or a functools.partial "
+            f"of it; got {optimizer!r}"
+        )
+    return made
+
+
+def _scalar(loss: Any) -> float:
+    """Wake-sleep gives a loss for the model and one for the guide: the model's counts."""
+    return float(loss[0] if isinstance(loss, tuple) else loss)
+
+
+def _culprit(vae: VAE, batch: Batch) -> str:
+    """The first site whose log density is not finite, as far as one more look can tell."""
+    with torch.no_grad(), pyro.validation_enabled(False):
+        guide_trace = poutine.trace(vae.guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch)
+    for role, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site["fn"].log_prob(site["value"]).isfinite().all():
+                return f" (site {name!r} of the {role})"
+    return ""
