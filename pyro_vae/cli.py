@@ -23,6 +23,7 @@ from .command import Command
 from .demo import demo as run_demo
 from .inference.evidence import log_evidence
 from .inference.svi import fit as train
+from .inference.svi import losses
 from .rows import Rows
 from .spec import build, describe
 from .vae import VAE
@@ -175,6 +176,8 @@ def fit(
     sampling, in nats per datum.
     """
     _ready_file(out)
+    if loss not in losses:
+        raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
     parts = {"prior": _part("prior", prior), "likelihood": _part("likelihood", likelihood)}
     parts |= {"guide": _part("guide", guide), "latent": _sizes(latent), "hidden": _sizes(hidden)}
     given = {name: value for name, value in parts.items() if value is not None}
