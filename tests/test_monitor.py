@@ -35,6 +35,15 @@ def test_active_units_are_those_that_move_with_x():
     assert seen(truth.vae())["active_units"] == 1
 
 
+def test_a_guide_without_a_mean_is_active_where_it_follows_x():
+    x = np.random.default_rng(0).normal(size=(128, 1))
+    reads = torch.nn.Linear(1, 1)
+    torch.nn.init.ones_(reads.weight)
+    guide = pv.Amortised(reads, pv.StudentT((1,), df=0.7, scale=1.0))
+    vae = pv.VAE(pv.Normal((1,), loc=0.0, scale=1.0), pv.Normal((1,), loc=0.0, scale=1.0), guide)
+    assert watch(vae, vae.check(x))["active_units"] == 1
+
+
 def test_mutual_information():
     """That of independent normals, half a log of prior over posterior variance each, up to the cap of log 50."""
     truth = LinearGaussian(TRUTH.weight * 0.3, TRUTH.bias, TRUTH.noise)

@@ -57,8 +57,13 @@ def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
 
 
 def _active_units(z: Tensor, prior: Tensor) -> int:
-    """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it."""
+    """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
+
+    Within the range of the prior: a heavy-tailed guide may have no mean.
+    """
     z, prior = z.double().flatten(2), prior.double().flatten(0, 1).flatten(1)
+    low, high = prior.quantile(torch.tensor([0.001, 0.999]).to(prior), 0)
+    z, prior = z.clamp(low, high), prior.clamp(low, high)
     moved = z.mean(0).var(0) - z.var(0).mean(0) / len(z)
     return int((moved > ACTIVE * prior.var(0)).sum())
 
