@@ -68,8 +68,15 @@ class Assembly(nn.Module):
     def _latent(self, c: Tensor | None) -> TorchDistribution:
         if self.prior.reads_guide:
             return self.prior(self.posterior)
-        seen = c is not None and self.condition is not None and "prior" in self.condition.seen_by
-        return enumerable(self.prior(c if seen else None))
+        return enumerable(self.prior(c if self._prior_sees_c else None))
+
+    @property
+    def _prior_sees_c(self) -> bool:
+        return self.condition is not None and "prior" in self.condition.seen_by
+
+    def prior_context(self) -> Tensor | None:
+        """Some context of the prior: zeros for c, if it sees c."""
+        return self.reference.new_zeros(self.condition.width) if self.condition and self._prior_sees_c else None
 
     def _encoded(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
         return self._pushed(self.posterior(self._evidence(x, c)))
@@ -111,7 +118,13 @@ class Assembly(nn.Module):
             if c is not None:
                 raise ValueError(UNCONDITIONAL)
             return None
-        return self.condition.encode(self.condition.check(c, num).take(slice(None), like=self.reference))
+        if not self.condition.fits(c, num):
+            c = self.condition.check(c, num).take(slice(None), like=self.reference)
+        return self.condition.encode(c.to(self.reference))
+
+    def _checked(self, num: int, c: Any) -> Tensor | None:
+        """The same, of what a user has given."""
+        return self._given(num, c if c is None else as_rows(c))
 
     def _fitting(self, x: Tensor) -> Tensor:
         """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""

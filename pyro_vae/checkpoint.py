@@ -87,7 +87,9 @@ def load(path: str | Path) -> VAE:
             spec = json.loads(about["spec"])
             for module in spec.pop("modules", []):
                 if module not in sys.modules:
-                    raise ValueError(f"its parts are defined in the module {module!r}; import it, then load again")
+                    raise ValueError(
+                        f"its parts are defined in the module {module!r}; import it first (--module {module})"
+                    )
             vae = build(spec)
             vae.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     except (ValueError, RuntimeError) as error:

@@ -6,7 +6,9 @@ ours, and keeps its traceback.
 
 from __future__ import annotations
 
+import importlib
 import sys
+import tempfile
 import time
 import tomllib
 from importlib import metadata
@@ -25,7 +27,7 @@ from .inference.evidence import log_evidence
 from .inference.svi import fit as train
 from .inference.svi import losses
 from .rows import Rows
-from .spec import build, describe
+from .spec import build, describe, importable
 from .vae import VAE
 
 PIPED_WIDTH = 200  # of tables that no terminal shows: one line for each entry
@@ -52,8 +54,8 @@ def _ready(path: Path) -> None:
     """A folder that can be written to: found out before the work, not after it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(f"{path} cannot be written to: {error.strerror}; choose another folder") from None
 
@@ -82,6 +84,16 @@ def _part(role: str, text: str | None) -> Any:
     except tomllib.TOMLDecodeError as error:
         form = f"write --{role} '{{name = \"gamma\", rate = 1.0}}'"
         raise ValueError(f"--{role} is no table in TOML: {error}; {form}") from None
+
+
+def _import(modules: list[str] | None) -> None:
+    """The user's own parts; a file that is loaded never says what to run."""
+    with importable(Path.cwd()):
+        for module in modules or ():
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ValueError(f"--module {module}: {error}; run from its folder, or set PYTHONPATH") from None
 
 
 def _rows(source: str, key: str | None) -> Rows:
@@ -142,6 +154,9 @@ def _option(text: str, metavar: str, *names: str, shown: bool | str = True, **li
 
 
 Seed = Annotated[int, _option("The seed of all that is random.", "N", min=0)]
+Modules = Annotated[
+    list[str] | None, _option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module")
+]
 Condition = Annotated[str | None, _option("What the model is conditional on: a row for each datum.", "FILE")]
 
 
@@ -203,6 +218,7 @@ def sample(
     out: Annotated[Path | None, _option("A .npy or .csv file.", "FILE", "--out", "-o", shown="CSV to stdout")] = None,
     seed: Seed = 0,
     condition: Condition = None,
+    modules: Modules = None,
 ) -> None:
     """Draw data from a saved model.
 
@@ -212,6 +228,7 @@ def sample(
     """
     if out is not None:
         _ready_file(out, ".npy", ".csv")
+    _import(modules)
     vae, c = load(model), _condition(condition)
     if vae.condition is not None and c is None:
         raise ValueError(f"{model.name} is conditional: give --condition, a file with a row for each draw")
@@ -238,6 +255,7 @@ def show_list() -> None:
 @app.command("describe")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model.")],
+    modules: Modules = None,
 ) -> None:
     """Explain a conditional or a network by name, or show what a saved model is.
 
@@ -245,6 +263,7 @@ def show(
 
     `pyro-vae describe digits.safetensors > digits.toml`
     """
+    _import(modules)
     typer.echo(catalogue.explain(name))
 
 

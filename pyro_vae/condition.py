@@ -47,8 +47,9 @@ class Condition:
             raise ValueError(
                 f"Condition needs size= for numbers, or categories= for classes; got {size!r} and {categories!r}"
             )
-        whole_number("size" if categories is None else "categories", size or categories, at_least=1)
-        if isinstance(seen_by, str) or not seen_by or set(seen_by) - set(PARTS):
+        name, given = ("size", size) if categories is None else ("categories", categories)
+        whole_number(name, given, at_least=1)
+        if not isinstance(seen_by, (list, tuple)) or not seen_by or any(part not in PARTS for part in seen_by):
             raise ValueError(f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}")
         self.size, self.categories, self.seen_by = size, categories, tuple(seen_by)
 
@@ -90,6 +91,11 @@ class Condition:
                 needs = f"c needs classes from 0 to {self.categories - 1}"
                 refuse(~known, x, rows, chunk, needs, "build the VAE with more categories, or recode")
         return rows
+
+    def fits(self, c: Any, length: int) -> bool:
+        """Whether c is a tensor of the right shape: a batch, whose values were checked at the door."""
+        plain = isinstance(c, Tensor) and c.is_floating_point() and c.dim() > 0 and len(c) == length
+        return plain and c.shape[1:].numel() == (1 if self.categories else self.size)
 
     def encode(self, c: Tensor) -> Tensor:
         """Numbers of shape ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``: classes one-hot."""

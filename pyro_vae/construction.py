@@ -22,7 +22,7 @@ def condition_of(spec: dict[str, Any]) -> Condition | None:
         return None
     with at("condition"):
         try:
-            return Condition(**_table("condition", spec["condition"]))
+            return Condition(**as_table("condition", spec["condition"]))
         except TypeError as error:
             raise ValueError(f"{str(error).removeprefix('Condition.__init__() ')}") from None
 
@@ -49,9 +49,9 @@ def named_part(
     mlp: dict[str, Any],
 ) -> Conditional:
     """One part; a context of shape `context` is read through a network, no context means that it stands alone."""
-    given = {"name": table} if isinstance(table, str) else dict(_table(role, table))
+    given = {"name": table} if isinstance(table, str) else dict(as_table(role, table))
     network: Any = given.pop("network", {})
-    network = {"name": network} if isinstance(network, str) else dict(_table(f"{role}.network", network))
+    network = {"name": network} if isinstance(network, str) else dict(as_table(f"{role}.network", network))
     with at(role):
         cls = _named(Conditional, given.pop("name", None))
         if cls.reads_guide and role != "prior":
@@ -64,6 +64,9 @@ def named_part(
         given = given if context is not None else {**cls.alone(given), **given}
         head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
     if context is None or not _num_params(role, head):
+        if role == "prior" and context is not None:
+            needs = "leave a parameter out, or leave 'prior' out of the condition's seen_by"
+            raise ValueError(f"prior: {head.name} reads nothing here, so it cannot see c; {needs}")
         if network:
             raise ValueError(f"{role}.network: {head.name} reads no context here, so it takes no network; leave it out")
         return head
@@ -79,7 +82,8 @@ def _num_params(role: str, head: Conditional) -> int:
     return head.num_params
 
 
-def _table(path: str, value: Any) -> dict[str, Any]:
+def as_table(path: str, value: Any) -> dict[str, Any]:
+    """A part of a spec that must be a table."""
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must be a table such as {{'name': ...}}; got {value!r}")
     return value

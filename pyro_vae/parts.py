@@ -51,6 +51,12 @@ def check_parts(vae: Any) -> None:
             f"VAE: {title(vae.prior)} is an average of the guide, so neither can see c; use "
             f"Condition(..., seen_by=['likelihood']), or another prior"
         )
+    head = getattr(vae.prior, "head", vae.prior)
+    if head is not vae.prior and head.shown_shape != head.event_shape:
+        raise ValueError(
+            f"VAE: {title(head)} as a prior is drawn from its top layer and reads nothing, so it cannot see c; use "
+            f"{title(head)} with learned=True, and leave 'prior' out of the condition's seen_by"
+        )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
         z = latents.sample(torch.Size([2, 3]))
@@ -71,8 +77,7 @@ def _check_prior(vae: Any) -> Any:
             vae, _run("guide", vae.posterior, vae.prior.pseudo_inputs.expand(2, -1, *vae.likelihood.event_shape))
         )
         return vae.prior(vae.posterior)
-    seen = vae.condition is not None and "prior" in vae.condition.seen_by
-    prior = _run("prior", vae.prior, vae.reference.new_zeros(vae.condition.width) if seen else None)
+    prior = _run("prior", vae.prior, vae.prior_context())
     if prior.batch_shape:
         needs = "make its parameters fixed or learned"
         raise ValueError(f"VAE: the prior must have batch shape (); got {tuple(prior.batch_shape)}; {needs}")
@@ -98,8 +103,7 @@ def _unconstrained(vae: Any) -> torch.Size:
 
 def _check_enumerable(vae: Any) -> None:
     try:
-        seen = vae.condition is not None and "prior" in vae.condition.seen_by
-        prior = enumerable(vae.prior(vae.reference.new_zeros(vae.condition.width) if seen else None))
+        prior = enumerable(vae.prior(vae.prior_context()))
         states = prior.num_states if isinstance(prior, Joint) else len(prior.enumerate_support(expand=False))
     except NotImplementedError:
         states = 0

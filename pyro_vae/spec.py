@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from .condition import Condition
 from .conditionals.base import Amortised, Conditional, Shape, as_shape
-from .conditionals.declared import Declared, nearest
+from .conditionals.declared import Declared, at, nearest
 from .conditionals.networks import Network
-from .construction import Part, condition_of, named_part, unconstrained
+from .construction import Part, as_table, condition_of, named_part, unconstrained
 from .data import as_rows
 from .guards import seeded
 from .rows import Rows
@@ -94,17 +94,22 @@ def build(
             raise ValueError("build takes x with a spec; got data and x: give latent=, prior=, c=, ... by keyword")
         spec, rows = {"latent": [8], **given}, as_rows(source)
     if c is not None:
-        spec["condition"] = {**Condition.of(c).describe(), **spec.get("condition", {})}
+        spec["condition"] = _suggested(c, as_table("condition", spec.get("condition", {})))
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
         rows = as_rows(rows, as_shape(spec["event"]))
-    with torch.inference_mode(False), seeded(seed), _importable(folder):
+    with torch.inference_mode(False), seeded(seed), importable(folder):
         vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
     if rows is not None:
         rows = vae.check(rows, c)
         with seeded(seed):
             _meet(vae, rows)
     return vae
+
+
+def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
+    """The condition that data c suggest, unless the table says whether they are numbers or classes."""
+    return table if {"size", "categories"} & set(table) else {**Condition.of(c).describe(), **table}
 
 
 def _meet(vae: VAE, rows: Rows) -> None:
@@ -143,7 +148,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _importable(folder: Path | None) -> Iterator[None]:
+def importable(folder: Path | None) -> Iterator[None]:
     """The modules that a spec file names may lie beside it."""
     before = list(sys.path)
     sys.path[:0] = [] if folder is None else [str(folder.resolve())]
@@ -159,14 +164,18 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     for key in KEYS[:2]:
         if key not in spec:
             raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
-    if not isinstance(modules := spec.get("modules", []), list):
+    modules = spec.get("modules", [])
+    if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
         raise ValueError(f"modules: must be a list of module names; got {modules!r}")
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError) as error:
             raise ValueError(f"modules: {error}; put it beside the spec file or on PYTHONPATH") from None
-    event, latent = as_shape(spec["event"]), as_shape(spec["latent"])
+    with at("event"):
+        event = as_shape(spec["event"])
+    with at("latent"):
+        latent = as_shape(spec["latent"])
     condition = condition_of(spec)
     seen = {} if condition is None else dict.fromkeys(condition.seen_by, condition)
     given_c = torch.Size([condition.width]) if condition and "prior" in seen else None

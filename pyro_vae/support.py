@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from .conditionals.links import innermost
+from .conditionals.links import base_of, innermost
 from .missing import inside
 from .rows import DataError, Rows, refuse
 
@@ -84,7 +84,7 @@ def _outside(support: Any, x: Tensor) -> Iterator[tuple[Tensor, Any]]:
 
 def _advice(support: Any) -> tuple[str, str]:
     """What a support needs, and what a user may do whose data are outside."""
-    base = support.base_constraint if isinstance(support, constraints.independent) else support
+    base = base_of(support)
     _, needs, remedy = next(entry for entry in ADVICE if isinstance(base, entry[0]))
     low, high = (torch.as_tensor(getattr(base, name, 0.0)) for name in ("lower_bound", "upper_bound"))
     return needs.format(low=float(low.min()), high=float(high.max())), remedy

@@ -14,6 +14,8 @@ are put together stands in :mod:`.assembly`.
 from __future__ import annotations
 
 import copy
+import math
+import numbers
 from typing import Any
 
 import pyro
@@ -147,7 +149,7 @@ class VAE(Assembly):
         if z.shape[z.dim() - len(shape) :] != shape:
             raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
         with mode(self, training=False):
-            return self._decoded(z, self._given(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c))
+            return self._decoded(z, self._checked(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c))
 
     def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Tensor:
         """Data drawn from the model, with the VAE in eval mode: the same for the same seed.
@@ -162,7 +164,7 @@ class VAE(Assembly):
         """
         whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            c = self._given(size, c)
+            c = self._checked(size, c)
             return self._decoded(self._latent(c).expand(torch.Size([size])).sample(), c).sample()
 
     def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
@@ -185,7 +187,7 @@ class VAE(Assembly):
         whole_number("num_samples", num_samples, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             z = self.encode(x, c).sample(torch.Size([num_samples]))
-            decoded = self._decoded(z, self._given(z.shape[1], c))
+            decoded = self._decoded(z, self._checked(z.shape[1], c))
             mean = mean_of(decoded).mean(0)
             none = ~mean.isfinite()
             return torch.where(none, mode_of(decoded)[0], mean) if none.any() else mean
@@ -245,7 +247,10 @@ class VAE(Assembly):
         whole_number("steps", steps, at_least=1)
         whole_number("particles", particles, at_least=1)
         rows = self.check(x, c)
-        with seeded(seed), mode(self, training=False), pyro.validation_enabled(False):
+        if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be a finite number above 0; got {learning_rate!r}")
+        quiet = torch.inference_mode(False), pyro.validation_enabled(False)
+        with seeded(seed), mode(self, training=False), quiet[0], quiet[1]:
             return refine(self, rows, steps, learning_rate, particles)
 
     def check(self, x: Any, c: Any = None) -> Rows:

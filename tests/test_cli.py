@@ -294,7 +294,7 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
         [*FIT, "--hidden", "4x4"],
         "sizes are whole numbers with commas between them, such as 400,400; got '4x4'",
     ),
-    ("size", [*FIT, "--latent", "0"], "every size of a shape must be a whole number from 1; got 0"),
+    ("size", [*FIT, "--latent", "0"], "latent: every size of a shape must be a whole number from 1; got 0"),
     ("particles", [*FIT, "--loss", "wake_sleep", "--particles", "1"], "particles must be a whole number from 2; got 1"),
     ("share", [*FIT, "--validation", "1"], "--validation 1 of 40 data leaves none to train on; use a smaller share"),
     (
@@ -439,3 +439,25 @@ def test_pictures_leave_the_random_state(tmp_path):
     plots.reconstructions(vae, np.ones((3, 4))).savefig(tmp_path / "reconstructions.png")
     plots.latent_space(vae, np.arange(12).reshape(3, 4), [0, 1, 1]).savefig(tmp_path / "latent_space.png")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
+    """A file never says what to run: the user names the module."""
+    (files / "my_part.py").write_text(
+        "import pyro.distributions as dist\nfrom pyro_vae.conditionals.parametric import Parametric\n\n\n"
+        "class MyGumbel(Parametric, name='cli_gumbel'):\n"
+        "    family, params, standard = dist.Gumbel, ('loc', 'scale'), {'loc': 0.0, 'scale': 1.0}\n"
+    )
+    (files / "own.toml").write_text('latent = [2]\nmodules = ["my_part"]\nlikelihood = "cli_gumbel"\n')
+    try:
+        done(*FIT, "--spec", "own.toml", "--epochs", 1)
+        monkeypatch.delitem(sys.modules, "my_part")
+        pv.Conditional.registry.pop("cli_gumbel")
+        refused = run("sample", "model.safetensors")
+        assert refused.exit_code == 2
+        assert "import it first (--module my_part)" in refused.stderr
+        assert len(done("sample", "model.safetensors", "--module", "my_part", "-n", 3).stdout.splitlines()) == 4
+        assert "cli_gumbel" in done("describe", "model.safetensors", "--module", "my_part").stdout
+        assert "--module no_part: No module named 'no_part'" in run("describe", "normal", "--module", "no_part").stderr
+    finally:
+        pv.Conditional.registry.pop("cli_gumbel", None)

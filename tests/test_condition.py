@@ -125,6 +125,13 @@ def test_what_c_suggests():
     assert pv.Condition.of(LABELS + 0.5).describe()["size"] == 1
 
 
+def test_whole_numbers_may_be_declared_numbers():
+    vae = pv.build(X, c=2020 + LABELS, latent=2, condition={"size": 1}, hidden=[8])
+    assert vae.condition.describe()["size"] == 1
+    assert vae.condition.width == 1
+
+
+EVERYWHERE = {"seen_by": ["prior", "likelihood", "guide"]}
 ERRORS = {
     "no c": (lambda vae: vae.encode(X), "this VAE is conditional: give c, a row for each datum"),
     "model without c": (lambda vae: vae.model(torch.as_tensor(X)), "this VAE is conditional: give c"),
@@ -149,6 +156,17 @@ ERRORS = {
         lambda _: conditional(prior="vamp", condition={"seen_by": ["prior", "likelihood"]}),
         "prior: vamp reads the guide and cannot see c; leave 'prior' out of the condition's seen_by",
     ),
+    "a prior that reads nothing": (
+        lambda _: conditional(prior={"name": "normal", "loc": 0.0, "scale": 1.0}, condition=EVERYWHERE),
+        "prior: normal reads nothing here, so it cannot see c; leave a parameter out, or leave 'prior' out of the",
+    ),
+    "a ladder": (
+        lambda _: conditional(prior={"name": "ladder", "layers": [1, 1]}, condition=EVERYWHERE),
+        "VAE: Ladder(2,) as a prior is drawn from its top layer and reads nothing, so it cannot see c;",
+    ),
+    "seen by what": (lambda _: pv.Condition(size=2, seen_by=[["prior"]]), "Condition needs seen_by as a list of some"),
+    "size": (lambda _: pv.Condition(size=0), "size must be a whole number from 1; got 0"),
+    "a table": (lambda _: conditional(condition="size"), "condition: must be a table such as"),
     "both": (lambda _: pv.Condition(size=2, categories=3), "Condition needs size= for numbers, or categories= for cla"),
     "parts": (lambda _: pv.Condition(size=2, seen_by="guide"), "Condition needs seen_by as a list of some of prior"),
 }

@@ -320,8 +320,8 @@ ERRORS = {
     "order": (lambda: pv.Uniform((3,), low=1.0, high=0.0), "Uniform(3,) got values that do not fit together"),
     "size": (lambda: pv.Normal((3, 0)), "every size of a shape must be a whole number from 1; got 0"),
     "shape kind": (lambda: pv.Normal(2.5), "every size of a shape must be a whole number from 1; got 2.5"),
-    "hidden": (lambda: pv.MLP(2, 3, hidden=5), "MLP needs hidden as a list of widths; got 5; one layer is [5]"),
-    "width": (lambda: pv.MLP(2, 3, hidden=[0]), "every width in hidden must be a whole number from 1; got 0"),
+    "hidden": (lambda: pv.MLP(2, 3, hidden=5), "hidden must be a list of whole numbers; got 5; one is [5]"),
+    "width": (lambda: pv.MLP(2, 3, hidden=[0]), "every number in hidden must be a whole number from 1; got 0"),
     "activation": (lambda: pv.MLP(2, 3, activation="rellu"), "no activation is named 'rellu'; there are relu, tanh"),
     "network": (lambda: pv.MLP(2, 3)(torch.zeros(7, 5)), "MLP reads a context of shape ('*', 2); got (7, 5)"),
 }

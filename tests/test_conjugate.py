@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import StickBreakingTransform, biject_to
 
 import pyro_vae as pv
-from pyro_vae.conditionals.links import StickBreaking, link
+from pyro_vae.conditionals.links import StickBreaking, link, onto
 
 
 class Through(nn.Module):
@@ -243,6 +243,8 @@ def test_a_stick_breaks_as_in_torch_and_also_at_the_end():
     far = torch.tensor([[300.0, 0.0], [-300.0, 300.0], [0.0, -300.0], [200.0, 200.0]])
     y = ours(far)
     assert (y > 0).all()
+    several = onto(pv.Dirichlet((2, 3), concentration=1.0)().support)
+    torch.testing.assert_close(several.inv(several(far.reshape(2, 2, 2))), far.reshape(2, 2, 2))
     torch.testing.assert_close(y.sum(-1), torch.ones(4))
     torch.testing.assert_close(ours.inv(y), far)
 

@@ -229,6 +229,30 @@ def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):
     np.testing.assert_allclose(float(actual), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("total", [[10.0, 20.0], 2.5])
+def test_a_multinomial_draws_one_whole_number_of_words(total):
+    with pytest.raises(ValueError, match="Multinomial needs total_count as one whole number for all draws; got"):
+        pv.Multinomial((2, 5), total_count=total, logits=0.0)()
+
+
+@pytest.mark.parametrize("name", ["multivariate_normal", "logistic_normal", "von_mises_fisher", "uniform_sphere"])
+def test_a_family_of_vectors_needs_vectors(name):
+    with pytest.raises(ValueError, match=r"needs vectors; got single numbers, of event shape \(\)"):
+        pv.Conditional.registry[name](())
+
+
+def test_a_composition_with_tiny_parts_has_its_density():
+    """The change of variables by hand, in exact arithmetic of logarithms: u = log(x_i / what is left) + log(places)."""
+    x = np.array([0.6, 0.4 - 2e-20, 1e-20, 1e-20])
+    left = np.array([0.4, 2e-20, 1e-20])  # after each break
+    u = np.log(x[:3]) - np.log(left) + np.log([3, 2, 1])
+    log_slope = -(np.log(x[:3]) + np.log(left) - np.log([1.0, 0.4, 2e-20])).sum()
+    expected = stats.norm(0, 6).logpdf(u).sum() + log_slope
+    head = pv.LogisticNormal((4,), loc=0.0, scale=6.0)
+    np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-10)
+    assert head().expand([7]).log_prob(torch.as_tensor(x)).shape == (7,)
+
+
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(seed=st.integers(0, 2**20), size=st.integers(2, 12), concentration=st.floats(1e-4, 200))
 def test_von_mises_fisher_equals_scipy(seed, size, concentration):

@@ -101,6 +101,10 @@ def test_planar_flows_are_refused_as_priors_and_likelihoods():
     for role in ("prior", "likelihood"):
         with pytest.raises(TypeError, match=rf"PlanarFlow\(\d,\) cannot stand as {role}: its transforms have no inv"):
             pv.build(x, latent=2, **{role: "planar_flow"})
+    for around in ({"name": "mixture", "component": "planar_flow"}, {"name": "ladder", "layers": [1, 1]}):
+        inner = around if around["name"] == "mixture" else {**around, "family": "planar_flow"}
+        with pytest.raises((TypeError, ValueError), match=r"cannot stand as prior|planar_flow"):
+            pv.build(x, latent=2, prior=inner)
     vae = pv.build(x, latent=2, likelihood="poisson", guide="planar_flow", hidden=[8])
     pv.fit(vae, x, epochs=2, progress=False)
     assert pv.log_evidence(vae, x, num_samples=10).log_evidence.notnull().all()

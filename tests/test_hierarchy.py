@@ -67,6 +67,17 @@ def test_every_layer_trains():
         assert not torch.equal(p, before[name]), name
 
 
+@pytest.mark.parametrize(
+    "family", ["student_t", "mixture", "spline_flow", {"name": "mixture", "component": "student_t"}]
+)
+def test_layers_of_any_family(family):
+    x = torch.poisson(torch.full((20, 3), 4.0))
+    vae = pv.build(x, latent=3, prior={"name": "ladder", "layers": [2, 1], "family": family}, likelihood="poisson")
+    pv.fit(vae, x, epochs=1, progress=False)
+    assert vae.sample(5).shape == (5, 3)
+    assert pv.log_evidence(vae, x, num_samples=10).log_evidence.notnull().all()
+
+
 @pytest.mark.parametrize("layers", [[3, 3], [5, 0], [], 5])
 def test_layers_must_add_up(layers):
     with pytest.raises(

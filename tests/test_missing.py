@@ -188,6 +188,16 @@ def test_a_class_beside_a_number_without_mean_stays_a_class():
     assert filled.isfinite().all()
 
 
+def test_a_number_with_an_infinite_mean_beside_a_class_is_imputed_by_its_mode():
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.abs(rng.standard_cauchy(40)), rng.integers(0, 3, 40)])
+    blocks = [{"columns": [0], "name": "half_cauchy"}, {"columns": [1], "name": "categorical"}]
+    vae = pv.build(x, latent=1, likelihood={"name": "columns", "blocks": blocks}, hidden=[8])
+    x[0, 0] = x[1, 1] = np.nan
+    assert vae.impute(x, num_samples=50).isfinite().all()
+    assert vae.reconstruct(x).isfinite().all()
+
+
 def test_every_imputation_is_a_draw_of_its_own():
     """Also of the same particle."""
     vae = exact_vae()

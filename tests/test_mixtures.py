@@ -111,6 +111,10 @@ ERRORS = {
     "components": (lambda: pv.Mixture((2,), components=0), "components must be a whole number from 1; got 0"),
     "each": (lambda: pv.Mixture((2,), each="pixel"), "each must be 'event' or 'element'; got 'pixel'"),
     "component": (lambda: pv.Mixture((2,), component="nrmal"), "component: no conditional is named 'nrmal'; did you"),
+    "component of no name": (
+        lambda: pv.build(torch.ones(9, 3), likelihood={"name": "mixture", "component": 5}),
+        "likelihood.component: must be a name or a table such as",
+    ),
     "context": (lambda: pv.Mixture((2,), components=2)(torch.zeros(7, 3)), "Mixture(2,) reads 10 numbers per datum"),
     "no context": (lambda: pv.Mixture((2,), components=2)(), "Mixture(2,) reads 10 numbers per datum; got no context"),
     "vamp": (lambda: pv.Vamp((2,), (3,))(torch.zeros(2)), "Vamp reads the guide as its context; the VAE gives it"),

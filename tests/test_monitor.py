@@ -44,6 +44,19 @@ def test_a_guide_without_a_mean_is_active_where_it_follows_x():
     assert watch(vae, vae.check(x))["active_units"] == 1
 
 
+@pytest.mark.parametrize("prior", ["half_cauchy", "horseshoe_like", "student_t"])
+def test_a_prior_without_a_variance_is_no_collapse(prior):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(300, 6))
+    vae = pv.build(x, latent=2, prior=prior, likelihood={"name": "normal", "scale": "learned"}, hidden=[32])
+    history = pv.fit(vae, x, epochs=60, learning_rate=1e-2, progress=False)
+    assert history.active_units.iloc[-1] == 2
+
+
+def test_one_row_tells_nothing_of_activity():
+    assert math.isnan(watch(TRUTH.vae(), TRUTH.vae().check(X[:1]))["active_units"])
+
+
 def test_mutual_information():
     """That of independent normals, half a log of prior over posterior variance each, up to the cap of log 50."""
     truth = LinearGaussian(TRUTH.weight * 0.3, TRUTH.bias, TRUTH.noise)

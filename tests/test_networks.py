@@ -285,11 +285,14 @@ ERRORS = {
         "out_features=100; give the head the event shape of the image",
     ),
     "no outputs": (lambda: ConvDecoder(2, 0, image=IMAGE), "got out_features=0"),
-    "encoder channels": (lambda: ConvEncoder(IMAGE, 4, channels=8), "ConvEncoder needs channels as a list of widths"),
-    "decoder channels": (lambda: ConvDecoder(2, 64, image=IMAGE, channels=8), "got 8; one layer is [8]"),
+    "encoder channels": (
+        lambda: ConvEncoder(IMAGE, 4, channels=8),
+        "channels must be a list of whole numbers; got 8",
+    ),
+    "decoder channels": (lambda: ConvDecoder(2, 64, image=IMAGE, channels=8), "got 8; one is [8]"),
     "channel": (
         lambda: ConvEncoder(IMAGE, 4, channels=[0]),
-        "every width in channels must be a whole number from 1; got 0",
+        "every number in channels must be a whole number from 1; got 0",
     ),
     "width": (lambda: ResidualMLP(2, 3, width=0), "width must be a whole number from 1; got 0"),
     "blocks": (lambda: ResidualMLP(2, 3, blocks=1.5), "blocks must be a whole number from 0; got 1.5"),

@@ -70,9 +70,11 @@ def test_as_a_guide_it_sharpens_the_evidence():
 
 
 def test_it_runs_without_gradients_around_it():
-    with torch.no_grad():
-        q = wrong().refine(X, steps=3)
-    assert not q.mean.requires_grad
+    for around in (torch.no_grad(), torch.inference_mode()):
+        vae = wrong()
+        with around:
+            q = vae.refine(X, steps=3)
+        assert not q.mean.requires_grad
 
 
 def test_what_cannot_be_refined():
@@ -82,4 +84,6 @@ def test_what_cannot_be_refined():
         vae.refine(X)
     with pytest.raises(ValueError, match="steps must be a whole number from 1; got 0"):
         TRUTH.vae().refine(X, steps=0)
+    with pytest.raises(ValueError, match="learning_rate must be a finite number above 0; got 'a'"):
+        TRUTH.vae().refine(X, learning_rate="a")
     assert isinstance(vae.likelihood.network, nn.Module)

@@ -377,7 +377,7 @@ def test_modules_of_the_user_are_imported_from_beside_the_spec(tmp_path, monkeyp
         pv.save(vae, tmp_path / "model.safetensors")
         assert pv.describe(pv.load(tmp_path / "model.safetensors")) == pv.describe(vae)
         monkeypatch.delitem(sys.modules, "my_family")
-        with pytest.raises(pv.CheckpointError, match="defined in the module 'my_family'; import it, then load again"):
+        with pytest.raises(pv.CheckpointError, match="defined in the module 'my_family'; import it first"):
             pv.load(tmp_path / "model.safetensors")
     finally:
         pv.Conditional.registry.pop("my_gumbel", None)

@@ -41,8 +41,9 @@ class Columns(Conditional, name="columns"):
         self.event_shape = as_shape(event_shape)
         self.columns = [_columns(number, block) for number, block in enumerate(_tables(blocks))]
         if len(self.event_shape) != 1 or sorted(itertools.chain(*self.columns)) != list(range(self.event_shape[0])):
+            shape = tuple(self.event_shape)
             raise ValueError(
-                f"blocks: every column from 0 to {self.event_shape[-1] - 1} must be in exactly one; got {self.columns}"
+                f"blocks: every column must be in exactly one, for rows of shape {shape}; got {self.columns}"
             )
         self.parts: Any = nn.ModuleList()
         for number, (block, columns) in enumerate(zip(blocks, self.columns, strict=True)):
@@ -133,11 +134,16 @@ class Cells(TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """Of each cell that has no mean; else the mean."""
-        return self._joined(lambda part, _: part.mode if bool(part.mean.isnan().any()) else part.mean)
+        return self._joined(lambda part, _: _mean_or_mode(part))
 
     def _joined(self, function: Any) -> Tensor:
         pieces = [function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)]
         return torch.cat(pieces, -1)[..., self.order]
+
+
+def _mean_or_mode(part: Any) -> Tensor:
+    known = part.mean.isfinite()
+    return part.mean if bool(known.all()) else torch.where(known, part.mean, part.mode)
 
 
 class Supports(constraints.Constraint):

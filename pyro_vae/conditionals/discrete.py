@@ -259,7 +259,7 @@ class DiscretizedLogistic(Parametric, name="discretized_logistic"):
 
     @classmethod
     def implied(cls, x: Rows) -> dict[str, Any]:
-        return {"levels": 256.0}
+        return {"levels": max(x.largest() + 1, 2.0)}
 
 
 class Multinomial(Parametric, name="multinomial"):

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
-from .links import innermost
+from .links import StickBreaking, innermost
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
@@ -24,6 +24,18 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
     }
 
 
+class LogisticNormal(dist.LogisticNormal):
+    """With sticks that are broken by logarithms: Pyro's density is off by thousands of nats where a part is tiny."""
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(loc, scale, validate_args=validate_args)
+        self.transforms = [StickBreaking()]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LogisticNormal:
+        """The same, of a larger batch shape."""
+        return super().expand(batch_shape, _instance or self._get_checked_instance(LogisticNormal))
+
+
 class Multinomial(dist.Multinomial):
     """The density given the total of each datum: `total_count` only says how many draws ``sample`` makes."""
 
@@ -31,7 +43,10 @@ class Multinomial(dist.Multinomial):
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(self, total_count: Any, logits: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(int(torch.as_tensor(total_count).max()), logits=logits, validate_args=validate_args)
+        total = torch.as_tensor(total_count)
+        if bool((total != total.max().round()).any()):
+            raise ValueError(f"Multinomial needs total_count as one whole number for all draws; got {total.tolist()}")
+        super().__init__(int(total.max()), logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
         """The same, of a larger batch shape."""

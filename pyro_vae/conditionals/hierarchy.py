@@ -26,7 +26,8 @@ class Ladder(Conditional, name="ladder"):
         q(z \mid x) = q(z_1 \mid x)\, q(z_2 \mid z_1) \cdots q(z_L \mid z_{L-1})
 
     With ``learned=True`` it is the prior, drawn from the top; its top layer has standard values, and the likelihood
-    sees :math:`z_1` alone. Else it is the guide, drawn from the bottom. Two layers are the model of the reference.
+    sees :math:`z_1` alone. Else it is the guide, drawn from the bottom. Two layers are the model of the reference. The
+    guide does not meet the prior halfway, as that of the ladder VAE of Sønderby et al. (2016) does.
 
     Arguments:
         event_shape: The shape of one draw: the layers, one after the other.
@@ -68,7 +69,8 @@ class Ladder(Conditional, name="ladder"):
             if not is_real(self.first.support):
                 raise ValueError(f"{self.first.name} has support {self.first.support}; Ladder needs real numbers")
             if learned:
-                self.first = type(self.first)((drawn[0],), **{**self.first.alone({}), **self.first.options})
+                table = {"name": family} if isinstance(family, str) else family
+                self.first = declared({**self.first.alone(table), **table}, (drawn[0],))
         self.rest = nn.ModuleList(
             Amortised(MLP(before, head.num_params, hidden=hidden, activation=activation), head)
             for before, head in zip(drawn, heads, strict=False)
@@ -82,6 +84,10 @@ class Ladder(Conditional, name="ladder"):
     @property
     def support(self) -> constraints.Constraint:
         return constraints.real_vector
+
+    @property
+    def scores_any_value(self) -> bool:  # type: ignore[override]
+        return self.first.scores_any_value
 
     @property
     def shown_shape(self) -> torch.Size:
@@ -125,6 +131,14 @@ class Chain(TorchDistribution):
         for part in self.rest:
             pieces.append(part(pieces[-1]).rsample())
         return torch.cat(pieces if self.upwards else pieces[::-1], -1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws without a gradient, where a layer has none."""
+        with torch.no_grad():
+            pieces = [self.first.sample(torch.Size(sample_shape))]
+            for part in self.rest:
+                pieces.append(part(pieces[-1]).sample())
+            return torch.cat(pieces if self.upwards else pieces[::-1], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum over the pieces."""

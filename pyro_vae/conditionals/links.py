@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import Independent, Transform, biject_to, transform_to
+from torch.distributions import Independent, IndependentTransform, Transform, biject_to, transform_to
 from torch.distributions.transforms import SoftplusTransform, StickBreakingTransform
 from torch.nn.functional import logsigmoid, pad
 
@@ -65,7 +65,7 @@ def link(domain: constraints.Constraint) -> Transform:
     """
     if domain is constraints.lower_cholesky:
         return Triangular()
-    base = domain.base_constraint if isinstance(domain, constraints.independent) else domain
+    base = base_of(domain)
     positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
     return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
 
@@ -99,7 +99,16 @@ class StickBreaking(StickBreakingTransform):
 
 def onto(support: constraints.Constraint) -> Transform:
     """The bijection from real numbers to the support of a latent: :class:`StickBreaking`, else ``biject_to``."""
-    return StickBreaking() if support is constraints.simplex else biject_to(support)
+    if base_of(support) is not constraints.simplex:
+        return biject_to(support)
+    return IndependentTransform(StickBreaking(), support.event_dim - 1) if support.event_dim > 1 else StickBreaking()
+
+
+def base_of(support: constraints.Constraint) -> constraints.Constraint:
+    """The support of one element, where the elements of an event are independent."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 class InDouble(Transform):
@@ -129,9 +138,7 @@ class InDouble(Transform):
 
 def single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tensor:
     """Latents in the precision of `like`, still inside an open support: rounding must not put them on its edge."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    z = z.to(like.dtype)
+    support, z = base_of(support), z.to(like.dtype)
     low = 0.0 if support is constraints.simplex else getattr(support, "lower_bound", None)
     high = getattr(support, "upper_bound", None)
     if support.is_discrete or low is None:
@@ -152,6 +159,4 @@ def innermost(distribution: Any) -> Any:
 
 def is_real(support: constraints.Constraint) -> bool:
     """Whether a support is all real numbers, so that no map is needed."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
+    return base_of(support) in (constraints.real, constraints.real_vector)

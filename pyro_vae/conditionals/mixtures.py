@@ -70,6 +70,10 @@ class Mixture(Conditional, name="mixture"):
         return 0 if hasattr(self, "parameters_read") else self.read_shape.numel()
 
     @property
+    def scores_any_value(self) -> bool:  # type: ignore[override]
+        return self.component.scores_any_value
+
+    @property
     def support(self) -> constraints.Constraint:
         support = self.component.support
         return support if self.each == "event" else constraints.independent(support, len(self.event_shape))
@@ -86,8 +90,10 @@ class Mixture(Conditional, name="mixture"):
     @classmethod
     def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
         part = given.get("component", "normal")
+        if not isinstance(part, (str, dict)):
+            return given  # refused by its constructor
         table = {"name": part} if isinstance(part, str) else part
-        family = Conditional.registry.get(table.get("name", ""), Conditional)
+        family = Conditional.registry.get(str(table.get("name")), Conditional)
         full = family.completed(table, x)
         return {**given, "component": full} if len(full) > 1 else given
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..guards import whole_number
+from ..guards import whole_number, whole_numbers
 from .base import Shape, as_shape
 from .declared import Declared
 
@@ -29,13 +29,6 @@ def _activation(name: str) -> type[nn.Module]:
     if name not in activations:
         raise ValueError(f"no activation is named {name!r}; there are {', '.join(activations)}")
     return activations[name]
-
-
-def _check_widths(who: str, name: str, widths: Sequence[int]) -> None:
-    if not isinstance(widths, Sequence):
-        raise ValueError(f"{who} needs {name} as a list of widths; got {widths!r}; one layer is [{widths!r}]")
-    for width in widths:
-        whole_number(f"every width in {name}", width, at_least=1)
 
 
 def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
@@ -129,7 +122,7 @@ class MLP(Standardized, name="mlp"):
     ) -> None:
         super().__init__(in_shape)
         make = _activation(activation)
-        _check_widths("MLP", "hidden", hidden)
+        whole_numbers("hidden", hidden)
         widths = (self.in_shape.numel(), *hidden, out_features)
         layers = [(nn.Linear(a, b), make()) for a, b in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*itertools.chain(*layers))[:-1]
@@ -210,7 +203,7 @@ class ConvEncoder(Standardized, name="conv_encoder"):
             got = f"got a context of shape {tuple(self.in_shape)}"
             raise ValueError(f"ConvEncoder reads images of shape (C, H, W); {got}; {RESHAPE}")
         make = _activation(activation)
-        _check_widths("ConvEncoder", "channels", channels)
+        whole_numbers("channels", channels)
         widths = (self.in_shape[0], *channels)
         steps = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in itertools.pairwise(widths)]
         height, width = _halved(self.in_shape, len(channels))
@@ -268,7 +261,7 @@ class ConvDecoder(Standardized, name="conv_decoder"):
                 f"per datum; got out_features={out_features}; give the head the event shape of the image"
             )
         make = _activation(activation)
-        _check_widths("ConvDecoder", "channels", channels)
+        whole_numbers("channels", channels)
         widths = (*channels, out_features // pixels)
         grid = (widths[0], *_halved(self.image, len(channels)))
         steps = [(make(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)) for a, b in itertools.pairwise(widths)]

@@ -6,18 +6,29 @@ In the formulas :math:`h_1, h_2, ...` are what the parameters read from the cont
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..guards import whole_number
-from . import sphere
-from .base import Conditional, Shape
+from . import distributions, sphere
+from .base import Conditional, Shape, as_shape
 from .parametric import Parametric, Value
 
 
-class MultivariateNormal(Parametric, name="multivariate_normal"):
+class _Vectors(Parametric):
+    """A family over the last dimension of an event."""
+
+    def __init__(self, event_shape: Shape, **options: Any) -> None:
+        if not as_shape(event_shape):
+            raise ValueError(f"{type(self).__name__} needs vectors; got single numbers, of event shape ()")
+        super().__init__(event_shape, **options)
+
+
+class MultivariateNormal(_Vectors, name="multivariate_normal"):
     r"""Real vectors with correlated entries along the last dimension.
 
     .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, L L^\top), \quad L \text{ lower triangular, diagonal } [\cdot]_+
@@ -39,7 +50,7 @@ class MultivariateNormal(Parametric, name="multivariate_normal"):
         return torch.Size((*self.event_shape, self.event_shape[-1])) if name == "scale_tril" else self.event_shape
 
 
-class LowRankNormal(Parametric, name="low_rank_normal"):
+class LowRankNormal(_Vectors, name="low_rank_normal"):
     r"""Real vectors whose correlations have few directions.
 
     .. math:: p(x \mid h) = \mathcal{N}\big(x;\, h_1,\, F F^\top + \mathrm{diag}(d)\big), \quad d = [h_3]_+
@@ -67,7 +78,7 @@ class LowRankNormal(Parametric, name="low_rank_normal"):
         return torch.Size((*self.event_shape, self.rank)) if name == "cov_factor" else self.event_shape
 
 
-class Dirichlet(Parametric, name="dirichlet"):
+class Dirichlet(_Vectors, name="dirichlet"):
     r"""Compositions: positive numbers that sum to 1 along the last dimension.
 
     .. math:: p(x \mid h) \propto \prod_i x_i^{a_i - 1}, \quad a_i = [h_i]_+
@@ -83,7 +94,7 @@ class Dirichlet(Parametric, name="dirichlet"):
     standard = {"concentration": 1.0}
 
 
-class LogisticNormal(Parametric, name="logistic_normal"):
+class LogisticNormal(_Vectors, name="logistic_normal"):
     r"""Compositions, correlated through a normal: topic proportions.
 
     .. math:: x = \mathrm{stick\ breaking}(u), \quad u \sim \mathcal{N}(h_1,\, [h_2]_+^2)
@@ -95,14 +106,14 @@ class LogisticNormal(Parametric, name="logistic_normal"):
         4
     """
 
-    family, params = dist.LogisticNormal, ("loc", "scale")
+    family, params = distributions.LogisticNormal, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
 
     def parameter_shape(self, name: str) -> torch.Size:
         return torch.Size((*self.event_shape[:-1], self.event_shape[-1] - 1))
 
 
-class VonMisesFisher(Parametric, name="von_mises_fisher"):
+class VonMisesFisher(_Vectors, name="von_mises_fisher"):
     r"""Unit vectors around a mean direction: latents on a sphere, directional data.
 
     .. math:: p(x \mid h) \propto \exp(\kappa\, \mu^\top x), \quad \mu = h_1 / |h_1|,\ \kappa = [h_2]_+
@@ -123,14 +134,13 @@ class VonMisesFisher(Parametric, name="von_mises_fisher"):
         return self.event_shape[:-1] if name == "concentration" else self.event_shape
 
 
-class UniformSphere(Parametric, name="uniform_sphere"):
+class UniformSphere(_Vectors, name="uniform_sphere"):
     r"""Unit vectors in any direction.
 
     .. math:: p(x) = \Gamma(d / 2) / (2 \pi^{d / 2}), \quad |x| = 1
 
     Arguments:
         event_shape: The shape of one draw.
-        learned: Without effect: there is nothing to learn.
 
     Example:
         >>> UniformSphere((3,))().event_shape
@@ -140,9 +150,9 @@ class UniformSphere(Parametric, name="uniform_sphere"):
     family, params, standard = sphere.VonMisesFisher, (), {}
     toward: Tensor
 
-    def __init__(self, event_shape: Shape, *, learned: bool = False) -> None:
-        super().__init__(event_shape, learned=learned)
-        self.register_buffer("toward", torch.ones(self.event_shape), persistent=False)
+    def __init__(self, event_shape: Shape) -> None:
+        super().__init__(event_shape)
+        self.register_buffer("toward", torch.ones(self.event_shape))
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         uniform = sphere.VonMisesFisher(self.toward, 0 * self.toward[..., 0])

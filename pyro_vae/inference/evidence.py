@@ -10,8 +10,8 @@ https://arxiv.org/abs/1509.00519). Its standard error is by the delta method. Bo
 too heavy a tail: the Pareto shape k-hat of the largest ones says so (Vehtari et al., 2024,
 https://arxiv.org/abs/1507.02646); above 0.7 the number cannot be trusted at any affordable K. Below 0.7 is no proof:
 what the guide never draws leaves no trace, and a low effective sample size is a second warning. A guide fitted with
-``beta=2.0`` while the model is held fixed aims beyond the posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, and so has
-bounded weights.
+``beta=2.0`` while the model is held fixed aims beyond the posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights
+are bounded where the likelihood is.
 
 The (K, N) weights are never all in memory. Data are worked through in tiles of at most ``TILE_DATA`` rows, samples in
 tiles that fill ``TILE_ROWS`` decoder rows. A tile has its own seed and a shape that depends on nothing but N and K, so

@@ -44,7 +44,9 @@ def watch(vae: VAE, rows: Rows) -> dict[str, float]:
             "kl": float(kl.sum()),
             **by_part,
             "mutual_information": _mutual_information(vae, guide, z[0]),
-            "active_units": _active_units(guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS]))),
+            "active_units": _active_units(guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS])))
+            if len(x) > 1
+            else math.nan,
         }
 
 
@@ -56,16 +58,22 @@ def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
     return float((each.diagonal() - each.logsumexp(1) + math.log(len(each))).mean())
 
 
-def _active_units(z: Tensor, prior: Tensor) -> int:
+def _active_units(z: Tensor, prior: Tensor) -> float:
     """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
 
-    Within the range of the prior: a heavy-tailed guide may have no mean.
+    In ranks among draws of the prior, whose variance is 1/12: heavy tails have no variance to compare with. For a
+    collapsed normal the share of 1 % is that of the reference.
     """
-    z, prior = z.double().flatten(2), prior.double().flatten(0, 1).flatten(1)
-    low, high = prior.quantile(torch.tensor([0.001, 0.999]).to(prior), 0)
-    z, prior = z.clamp(low, high), prior.clamp(low, high)
-    moved = z.mean(0).var(0) - z.var(0).mean(0) / len(z)
-    return int((moved > ACTIVE * prior.var(0)).sum())
+    ranks = _ranks(z.flatten(2).movedim(-1, 0), prior.flatten(0, 1).flatten(1).T)
+    moved = ranks.mean(1).var(1) - ranks.var(1).mean(1) / len(z)
+    return int((moved > ACTIVE / 12).sum())
+
+
+def _ranks(z: Tensor, prior: Tensor) -> Tensor:
+    """The share of draws ``(D, S)`` that lie below each of ``(D, K, N)``, half of those that are equal."""
+    ordered, flat = prior.double().contiguous().sort(1).values, z.double().flatten(1).contiguous()
+    below, upto = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
+    return ((below + upto) / (2 * prior.shape[1])).reshape(z.shape).double()
 
 
 def warn_of_collapse(seen: dict[str, float], epochs: int) -> None:

@@ -59,6 +59,7 @@ class Run:
             self.vae.load_state_dict(self.best_state)
 
     def start(self, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+        """Make the optimiser and Pyro's SVI."""
         parameters = [p for p in self.vae.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("fit has nothing to train: no parameter of the VAE requires a gradient")
@@ -68,6 +69,7 @@ class Run:
         self.started = time.perf_counter()
 
     def epoch(self, epoch: int, rows: Rows, batch_size: int) -> None:
+        """Go through the data once, and write a row of the history."""
         order = torch.randperm(len(rows), device="cpu").numpy()
         total = 0.0
         for start in range(0, len(rows), batch_size):

@@ -76,7 +76,8 @@ def fit(
         validation: Data for early stopping, for a conditional VAE a pair ``(x, c)``: the parameters with the lowest
             validation loss are restored at the end. Its KL term is weighed by the largest beta of the schedule.
         loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field (analytic KL), enum, iwae,
-            renyi (alpha 0.5), wake_sleep; iwae with other gradients: stl, dreg; in 8 groups: miwae, piwae.
+            renyi (alpha 0.5), wake_sleep; iwae with other gradients: stl, dreg; in 8 groups: miwae, piwae
+            (Rainforth et al., 2018; the MIWAE of missing data is iwae on data with NaN).
         particles: The samples of z for each datum (default: 16 for iwae and its kin and renyi, 8 a group for miwae and
             piwae, 2 for wake_sleep, else 1).
         beta: The weight of the KL term: a number, or a function of the epoch such as :func:`linear_warmup`.
