@@ -6,8 +6,6 @@ In the formulas :math:`h_1, h_2, ...` are what the parameters read from the cont
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
@@ -22,10 +20,10 @@ from .parametric import Parametric, Value
 class _Vectors(Parametric):
     """A family over the last dimension of an event."""
 
-    def __init__(self, event_shape: Shape, **options: Any) -> None:
+    def __init__(self, event_shape: Shape, *, learned: bool = False, **values: Value) -> None:
         if not as_shape(event_shape):
             raise ValueError(f"{type(self).__name__} needs vectors; got single numbers, of event shape ()")
-        super().__init__(event_shape, **options)
+        super().__init__(event_shape, learned=learned, **values)
 
 
 class MultivariateNormal(_Vectors, name="multivariate_normal"):
