@@ -20,6 +20,7 @@ from .data import binarize as binarize
 from .data import binarize_afresh as binarize_afresh
 from .inference.evidence import khat as khat
 from .inference.evidence import log_evidence as log_evidence
+from .inference.mcmc import sample_posterior as sample_posterior
 from .inference.objectives import FreeBits as FreeBits
 from .inference.objectives import ImportanceWeighted as ImportanceWeighted
 from .inference.schedules import cyclical_warmup as cyclical_warmup

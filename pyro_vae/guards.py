@@ -73,6 +73,21 @@ def mode(*owners: object, training: bool) -> Iterator[None]:
 
 
 @contextmanager
+def frozen(*owners: object) -> Iterator[None]:
+    """No parameter of the modules among `owners` asks for a gradient inside; then as before."""
+    modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
+    with _process:
+        asked = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in asked:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
 def own_store() -> Iterator[None]:
     """A copy of Pyro's parameter store inside: what is registered there is gone afterwards, what was there stays."""
     store = pyro.get_param_store()

@@ -1,0 +1,273 @@
+r"""MCMC on the latents of given data, :math:`p(z \mid x)` under a fixed decoder: the judge of an amortised guide.
+
+``"hmc"`` runs :class:`.BatchedHMC`: every datum has its own chains, step size and divergences. ``"nuts"`` runs Pyro's
+NUTS on all data of a tile as one target, chain by chain: the reference, slower by an order of magnitude. Both run on
+the same :class:`.Target`, which is read off the model, and start at draws of the guide.
+
+Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et al., 2021,
+https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several cannot know of the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import NUTS
+from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from torch import Tensor
+from torch.distributions import ComposeTransform, Transform, TransformedDistribution
+
+from ..guards import frozen, mode, own_store, seeded, whole_number
+from ..rows import Rows
+from ..vae import VAE
+from .hmc import BatchedHMC
+from .targets import Target
+from .terms import Batch, Pair, entrance, sites, under_particles
+from .trees import DRAWS, dataset, observed_groups
+
+if TYPE_CHECKING:
+    import xarray
+
+TILE_ROWS = 4096  # chains times data at once, for hmc
+NUTS_DATA = 256  # data in one target of NUTS
+PILOT = 64  # draws of the guide that say where chains begin, and how far they may step at first
+RHAT_LIMIT, ESS_LIMIT = 1.05, 100
+DIVERGENT_SHARE = 0.005  # of the transitions of one datum: a rare one is rejected, and does no harm
+
+Draws = dict[str, np.ndarray]
+
+
+def sample_posterior(
+    vae: VAE | Pair,
+    x: Any,
+    c: Any = None,
+    *,
+    kernel: str = "hmc",
+    num_samples: int = 1000,
+    warmup: int = 500,
+    chains: int = 4,
+    neutra: bool = False,
+    seed: int = 0,
+) -> xarray.DataTree:
+    """Draws from the posterior of the latents of each datum, by MCMC.
+
+    Arguments:
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What the model is conditional on, a row for each datum: the second argument of model and guide.
+        kernel: ``"hmc"``, batched, or ``"nuts"``, Pyro's.
+        num_samples: The draws of each chain after warm-up.
+        warmup: The steps of each chain in which step size and mass matrix are found.
+        chains: The number of chains.
+        neutra: Whether to run in the base space of a flow guide, where the posterior is rounder (NeuTra, Hoffman et
+            al., 2019, https://arxiv.org/abs/1903.03704).
+        seed: The seed of all draws; chain i of NUTS is the same however many chains there are.
+
+    Returns:
+        A tree with the groups ``posterior`` (the latents, by site: chain, draw, datum, latent), ``sample_stats``
+        (acceptance_rate, diverging, energy, lp, step_size), ``diagnostics`` (of each datum: rhat, the largest of its
+        latents; ess_bulk and ess_tail, the smallest; divergences; acceptance_rate; step_size), ``observed_data`` and,
+        where there is a c, ``constant_data``.
+
+    Raises:
+        DataError: The data do not fit the likelihood.
+        ValueError: An option makes no sense, or a chain begins where the density is not finite.
+        TypeError: The latents are discrete, or `neutra` meets a guide that is no flow.
+
+    Warns:
+        UserWarning: Chains of some data have not mixed.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"no kernel is named {kernel!r}; there are {', '.join(KERNELS)}")
+    for name, value in {"num_samples": num_samples, "warmup": warmup, "chains": chains}.items():
+        whole_number(name, value, at_least=1)
+    whole_number("seed", seed, at_least=0)
+    model, guide, rows, like = entrance(vae, x, c, chains)
+    run, tile = KERNELS[kernel](chains)
+    parts = []
+    with own_store(), mode(model, guide, training=False), frozen(model, guide), pyro.validation_enabled(False):
+        for number, part in enumerate(rows.chunks(tile)):
+            with seeded(_seed(seed, number)):
+                batch = rows.batch(part, like=like)
+                target = Target(model, batch, _flow(vae, batch) if neutra else None)
+                start, scale = _start(guide, batch, target, chains)
+            parts.append(run(target, start, scale, warmup, num_samples, (seed, number)))
+    return _tree(parts, rows)
+
+
+def _seed(*words: int) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def _flow(vae: Any, batch: Batch) -> Transform:
+    """The bijection of a flow guide, for these data."""
+    with torch.no_grad():
+        x, *given = batch
+        unconstrained = vae.posterior(vae._evidence(x, vae._given(len(x), *given))) if isinstance(vae, VAE) else None
+    if not isinstance(unconstrained, TransformedDistribution):
+        raise TypeError("neutra needs a VAE whose guide is a flow, such as 'spline_flow'; leave it out")
+    return ComposeTransform(list(unconstrained.transforms))
+
+
+def _start(guide: Callable, batch: Batch, target: Target, chains: int) -> tuple[Tensor, Tensor]:
+    """Draws of the guide: where the chains begin, and the spread of each datum's."""
+    if target.through is not None:
+        drawn = torch.randn(chains, len(batch[0]), target.size).to(batch[0])
+        return drawn, torch.ones_like(drawn[0])
+    with torch.no_grad():
+        trace = under_particles(guide, batch, chains + PILOT)
+        drawn = target.unconstrain({site["name"]: site["value"] for site in sites(trace, observed=False)})
+    return drawn[:chains], drawn[chains:].std(0)
+
+
+def _steps(kernel: MCMCKernel, start: Tensor, warmup: int, num_samples: int) -> Iterator[Tensor]:
+    """Run a kernel by Pyro's protocol, and give its positions after warm-up."""
+    kernel.initial_params = params = {"position": start}
+    kernel.setup(warmup)
+    for step in range(warmup + num_samples):
+        if step == warmup:
+            kernel.end_warmup()
+        params = kernel.sample(params)
+        if step >= warmup:
+            yield params["position"]
+    kernel.cleanup()
+
+
+def _hmc(
+    target: Target, start: Tensor, scale: Tensor, warmup: int, num_samples: int, seed: tuple[int, int]
+) -> tuple[Draws, Draws]:
+    """All chains at once."""
+    positions, stats = [], []
+    with seeded(_seed(*seed, 0)):
+        kernel = BatchedHMC(target, start, scale=scale)
+        for position in _steps(kernel, start, warmup, num_samples):
+            positions.append(position)
+            stats.append((kernel.last.acceptance, kernel.last.diverging, kernel.last.energy, kernel.state.log_density))
+    names = ("acceptance_rate", "diverging", "energy", "lp")
+    by_name = dict(zip(names, (torch.stack(stat, 1) for stat in zip(*stats, strict=True)), strict=True))
+    by_name["step_size"] = kernel.step_size.expand_as(by_name["lp"])
+    return _arrays(target.constrain(torch.stack(positions, 1))), _arrays(by_name)
+
+
+class _Nuts(NUTS):
+    """Pyro's, which keeps the energy with which its last transition began, and that transition's acceptance."""
+
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        before, count = self._mean_accept_prob, self._t + 1
+        moved = super().sample(params)
+        count = count - self._warmup_steps if count > self._warmup_steps else count
+        self.acceptance = before + (self._mean_accept_prob - before) * count
+        return moved
+
+    def _sample_r(self, name: str) -> Any:
+        r, unscaled = super()._sample_r(name)
+        self.energy = float(self._kinetic_energy(unscaled) + (self._potential_energy_last or 0.0))
+        return r, unscaled
+
+
+def _nuts(
+    target: Target, start: Tensor, scale: Tensor, warmup: int, num_samples: int, seed: tuple[int, int]
+) -> tuple[Draws, Draws]:
+    """Chain by chain, each with a seed of its own."""
+    chains = [
+        _nuts_chain(target, begin, warmup, num_samples, _seed(*seed, number + 1)) for number, begin in enumerate(start)
+    ]
+    positions = torch.stack([position for position, _ in chains])
+    stats = {name: np.stack([np.asarray(stat[name]) for _, stat in chains]) for name in chains[0][1]}
+    return _arrays(target.constrain(positions)), stats
+
+
+def _nuts_chain(target: Target, start: Tensor, warmup: int, num_samples: int, seed: int) -> tuple[Tensor, Any]:
+    positions = []
+    stats: dict[str, list] = {name: [] for name in ("acceptance_rate", "diverging", "energy", "lp", "step_size")}
+    with seeded(seed):
+        kernel = _Nuts(potential_fn=functools.partial(_potential, target))
+        for position in _steps(kernel, start, warmup, num_samples):
+            positions.append(position)
+            diverging = kernel._t - 1 - warmup in kernel._divergences[-1:]
+            last = kernel.acceptance, diverging, kernel.energy, -float(kernel._potential_energy_last), kernel.step_size
+            for name, value in zip(stats, last, strict=True):
+                stats[name].append(value)
+    return torch.stack(positions), stats
+
+
+def _potential(target: Target, params: dict[str, Tensor]) -> Tensor:
+    return -target(params["position"][None]).sum()
+
+
+KERNELS: dict[str, Callable[[int], tuple[Callable, int]]] = {  # how to run it, and how many data at once
+    "hmc": lambda chains: (_hmc, max(1, TILE_ROWS // chains)),
+    "nuts": lambda chains: (_nuts, NUTS_DATA),
+}
+
+
+def _arrays(tensors: dict[str, Tensor]) -> Draws:
+    return {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
+
+
+def _tree(parts: list[tuple[Draws, Draws]], rows: Rows) -> xarray.DataTree:
+    """The groups of the result, data beside each other."""
+    import xarray
+
+    latents: dict[str, list] = {name: [] for name in parts[0][0]}
+    stats: dict[str, list] = {name: [] for name in parts[0][1]}
+    for draws, stat in parts:
+        num = next(iter(draws.values())).shape[2]
+        for name, values in draws.items():
+            latents[name].append(values)
+        for name, values in stat.items():  # those of NUTS are of all data at once
+            stats[name].append(values if values.ndim == 3 else np.repeat(values[..., None], num, 2))
+    posterior = dataset({name: np.concatenate(values, 2) for name, values in latents.items()}, DRAWS, "latent")
+    sample_stats = dataset({name: np.concatenate(values, 2) for name, values in stats.items()}, DRAWS, "")
+    groups = {"posterior": posterior, "sample_stats": sample_stats, "diagnostics": diagnose(posterior, sample_stats)}
+    return xarray.DataTree.from_dict(groups | observed_groups(rows))
+
+
+def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.Dataset:
+    """Whether the chains of each datum have mixed.
+
+    Arguments:
+        posterior: Latents over chain, draw, datum and their own dimensions.
+        sample_stats: Those of the sampler, over chain, draw and datum.
+
+    Returns:
+        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate and step_size.
+
+    Warns:
+        UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in 200 diverged.
+    """
+    from arviz_stats.base import array_stats
+
+    latents = np.concatenate([values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3)
+    latents = latents.astype(np.float64)
+
+    found = {
+        "rhat": array_stats.rhat(latents, chain_axis=0, draw_axis=1).max(1),
+        "ess_bulk": array_stats.ess(latents, chain_axis=0, draw_axis=1).min(1),
+        "ess_tail": array_stats.ess(latents, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)).min(1),
+        "divergences": sample_stats.diverging.sum(["chain", "draw"]).values,
+        "acceptance_rate": sample_stats.acceptance_rate.mean(["chain", "draw"]).values,
+        "step_size": sample_stats.step_size.mean(["chain", "draw"]).values,
+    }
+    _warn(found, transitions=latents.shape[0] * latents.shape[1])
+    return dataset(found, DRAWS[2:], "")
+
+
+def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
+    mixed = ~(found["rhat"] > RHAT_LIMIT) & (found["ess_bulk"] >= ESS_LIMIT)  # one chain has no R-hat
+    diverged = found["divergences"] > DIVERGENT_SHARE * transitions
+    if mixed.all() and not diverged.any():
+        return
+    rhat, ess = np.max(found["rhat"]), np.min(found["ess_bulk"])
+    warnings.warn(
+        f"chains of {int((~mixed).sum())} of {len(mixed)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
+        f"below {ESS_LIMIT}): the largest R-hat is {rhat:.2f}, the smallest bulk ESS {ess:.0f}; {int(diverged.sum())} "
+        f"data have many divergences; raise num_samples and warmup, or fit a guide that finds all modes",
+        stacklevel=4,
+    )

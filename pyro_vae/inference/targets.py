@@ -1,0 +1,95 @@
+"""What MCMC runs on: the joint density of data and latents as a function of one real vector for each datum.
+
+Read off traces of the Pyro model, so any prior, likelihood, condition or missing cell is in it, and any Pyro function
+with one data plate serves. Latents on a constrained support are reached by a bijection, whose log-determinant counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Transform
+
+from ..conditionals.links import is_real, onto
+from .terms import Batch, log_density, sites, under_particles
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """One latent site: its name, the bijection onto its support, and its shape in unconstrained space."""
+
+    name: str
+    bend: Transform
+    shape: torch.Size
+    is_real: bool
+
+
+class Target:
+    r"""log p(x, z) of latents given data, on unconstrained vectors u: :math:`\log p(x, z(u)) + \log |dz / du|`.
+
+    Arguments:
+        model: A Pyro function of the batch whose sites all lie in one data plate.
+        batch: What it is called with: x, and c if there is one.
+        through: A bijection that u passes through before everything else: that of a flow guide.
+
+    Raises:
+        TypeError: A latent is discrete.
+    """
+
+    def __init__(self, model: Callable, batch: Batch, through: Transform | None = None) -> None:
+        self.model, self.batch, self.through = model, batch, through
+        self.latents = [_latent(site) for site in sites(under_particles(model, batch, 1), observed=False)]
+        self.sizes = [latent.shape.numel() for latent in self.latents]
+        self.size = sum(self.sizes)
+
+    def __call__(self, position: Tensor) -> Tensor:
+        """The log density, in nats, of shape ``(K, N)`` for positions of shape ``(K, N, size)``."""
+        values, log_slope = self._bent(position)
+        conditioned = poutine.condition(self.model, values)
+        trace = under_particles(conditioned, self.batch, len(position))
+        return log_density(trace, (len(position), position.shape[1]), observed=True).to(position) + log_slope
+
+    def constrain(self, position: Tensor) -> dict[str, Tensor]:
+        """The latents by name, each of shape ``(*, N, *Z)``, for positions of shape ``(*, N, size)``."""
+        return self._bent(position)[0]
+
+    def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
+        """The positions of shape ``(*, N, size)`` of latents by name."""
+        flat = []
+        for latent in self.latents:
+            u = latent.bend.inv(values[latent.name])
+            flat.append(u.reshape(*u.shape[: u.dim() - len(latent.shape)], latent.shape.numel()))
+        u = torch.cat(flat, -1).to(self.batch[0].dtype)
+        return u if self.through is None else self.through.inv(u)
+
+    def _bent(self, position: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The latents by name, and the log-determinant of the way there, of shape ``(*, N)``."""
+        u, log_slope = position, torch.zeros_like(position[..., 0])
+        if self.through is not None:
+            u = self.through(position)
+            log_slope = self.through.log_abs_det_jacobian(position, u)
+        values = {}
+        for latent, part in zip(self.latents, u.split(self.sizes, -1), strict=True):
+            part = part.reshape(part.shape[:-1] + latent.shape)
+            if latent.is_real:
+                values[latent.name] = part
+                continue
+            part = part.double()  # the edge of a support is soon out of reach of single precision
+            values[latent.name] = z = latent.bend(part)
+            log_slope = log_slope + latent.bend.log_abs_det_jacobian(part, z).to(position)
+        return values, log_slope
+
+
+def _latent(site: dict) -> _Latent:
+    support, event = site["fn"].support, site["fn"].event_shape
+    if support.is_discrete:
+        raise TypeError(
+            f"MCMC needs continuous latents; site {site['name']!r} is discrete; log_evidence sums over it exactly"
+        )
+    bend = onto(support)
+    shape = torch.Size(bend.inverse_shape(event))
+    return _Latent(site["name"], bend, shape, is_real(support))

@@ -1,0 +1,39 @@
+"""Arrays with names: what results are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..rows import Rows
+
+if TYPE_CHECKING:
+    import xarray
+
+DRAWS = ("chain", "draw", "datum")
+
+
+def dataset(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rest: str) -> xarray.Dataset:
+    """Arrays as variables over the dimensions `leading`, and `rest` for what follows: z over latent, x over feature.
+
+    One further dimension is called `rest`, several are ``rest_0``, ``rest_1``, ...; each has its index as coordinate.
+    """
+    import xarray
+
+    variables: dict[str, tuple] = {}
+    sizes: dict[str, int] = {}
+    for name, values in arrays.items():
+        further = values.ndim - len(leading)
+        dims = (*leading, *([rest] if further == 1 else [f"{rest}_{number}" for number in range(further)]))
+        variables[name] = (dims, values)
+        sizes |= dict(zip(dims, values.shape, strict=True))
+    return xarray.Dataset(variables, coords={name: np.arange(size) for name, size in sizes.items()})
+
+
+def observed_groups(rows: Rows) -> dict[str, xarray.Dataset]:
+    """The data: ``observed_data`` and, where there is a c, ``constant_data``."""
+    groups = {"observed_data": dataset({"x": rows.take(slice(None)).numpy()}, ("datum",), "feature")}
+    if rows.c is not None:
+        groups["constant_data"] = dataset({"c": rows.c.take(slice(None)).numpy()}, ("datum",), "condition")
+    return groups
