@@ -16,6 +16,8 @@ from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
 from .conditionals.vectors import *
+from .criticism.gaps import gaps as gaps
+from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .data import binarize as binarize
 from .data import binarize_afresh as binarize_afresh
 from .inference.evidence import khat as khat

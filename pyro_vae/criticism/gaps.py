@@ -1,0 +1,99 @@
+r"""Where the ELBO loses: by the family of the guide, and by its amortisation.
+
+.. math::
+
+    \log p(x) - \mathcal{L}[q] = \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation gap}}
+    + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortisation gap}}
+
+with :math:`q^*` the best guide of the family for each datum (Cremer et al., 2018,
+https://arxiv.org/abs/1801.03558), found
+by :meth:`.VAE.refine`; log p(x) is importance-sampled from it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+from torch import Tensor
+
+from ..guards import whole_number
+from ..inference.evidence import TILE_DATA
+from ..inference.trees import dataset
+from ..vae import VAE
+from .draws import divergence, guide_draws
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def gaps(
+    vae: VAE, x: Any, c: Any = None, *, steps: int = 300, num_samples: int = 2000, seed: int = 0
+) -> xarray.Dataset:
+    """The gap between log p(x) and the ELBO of each datum, and its two parts.
+
+    Arguments:
+        vae: A VAE whose guide is amortised, over continuous latents.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What a conditional VAE is conditional on, a row for each datum.
+        steps: How many steps find the best guide of each datum.
+        num_samples: The draws of each guide for each datum.
+        seed: The seed of the draws.
+
+    Returns:
+        A dataset over datum, in nats: ``log_evidence``, ``elbo_refined``, ``elbo``, ``approximation_gap`` and
+        ``amortisation_gap``, the gaps with standard errors (``_se``), and ``khat`` of the weights behind log p(x):
+        where it is large, log p(x) and the approximation gap are lower bounds. Attributes: the mean of each, and
+        ``_mean_se`` over data.
+
+    Raises:
+        DataError: The data do not fit the likelihood.
+        TypeError: The guide is not amortised, or is discrete.
+    """
+    whole_number("num_samples", num_samples, at_least=25)
+    rows = vae.check(x, c)
+    parts = []
+    for tile in rows.chunks(TILE_DATA):
+        batch = rows.batch(tile, like=vae.reference)
+        refined = _refined(vae, batch, steps, seed)
+        _, best = guide_draws((vae.model, refined), *batch, num_samples=num_samples, seed=seed + 1)
+        _, amortised = guide_draws(vae, *batch, num_samples=num_samples, seed=seed)
+        parts.append(_parts(best, amortised))
+    return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _refined(vae: VAE, batch: tuple[Tensor, ...], steps: int, seed: int) -> Any:
+    """The best guide for these data, as a Pyro function of them."""
+    best = vae.refine(*batch, steps=steps, seed=seed)
+
+    def guide(x: Tensor, c: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", best)
+
+    return guide
+
+
+def _parts(best: Tensor, amortised: Tensor) -> dict[str, np.ndarray]:
+    """From log weights of the best and of the amortised guide."""
+    approximation, lower, upper = divergence(best), amortised.mean(0), best.mean(0)
+    error = (amortised.var(0) / len(amortised) + best.var(0) / len(best)).sqrt()
+    return {
+        "log_evidence": upper.numpy(force=True) + approximation["kl"],
+        "elbo_refined": upper.numpy(force=True),
+        "elbo": lower.numpy(force=True),
+        "approximation_gap": approximation["kl"],
+        "approximation_gap_se": approximation["kl_se"],
+        "amortisation_gap": (upper - lower).numpy(force=True),
+        "amortisation_gap_se": error.numpy(force=True),
+        "khat": approximation["khat"],
+    }
+
+
+def _with_means(found: dict[str, np.ndarray]) -> xarray.Dataset:
+    result = dataset(found, ("datum",), "")
+    for name in ("log_evidence", "elbo_refined", "elbo", "approximation_gap", "amortisation_gap"):
+        values = found[name]
+        result.attrs[name] = float(values.mean())
+        result.attrs[f"{name}_mean_se"] = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
+    return result

@@ -1,0 +1,174 @@
+r"""The amortised posterior held against MCMC, datum by datum.
+
+The draws of MCMC stand for :math:`p(z \mid x)`: look at their diagnostics first. Distances are in units of their
+standard deviation, so that 0.1 is a tenth of what the data leave open. The divergence of the guide is
+
+.. math:: \mathrm{KL}(q(z \mid x) \,\|\, p(z \mid x)) = \log p(x) - \mathrm{ELBO}
+
+with both terms from the same draws of the guide; its standard error is that of the mean of
+:math:`w_k / \bar w - \log w_k` (the delta method). Like log p(x) it is a lower bound where k-hat is large.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..guards import whole_number
+from ..inference.terms import Pair
+from ..inference.trees import dataset
+from ..rows import DataError
+from ..vae import VAE
+from .draws import divergence, flat, guide_draws
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+INTERVAL = 0.9  # the mass of the guide's intervals
+DIRECTIONS = 32  # of the sliced distance
+CLASSIFIED = 500  # draws of each kind that the classifier sees
+
+
+def compare_posteriors(
+    vae: VAE | Pair, x: Any, posterior: xarray.DataTree, c: Any = None, *, num_samples: int = 2000, seed: int = 0
+) -> xarray.Dataset:
+    r"""How far the guide is from MCMC, for each datum.
+
+    Arguments:
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions, as in :func:`.sample_posterior`.
+        x: The data of shape ``(N, *X)`` that `posterior` was drawn for.
+        posterior: What :func:`.sample_posterior` gave.
+        c: What the model is conditional on, a row for each datum.
+        num_samples: The draws of the guide for each datum.
+        seed: The seed of the draws.
+
+    Returns:
+        A dataset over datum, or over datum and latent:
+
+        - ``mean_error``: the guide's mean less the posterior's, in posterior standard deviations, and
+          ``mean_error_se``, its standard error;
+        - ``sd_ratio``: the guide's standard deviation over the posterior's: below 1 it is too narrow;
+        - ``correlation_missed``: the largest difference of two correlations;
+        - ``wasserstein``: the sliced distance, in posterior standard deviations (Bonneel et al., 2015);
+        - ``c2st``: the accuracy of a classifier that tells the two apart, 0.5 where it cannot (Lopez-Paz & Oquab, 2017,
+          https://arxiv.org/abs/1610.06545): quadratic logistic regression, two folds;
+        - ``coverage``: the share of the posterior inside the guide's central 90 % intervals, the mean over latents;
+        - ``kl``: KL(q‖p) in nats, ``kl_se``, and ``khat`` of the weights behind it.
+
+    Raises:
+        DataError: The data do not fit the likelihood, or are not those of `posterior`.
+    """
+    whole_number("num_samples", num_samples, at_least=25)
+    drawn, log_weight = guide_draws(vae, x, c, num_samples=num_samples, seed=seed)
+    guide = flat(drawn, 2)
+    judge = flat({str(name): values.values for name, values in posterior["posterior"].data_vars.items()}, 3)
+    if judge.shape[2:] != guide.shape[1:]:
+        raise DataError(
+            f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} data of "
+            f"{judge.shape[3]} latents; got {guide.shape[1]} data of {guide.shape[2]}"
+        )
+    mean, sd = judge.mean((0, 1)), judge.std((0, 1))
+    judge, guide = (judge - mean) / sd, (guide - mean) / sd
+    together = judge.reshape(-1, *judge.shape[2:])
+    rng = np.random.default_rng(seed)
+    by_latent = {
+        "mean_error": guide.mean(0),
+        "mean_error_se": np.sqrt(1 / _ess(judge) + guide.var(0) / num_samples),
+        "sd_ratio": guide.std(0),
+    }
+    by_datum = {
+        "correlation_missed": _correlation_missed(guide, together),
+        "wasserstein": _sliced_wasserstein(guide, together, rng),
+        "c2st": np.array(
+            [_c2st(*_some(q, p, rng)) for q, p in zip(_by_datum(guide), _by_datum(together), strict=True)]
+        ),
+        "coverage": _coverage(guide, together),
+        **divergence(log_weight),
+    }
+    return dataset(by_latent, ("datum", "latent"), "").merge(dataset(by_datum, ("datum",), ""))
+
+
+def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
+    """A comparison as a table: a row for each measure, with what an exact guide would give.
+
+    Arguments:
+        comparison: What :func:`compare_posteriors` gave.
+
+    Returns:
+        A frame with the columns exact, median, worst_tenth (the quantile that a tenth of the data exceeds) and worst.
+    """
+    import pandas
+
+    away = {  # measure: what an exact guide gives, and how far from it each value is
+        "mean_error": (0.0, np.abs(comparison.mean_error.values)),
+        "sd_ratio": (1.0, np.abs(np.log(comparison.sd_ratio.values))),
+        "correlation_missed": (0.0, comparison.correlation_missed.values),
+        "wasserstein": (0.0, comparison.wasserstein.values),
+        "c2st": (0.5, comparison.c2st.values),
+        "coverage": (INTERVAL, np.abs(comparison.coverage.values - INTERVAL)),
+        "kl": (0.0, comparison.kl.values),
+    }
+    table = {}
+    for name, (exact, distance) in away.items():
+        values, order = comparison[name].values.ravel(), np.argsort(distance.ravel())
+        at = [order[min(math.ceil(share * len(order)), len(order) - 1)] for share in (0.5, 0.9, 1.0)]
+        table[name] = [exact, *values[at]]
+    return pandas.DataFrame.from_dict(table, orient="index", columns=["exact", "median", "worst_tenth", "worst"])
+
+
+def _by_datum(draws: np.ndarray) -> np.ndarray:
+    return np.moveaxis(draws, 1, 0)
+
+
+def _ess(judge: np.ndarray) -> np.ndarray:
+    from arviz_stats.base import array_stats
+
+    return np.asarray(array_stats.ess(judge, chain_axis=0, draw_axis=1, method="mean"))
+
+
+def _correlation_missed(guide: np.ndarray, judge: np.ndarray) -> np.ndarray:
+    """The largest difference over pairs of latents; 0 for one latent."""
+    if guide.shape[-1] == 1:
+        return np.zeros(guide.shape[1])
+    pairs = [
+        np.corrcoef(q, rowvar=False) - np.corrcoef(p, rowvar=False)
+        for q, p in zip(_by_datum(guide), _by_datum(judge), strict=True)
+    ]
+    return np.abs(np.array(pairs)).max((1, 2))
+
+
+def _sliced_wasserstein(guide: np.ndarray, judge: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mean over random directions of the distance between quantiles."""
+    directions = rng.normal(size=(DIRECTIONS, guide.shape[-1]))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    at = (np.arange(200) + 0.5) / 200
+    apart = [
+        np.abs(np.quantile(guide @ d, at, axis=0) - np.quantile(judge @ d, at, axis=0)).mean(0) for d in directions
+    ]
+    return np.mean(apart, 0)
+
+
+def _some(guide: np.ndarray, judge: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """As many draws of each kind."""
+    num = min(CLASSIFIED, len(guide), len(judge))
+    return guide[rng.permutation(len(guide))[:num]], judge[rng.permutation(len(judge))[:num]]
+
+
+def _c2st(guide: np.ndarray, judge: np.ndarray) -> float:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    classifier = make_pipeline(PolynomialFeatures(2, include_bias=False), StandardScaler(), LogisticRegression())
+    z, kind = np.concatenate([guide, judge]), np.repeat([0, 1], len(guide))
+    folds = StratifiedKFold(2, shuffle=True, random_state=0)
+    return float(cross_val_score(classifier, z, kind, cv=folds).mean())
+
+
+def _coverage(guide: np.ndarray, judge: np.ndarray) -> np.ndarray:
+    low, high = np.quantile(guide, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2], axis=0)
+    return ((judge > low) & (judge < high)).mean((0, 2))

@@ -1,0 +1,143 @@
+"""The guide against MCMC, and the gaps of the ELBO: closed forms of the linear-Gaussian model."""
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from truth import LinearGaussian, affine
+
+import pyro_vae as pv
+from pyro_vae.criticism.posteriors import summarize
+
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
+X = TRUTH.draw(40)
+
+
+def exact_posterior(num=4000, seed=0):
+    """Independent draws of the exact posterior in place of MCMC."""
+    covariance, gain = TRUTH.posterior()
+    noise = np.random.default_rng(seed).multivariate_normal(np.zeros(2), covariance, size=(4, num // 4, len(X)))
+    z = ("chain", "draw", "datum", "latent"), (X - TRUTH.bias) @ gain.T + noise
+    return xarray.DataTree.from_dict({"posterior": xarray.Dataset({"z": z})})
+
+
+def compared(vae, **options):
+    return pv.compare_posteriors(vae, X, exact_posterior(), **options)
+
+
+def test_an_exact_guide_is_not_told_from_the_posterior():
+    found = compared(TRUTH.vae())
+    z = found.mean_error / found.mean_error_se
+    assert np.abs(z).max() < 4.5
+    assert 0.8 < z.std() < 1.2
+    np.testing.assert_allclose(found.sd_ratio, 1.0, atol=5 * (1 / 8000 + 1 / 4000) ** 0.5)
+    assert found.correlation_missed.max() < 5 * (1 / 4000 + 1 / 2000) ** 0.5
+    assert found.wasserstein.max() < 0.1
+    assert abs(float(found.c2st.mean()) - 0.5) < 5 * 0.5 / (1000 * len(X)) ** 0.5
+    assert abs(float(found.coverage.mean()) - 0.9) < 0.01
+    np.testing.assert_allclose(found.kl, 0.0, atol=1e-10)
+
+
+def test_a_guide_that_is_shifted_and_narrow():
+    """Means one posterior sd too high, sds 0.6 of the posterior's: every measure says so, with its sign and size."""
+    found = compared(TRUTH.vae(shrink=0.6, shift=1.0), num_samples=20_000)
+    np.testing.assert_allclose(found.mean_error, 1.0, atol=0.1)
+    np.testing.assert_allclose(found.sd_ratio, 0.6, atol=0.03)
+    exact = 2 * (-np.log(0.6) + (0.6**2 + 1) / 2 - 0.5)
+    light = found.khat < 0.7
+    assert light.sum() == 0  # such a guide cannot know log p(x), and says so
+    assert (found.kl < exact + 4 * found.kl_se).all()
+    assert (found.c2st > 0.7).all()
+    assert (found.coverage < 0.75).all()
+    assert (found.wasserstein > 0.4).all()
+
+
+@pytest.mark.parametrize(("shrink", "shift"), [(1.3, 0.0), (1.2, 0.5), (1.5, -0.7)])
+def test_kl_equals_the_closed_form(shrink, shift):
+    found = compared(TRUTH.vae(shrink=shrink, shift=shift), num_samples=5000)
+    exact = 2 * (-np.log(shrink) + (shrink**2 + shift**2) / 2 - 0.5)
+    z = (found.kl - exact) / found.kl_se
+    assert np.abs(z).max() < 4.5
+    assert 0.7 < z.std() < 1.3
+    assert (found.khat < 0.7).all()
+    np.testing.assert_allclose(found.sd_ratio, shrink, atol=0.1)
+    np.testing.assert_allclose(found.mean_error, shift, atol=0.15)
+
+
+def test_a_guide_that_is_rotated_misses_the_correlation():
+    """A diagonal guide with the exact marginals of a correlated posterior: only the correlation is missed."""
+    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise)
+    covariance, gain = truth.posterior()
+    vae = truth.vae()
+    vae.posterior = pv.Amortised(
+        affine(gain, -gain @ truth.bias), pv.Normal((2,), scale=torch.as_tensor(np.sqrt(np.diag(covariance))))
+    )
+    post = pv.sample_posterior(vae, X, num_samples=1000, warmup=200)
+    found = pv.compare_posteriors(vae, X, post)
+    correlation = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    assert abs(correlation) > 0.3
+    np.testing.assert_allclose(found.correlation_missed, abs(correlation), atol=0.12)
+    assert np.abs(found.mean_error / found.mean_error_se).max() < 5
+    np.testing.assert_allclose(found.sd_ratio, 1.0, atol=0.15)
+
+
+def test_the_summary_names_what_an_exact_guide_gives():
+    table = summarize(compared(TRUTH.vae(shrink=0.8)))
+    assert list(table.columns) == ["exact", "median", "worst_tenth", "worst"]
+    assert table.exact["sd_ratio"] == 1.0
+    assert table["worst"]["sd_ratio"] < table["median"]["sd_ratio"] < 0.85
+    assert table.loc["kl", "worst"] >= table.loc["kl", "median"] > 0
+
+
+def test_other_data_are_refused():
+    with pytest.raises(
+        pv.DataError, match="needs the data that the posterior was drawn for: 40 data of 2 latents; got 39"
+    ):
+        pv.compare_posteriors(TRUTH.vae(), X[:39], exact_posterior())
+
+
+# gaps
+
+
+def log_evidence_se(found, num=2000):
+    """For weights that are nearly equal, twice the gap is the variance of their logarithm."""
+    return (2 * found.approximation_gap / num) ** 0.5 + 1e-6
+
+
+def test_gaps_of_an_exact_family_are_amortisation_only():
+    """The guide is shifted and narrow; its family holds the exact posterior."""
+    vae = TRUTH.vae()
+    covariance, gain = TRUTH.posterior()
+    network = affine(np.vstack([gain, np.zeros_like(gain)]), np.concatenate([-gain @ TRUTH.bias + 0.3, np.zeros(2)]))
+    vae = pv.VAE(vae.prior, vae.likelihood, pv.Amortised(network, pv.Normal((2,))))
+    sd = 1.0  # what a context of zeros gives
+    found = pv.gaps(vae, X, steps=400, num_samples=2000)
+    variance = np.diag(covariance)
+    exact = (-np.log(sd / np.sqrt(variance)) + (sd**2 + 0.3**2) / (2 * variance) - 0.5).sum()
+    error = np.abs(found.log_evidence - TRUTH.log_evidence(X))
+    assert (error < 5 * log_evidence_se(found)).all()
+    assert (np.abs(found.approximation_gap) < 0.02).all()  # what 400 steps of Adam leave
+    assert (np.abs(found.amortisation_gap - exact) < 4.5 * found.amortisation_gap_se).all()
+    assert abs(found.attrs["amortisation_gap"] - exact) < 0.05 * exact
+    assert found.attrs["amortisation_gap_mean_se"] < 0.1
+
+
+def test_a_family_that_cannot_follow_has_an_approximation_gap():
+    """A diagonal guide for a correlated posterior: KL in closed form, from the diagonal of the precision."""
+    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise)
+    covariance, gain = truth.posterior()
+    network = affine(np.vstack([gain, np.zeros_like(gain)]), np.concatenate([-gain @ truth.bias, np.zeros(2)]))
+    vae = truth.vae()
+    vae = pv.VAE(vae.prior, vae.likelihood, pv.Amortised(network, pv.Normal((2,))))
+    found = pv.gaps(vae, X, steps=400, num_samples=4000)
+    precision = np.linalg.inv(covariance)
+    exact = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    assert abs(found.attrs["approximation_gap"] - exact) < 0.02
+    assert (found.amortisation_gap > -4 * found.amortisation_gap_se).all()
+
+
+def test_what_has_no_gaps():
+    vae = TRUTH.vae()
+    vae.posterior = pv.Normal((2,), loc=0.0, scale=1.0)
+    with pytest.raises(TypeError, match="refine needs a guide Amortised"):
+        pv.gaps(vae, X)
