@@ -16,6 +16,7 @@ from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
 from .conditionals.vectors import *
+from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .data import binarize as binarize

@@ -109,8 +109,12 @@ class Assembly(nn.Module):
 
     def _log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(z) + log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
+        return self._latent(c).log_prob(z) + self._log_likelihood(x, z, c)
+
+    def _log_likelihood(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+        """log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
         likelihood, x = observed(self._decoded(z, c), x, title(self.likelihood))
-        return self._latent(c).log_prob(z) + likelihood.log_prob(x)
+        return likelihood.log_prob(x)
 
     def _given(self, num: int, c: Any = None) -> Tensor | None:
         """c as the parts see it, of shape ``(num, width)``."""

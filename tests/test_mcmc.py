@@ -211,7 +211,9 @@ def test_nothing_of_the_callers_is_touched(kernel):
 def test_the_statistics_of_the_sampler():
     tree = pv.sample_posterior(TRUTH.vae(), X[:7], num_samples=200, warmup=100)
     stats_ = tree["sample_stats"]
-    for name in ("acceptance_rate", "diverging", "energy", "lp", "step_size"):
+    assert stats_.energy.dims == ("chain", "draw")
+    assert (tree["diagnostics"].bfmi > 0.5).all()
+    for name in ("acceptance_rate", "diverging", "lp", "step_size"):
         assert stats_[name].dims == ("chain", "draw", "datum")
         assert stats_[name].shape == (4, 200, 7)
     z = torch.as_tensor(draws(tree)[:, -1])

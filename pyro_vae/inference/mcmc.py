@@ -71,9 +71,9 @@ def sample_posterior(
 
     Returns:
         A tree with the groups ``posterior`` (the latents, by site: chain, draw, datum, latent), ``sample_stats``
-        (acceptance_rate, diverging, energy, lp, step_size), ``diagnostics`` (of each datum: rhat, the largest of its
-        latents; ess_bulk and ess_tail, the smallest; divergences; acceptance_rate; step_size), ``observed_data`` and,
-        where there is a c, ``constant_data``.
+        (acceptance_rate, diverging, lp and step_size by chain, draw and datum; energy, the total over data),
+        ``diagnostics`` (of each datum: rhat, the largest of its latents; ess_bulk and ess_tail, the smallest;
+        divergences, acceptance_rate, step_size, bfmi), ``observed_data`` and, where there is a c, ``constant_data``.
 
     Raises:
         DataError: The data do not fit the likelihood.
@@ -224,8 +224,10 @@ def _tree(parts: list[tuple[Draws, Draws]], rows: Rows) -> xarray.DataTree:
         for name, values in stat.items():  # those of NUTS are of all data at once
             stats[name].append(values if values.ndim == 3 else np.repeat(values[..., None], num, 2))
     posterior = dataset({name: np.concatenate(values, 2) for name, values in latents.items()}, DRAWS, "latent")
-    sample_stats = dataset({name: np.concatenate(values, 2) for name, values in stats.items()}, DRAWS, "")
-    groups = {"posterior": posterior, "sample_stats": sample_stats, "diagnostics": diagnose(posterior, sample_stats)}
+    each = dataset({name: np.concatenate(values, 2) for name, values in stats.items()}, DRAWS, "")
+    energy = sum(stat["energy"].reshape(*each.energy.shape[:2], -1).sum(2) for _, stat in parts)
+    sample_stats = each.assign(energy=(DRAWS[:2], energy))  # ArviZ knows one energy for each draw
+    groups = {"posterior": posterior, "sample_stats": sample_stats, "diagnostics": diagnose(posterior, each)}
     return xarray.DataTree.from_dict(groups | observed_groups(rows))
 
 
@@ -237,7 +239,8 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
         sample_stats: Those of the sampler, over chain, draw and datum.
 
     Returns:
-        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate and step_size.
+        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate, step_size and bfmi, the energy
+        that a fresh momentum moves, relative to all of it (Betancourt, 2016, https://arxiv.org/abs/1604.00695).
 
     Warns:
         UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in 200 diverged.
@@ -245,7 +248,7 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
     from arviz_stats.base import array_stats
 
     latents = np.concatenate([values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3)
-    latents = latents.astype(np.float64)
+    latents, energy = latents.astype(np.float64), sample_stats.energy.astype(np.float64)
 
     found = {
         "rhat": array_stats.rhat(latents, chain_axis=0, draw_axis=1).max(1),
@@ -254,6 +257,7 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
         "divergences": sample_stats.diverging.sum(["chain", "draw"]).values,
         "acceptance_rate": sample_stats.acceptance_rate.mean(["chain", "draw"]).values,
         "step_size": sample_stats.step_size.mean(["chain", "draw"]).values,
+        "bfmi": (energy.diff("draw") ** 2).mean(["chain", "draw"]).values / energy.var("draw").mean("chain").values,
     }
     _warn(found, transitions=latents.shape[0] * latents.shape[1])
     return dataset(found, DRAWS[2:], "")

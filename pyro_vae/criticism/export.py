@@ -1,0 +1,129 @@
+"""Everything about a VAE and some data as one ArviZ tree: draws, predictions, weights, data."""
+
+from __future__ import annotations
+
+import math
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from ..guards import mode, seeded, whole_number
+from ..inference.evidence import TILE_ROWS, khat
+from ..inference.trees import DRAWS, dataset, observed_groups
+from ..rows import DataError
+from ..vae import VAE
+from .draws import guide_draws
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def to_datatree(
+    vae: VAE,
+    x: Any,
+    c: Any = None,
+    *,
+    posterior: xarray.DataTree | None = None,
+    num_samples: int = 500,
+    seed: int = 0,
+) -> xarray.DataTree:
+    """The groups that ArviZ knows, for a VAE and data.
+
+    Arguments:
+        vae: A VAE.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What a conditional VAE is conditional on, a row for each datum.
+        posterior: What :func:`.sample_posterior` gave for these data; left out, draws of the guide take its place.
+        num_samples: The draws of the guide, of the prior and, for predictions, of each chain.
+        seed: The seed of the draws.
+
+    Returns:
+        A tree with ``posterior`` (chain, draw, datum, latent), ``sample_stats`` and ``diagnostics`` where there are
+        chains, ``guide`` (the guide's draws, as one chain, named as in ``posterior``), ``importance`` (``log_weight``
+        of these draws; ``log_evidence``, ``ess`` and ``khat`` of each datum), ``log_likelihood`` of each datum,
+        ``posterior_predictive``, ``prior``, ``prior_predictive`` (of each c, for a conditional VAE), ``observed_data``
+        and ``constant_data``. All in nats.
+
+    Raises:
+        DataError: The data do not fit the likelihood, or are not those of `posterior`.
+    """
+    import xarray
+
+    whole_number("num_samples", num_samples, at_least=1)
+    rows = vae.check(x, c)
+    drawn, log_weight = guide_draws(vae, rows, c, num_samples=num_samples, seed=seed)
+    guide = dataset({"z": drawn["z"][None]}, DRAWS, "latent")
+    groups = {"posterior": guide} if posterior is None else {n: node.to_dataset() for n, node in posterior.items()}
+    z = groups["posterior"]["z"]
+    if z.shape[2:] != drawn["z"].shape[1:]:
+        raise DataError(f"to_datatree needs the data that the posterior was drawn for; got {len(rows)} data")
+    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
+        batch = rows.batch(slice(None), like=vae.reference)
+        groups |= {
+            "guide": guide,
+            "importance": _importance(log_weight),
+            "log_likelihood": _log_likelihood(vae, batch, z),
+            "posterior_predictive": _predicted(vae, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))),
+            **_prior(vae, batch, num_samples),
+        }
+    tree = xarray.DataTree.from_dict(groups | observed_groups(rows))
+    for role, name in (("inference_library", "pyro-ppl"), ("creation_library", "pyro-vae")):
+        tree.attrs |= {role: name, f"{role}_version": metadata.version(name)}
+    tree.attrs["seed"] = seed
+    return tree
+
+
+def _step(z: xarray.DataArray, num_samples: int) -> int:
+    return max(1, z.sizes["draw"] // num_samples)
+
+
+def _importance(log_weight: Tensor) -> xarray.Dataset:
+    total, squares = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
+    by_datum = {
+        "log_evidence": total - math.log(len(log_weight)),
+        "ess": torch.exp(2 * total - squares),
+        "khat": khat(log_weight),
+    }
+    found = dataset({name: values.numpy(force=True) for name, values in by_datum.items()}, DRAWS[2:], "")
+    return found.merge(dataset({"log_weight": log_weight[None].numpy(force=True)}, DRAWS, ""))
+
+
+def _blocks(vae: VAE, z: xarray.DataArray) -> Any:
+    """Draws of latents ``(S, N, *Z)``, a few at a time."""
+    flat = z.values.reshape(-1, *z.shape[2:])
+    step = max(1, TILE_ROWS // z.shape[2])
+    for start in range(0, len(flat), step):
+        yield torch.as_tensor(flat[start : start + step]).to(vae.reference.device)
+
+
+def _log_likelihood(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
+    """log p(x|z) of each datum, over chain, draw and datum."""
+    c = vae._given(len(batch[0]), *batch[1:])
+    blocks = [vae._log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)]
+    return dataset({"x": np.concatenate(blocks).reshape(z.shape[:3])}, DRAWS, "").assign_coords(draw=z.draw)
+
+
+def _predicted(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
+    """Data drawn from p(x|z), one for each draw of z."""
+    c = vae._given(len(batch[0]), *batch[1:])
+    blocks = [vae._decoded(block, c).sample().numpy(force=True) for block in _blocks(vae, z)]
+    drawn = np.concatenate(blocks)
+    return dataset({"x": drawn.reshape(*z.shape[:3], *drawn.shape[2:])}, DRAWS, "feature").assign_coords(draw=z.draw)
+
+
+def _prior(vae: VAE, batch: tuple[Tensor, ...], num_samples: int) -> dict[str, xarray.Dataset]:
+    """Draws of the prior and of data from it; given each c where there is one."""
+    c = vae._given(len(batch[0]), *batch[1:])
+    num = 1 if c is None else len(c)
+    z = vae._latent(c).expand(torch.Size([num])).sample(torch.Size([num_samples]))
+    x = vae._decoded(z, c).sample()
+    leading = DRAWS if c is not None else DRAWS[:2]
+    prior, predicted = (values[None] if c is not None else values[None, :, 0] for values in (z, x))
+    return {
+        "prior": dataset({"z": prior.numpy(force=True)}, leading, "latent"),
+        "prior_predictive": dataset({"x": predicted.numpy(force=True)}, leading, "feature"),
+    }

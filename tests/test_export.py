@@ -1,0 +1,109 @@
+"""The ArviZ tree: its groups and names, a file and back, and the plots that a user would try."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from truth import LinearGaussian
+
+import pyro_vae as pv
+
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
+X = TRUTH.draw(5)
+GROUPS = {"posterior", "sample_stats", "diagnostics", "guide", "importance", "log_likelihood", "observed_data"}
+GROUPS |= {"posterior_predictive", "prior", "prior_predictive"}
+
+
+@pytest.fixture(scope="module")
+def tree():
+    torch.set_default_dtype(torch.float64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = TRUTH.vae(shrink=1.2)
+        posterior = pv.sample_posterior(vae, X, num_samples=300, warmup=200)
+        found = pv.to_datatree(vae, X, posterior=posterior, num_samples=100)
+    torch.set_default_dtype(torch.float32)
+    return found
+
+
+def test_groups_dimensions_and_numbers(tree):
+    assert set(tree.children) == GROUPS
+    assert tree["posterior"].z.dims == tree["guide"].z.dims == ("chain", "draw", "datum", "latent")
+    assert tree["posterior_predictive"].x.dims == ("chain", "draw", "datum", "feature")
+    assert tree["posterior_predictive"].x.shape == (4, 100, 5, 6)
+    assert tree["prior_predictive"].x.dims == ("chain", "draw", "feature")
+    z = tree["posterior"].z.values
+    mean = z @ TRUTH.weight.T + TRUTH.bias
+    exact = (-((X - mean) ** 2) / (2 * TRUTH.noise) - np.log(2 * np.pi * TRUTH.noise) / 2).sum(-1)
+    np.testing.assert_allclose(tree["log_likelihood"].x, exact, rtol=1e-9)
+    evidence = TRUTH.log_evidence(X)
+    assert np.abs(tree["importance"].log_evidence - evidence).max() < 0.5
+    assert tree["importance"].log_weight.dims == ("chain", "draw", "datum")
+    assert abs(float(tree["prior"].z.mean())) < 5 / 200**0.5
+    assert tree.attrs["creation_library"] == "pyro-vae"
+
+
+def test_a_file_and_back(tree, tmp_path):
+    tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
+    again = xarray.open_datatree(tmp_path / "tree.nc", engine="h5netcdf")
+    for name in GROUPS:
+        xarray.testing.assert_equal(again[name].to_dataset().load(), tree[name].to_dataset())
+    assert again.attrs["inference_library"] == "pyro-ppl"
+    again.close()
+
+
+def as_posterior(group):
+    return xarray.DataTree.from_dict({"posterior": group.to_dataset()})
+
+
+PLOTS = {
+    "forest": lambda azp, dt: azp.plot_forest(dt, backend="matplotlib"),
+    "trace": lambda azp, dt: azp.plot_trace(dt, backend="matplotlib"),
+    "dist": lambda azp, dt: azp.plot_dist(dt, backend="matplotlib"),
+    "pair": lambda azp, dt: azp.plot_pair(dt, coords={"datum": 0}, backend="matplotlib"),
+    "rank": lambda azp, dt: azp.plot_rank(dt, backend="matplotlib"),
+    "energy": lambda azp, dt: azp.plot_energy(dt, backend="matplotlib"),
+    "ppc": lambda azp, dt: azp.plot_ppc_dist(dt, backend="matplotlib"),
+    "guide": lambda azp, dt: azp.plot_forest({"mcmc": dt, "guide": as_posterior(dt["guide"])}, backend="matplotlib"),
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_plots_of_arviz(tree, name, tmp_path):
+    import arviz_plots
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        PLOTS[name](arviz_plots, tree).savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_loo_and_its_khat(tree, tmp_path):
+    import arviz_plots
+    import arviz_stats
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # latents of a datum depend on the datum: k-hat is large, and ArviZ says so
+        loo = arviz_stats.loo(tree, pointwise=True)
+        assert loo.n_data_points == 5
+        arviz_plots.plot_khat(loo, backend="matplotlib").savefig(tmp_path / "khat.png")
+    assert (tmp_path / "khat.png").stat().st_size > 5000
+
+
+def test_without_chains_the_guide_stands_in():
+    x = np.random.default_rng(0).poisson(2.0, (6, 3)).astype(float)
+    x[0, 0] = np.nan
+    vae = pv.build(x, c=np.arange(6) % 2, latent=2, prior="gamma", likelihood="poisson", hidden=[4])
+    tree = pv.to_datatree(vae, x, np.arange(6) % 2, num_samples=30)
+    xarray.testing.assert_equal(tree["posterior"].to_dataset(), tree["guide"].to_dataset())
+    assert "sample_stats" not in tree.children
+    assert tree["prior_predictive"].x.dims == ("chain", "draw", "datum", "feature")
+    assert tree["constant_data"].c.shape == (6,)
+    assert tree["log_likelihood"].x.notnull().all()
+
+
+def test_other_data_are_refused(tree):
+    with pytest.raises(pv.DataError, match="to_datatree needs the data that the posterior was drawn for; got 4 data"):
+        pv.to_datatree(TRUTH.vae(), X[:4], posterior=tree)
