@@ -16,6 +16,8 @@ from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
 from .conditionals.vectors import *
+from .criticism.calibration import calibrate as calibrate
+from .criticism.calibration import check_predictions as check_predictions
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.posteriors import compare_posteriors as compare_posteriors

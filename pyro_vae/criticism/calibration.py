@@ -1,0 +1,178 @@
+r"""Is the guide right on average? Simulation-based calibration, and predictive checks of the model.
+
+Draw :math:`z \sim p(z)` and :math:`x \sim p(x \mid z)`: then z is one draw of :math:`p(z \mid x)`, and among L
+others its rank is uniform (Talts et al., 2018, https://arxiv.org/abs/1804.06788). A guide that is shifted makes ranks
+lean to one side, one that is narrow heaps them at both ends. Beside each latent, :math:`\log p(x, z)` is ranked: it
+sees what no single latent shows, such as a correlation that is missed.
+
+A test for a lean (ranks) and one for heaps (their distance from the middle) is made for each quantity, by Kolmogorov
+and Smirnov; the verdict is by the smallest of all p-values, times their number (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+
+from ..guards import mode, seeded, whole_number
+from ..inference.mcmc import sample_posterior
+from ..inference.trees import dataset
+from ..vae import VAE
+from .draws import flat, guide_draws
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+REJECTED = 1e-3  # the p-value below which the verdict is no
+
+
+def calibrate(
+    vae: VAE,
+    c: Any = None,
+    *,
+    num_simulations: int = 500,
+    num_samples: int = 99,
+    kernel: str | None = None,
+    seed: int = 0,
+) -> xarray.Dataset:
+    """Simulation-based calibration of the guide, or of MCMC.
+
+    Arguments:
+        vae: A VAE over continuous latents.
+        c: For a conditional VAE: rows to simulate for; they are repeated as often as it takes.
+        num_simulations: How many data are simulated from the model.
+        num_samples: The draws L that each true z is ranked among.
+        kernel: Left out, the guide is judged; ``"hmc"`` or ``"nuts"`` judges MCMC, thinned to L draws: the control.
+        seed: The seed of the simulations and draws.
+
+    Returns:
+        A dataset over simulation and quantity (``z_0``, ``z_1``, ..., ``log_joint``): ``rank``, between 0 and 1;
+        over quantity: ``p_lean`` and ``p_heaped``. Attributes: ``p_value``, the verdict's, and ``calibrated``,
+        whether it is at least 0.001.
+
+    Raises:
+        TypeError: The latents are discrete.
+        ValueError: An option makes no sense.
+    """
+    whole_number("num_simulations", num_simulations, at_least=20)
+    whole_number("num_samples", num_samples, at_least=25)
+    if vae.is_discrete:
+        raise TypeError("calibrate needs continuous latents; over discrete ones compare the guide's probabilities")
+    z, x, given = _simulated(vae, c, num_simulations, seed)
+    if kernel is None:
+        drawn = guide_draws(vae, x, given, num_samples=num_samples, seed=seed + 1)[0]["z"]
+    else:
+        tree = sample_posterior(vae, x, given, kernel=kernel, num_samples=10 * num_samples, seed=seed + 1)
+        drawn = tree["posterior"].z.values.reshape(-1, num_simulations, *z.shape[1:])
+        drawn = drawn[np.linspace(0, len(drawn) - 1, num_samples).astype(int)]
+    both = np.concatenate([z[None], drawn])
+    quantities = np.concatenate([flat({"z": both}, 2), _log_joint(vae, x, given, both)[..., None]], -1)
+    names = [f"z_{number}" for number in range(quantities.shape[-1] - 1)] + ["log_joint"]
+    return _judged(_ranks(quantities, seed + 2), names)
+
+
+def _simulated(vae: VAE, c: Any, num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """True latents, data, and the c that they were made for."""
+    given = None
+    if c is not None:
+        given = np.resize(np.asarray(c), (num, *np.shape(c)[1:]))
+    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
+        encoded = vae._checked(num, given)
+        z = vae._latent(encoded).expand(torch.Size([num])).sample()
+        x = vae._decoded(z, encoded).sample()
+    return z.numpy(force=True), x.numpy(force=True), given
+
+
+def _log_joint(vae: VAE, x: np.ndarray, c: Any, z: np.ndarray) -> np.ndarray:
+    """log p(x, z) of latents ``(L, N, *Z)``, shape ``(L, N)``."""
+    rows = vae.check(x, c)
+    with torch.no_grad(), mode(vae, training=False), pyro.validation_enabled(False):
+        first, *given = rows.batch(slice(None), like=vae.reference)
+        encoded = vae._given(len(first), *given)
+        blocks = np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / 4096)))
+        on = vae.reference.device
+        return np.concatenate(
+            [vae._log_joint(first, torch.as_tensor(block).to(on), encoded).numpy(force=True) for block in blocks]
+        )
+
+
+def _ranks(quantities: np.ndarray, seed: int) -> np.ndarray:
+    """The place of the first of ``(1 + L, N, Q)`` among the others: uniform on (0, 1), ties broken at random."""
+    below = (quantities[1:] < quantities[0]).sum(0)
+    ties = (quantities[1:] == quantities[0]).sum(0)
+    uniform = np.random.default_rng(seed).random(below.shape)
+    return (below + uniform * (ties + 1)) / len(quantities)
+
+
+def _judged(rank: np.ndarray, names: list[str]) -> xarray.Dataset:
+    from scipy import stats
+
+    lean = [float(stats.kstest(each, "uniform").pvalue) for each in rank.T]
+    heaped = [float(stats.kstest(np.abs(2 * each - 1), "uniform").pvalue) for each in rank.T]
+    found = dataset({"rank": rank}, ("simulation", "quantity"), "").assign_coords(quantity=names)
+    found = found.assign(p_lean=("quantity", lean), p_heaped=("quantity", heaped))
+    p_value = min(1.0, 2 * len(names) * min(*lean, *heaped))
+    return found.assign_attrs(p_value=p_value, calibrated=int(p_value >= REJECTED))
+
+
+STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.nanmean,
+    "sd": np.nanstd,
+    "min": np.nanmin,
+    "max": np.nanmax,
+    "zeros": lambda x: float(np.mean(x[~np.isnan(x)] == 0)),
+}
+
+
+def check_predictions(
+    vae: VAE,
+    x: Any,
+    c: Any = None,
+    *,
+    statistics: Mapping[str, Callable[[np.ndarray], float]] | None = None,
+    num_samples: int = 200,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """Posterior predictive check: statistics of the data against those of data that the model makes of them.
+
+    Arguments:
+        vae: A VAE.
+        x: Data of shape ``(N, *X)``, NaN where missing: missing cells are left out on both sides.
+        c: What a conditional VAE is conditional on, a row for each datum.
+        statistics: By name, functions of an array of the shape of x (default: mean, sd, min, max, share of zeros).
+        num_samples: How many data sets are drawn: z from the guide, then x from p(x|z).
+        seed: The seed of the draws.
+
+    Returns:
+        A frame with a row for each statistic: ``observed``, ``mean`` and ``sd`` over the data sets drawn, and
+        ``p_value``, two-sided; small where the model does not make data like these. It is not uniform under a true
+        model, but closer to 1/2 (Gelman et al., 1996), since the data are used twice.
+
+    Raises:
+        DataError: The data do not fit the likelihood.
+    """
+    import pandas
+
+    whole_number("num_samples", num_samples, at_least=1)
+    statistics = STATISTICS if statistics is None else statistics
+    rows = vae.check(x, c)
+    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
+        first, *given = rows.batch(slice(None), like=vae.reference)
+        encoded = vae._given(len(first), *given)
+        guide, hidden, drawn = vae._encoded(first, encoded), first.isnan(), []
+        for _ in range(num_samples):
+            again = vae._decoded(guide.sample(), encoded).sample().to(first)
+            again = again.masked_fill(hidden, math.nan).numpy(force=True)
+            drawn.append([function(again) for function in statistics.values()])
+    table = pandas.DataFrame(index=list(statistics))
+    values, observed = np.array(drawn, dtype=float), [float(f(first.numpy(force=True))) for f in statistics.values()]
+    above = ((values > observed) + 0.5 * (values == observed)).mean(0)
+    table["observed"], table["mean"], table["sd"] = observed, values.mean(0), values.std(0)
+    table["p_value"] = np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0)
+    return table

@@ -1,0 +1,98 @@
+"""Simulation-based calibration tells right guides from wrong ones; predictive checks tell right models."""
+
+import numpy as np
+import pytest
+import torch
+from truth import LinearGaussian, affine
+
+import pyro_vae as pv
+
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
+
+
+def test_an_exact_guide_is_accepted():
+    found = pv.calibrate(TRUTH.vae())
+    assert found.attrs["p_value"] > 1e-3
+    assert found.attrs["calibrated"]
+    assert list(found.quantity.values) == ["z_0", "z_1", "log_joint"]
+    assert found["rank"].shape == (500, 3)
+    assert ((found["rank"] > 0) & (found["rank"] < 1)).all()
+
+
+def test_an_exact_guide_is_accepted_as_often_as_it_should_be():
+    """The single p-values are uniform over seeds: the least of 40 is no miracle."""
+    found = [pv.calibrate(TRUTH.vae(), num_simulations=100, num_samples=49, seed=seed) for seed in range(40)]
+    lean = np.concatenate([each.p_lean.values for each in found])
+    assert lean.min() > 1e-4
+    assert 0.35 < np.mean(lean) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("wrong", "test"),
+    [
+        ({"shift": 0.5}, "p_lean"),
+        ({"shift": -0.5}, "p_lean"),
+        ({"shrink": 0.6}, "p_heaped"),
+        ({"shrink": 1.7}, "p_heaped"),
+    ],
+)
+def test_a_biased_or_misjudged_spread_is_rejected(wrong, test):
+    found = pv.calibrate(TRUTH.vae(**wrong))
+    assert found.attrs["p_value"] < 1e-6
+    assert not found.attrs["calibrated"]
+    assert (found[test].sel(quantity=["z_0", "z_1"]) < 1e-6).all()
+
+
+def test_a_missed_correlation_is_seen_by_the_joint_density():
+    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.95], [0.0, 0.3]]), TRUTH.bias, TRUTH.noise)
+    covariance, gain = truth.posterior()
+    vae = truth.vae()
+    scale = torch.as_tensor(np.sqrt(np.diag(covariance)))
+    vae.posterior = pv.Amortised(affine(gain, -gain @ truth.bias), pv.Normal((2,), scale=scale))
+    found = pv.calibrate(vae, num_simulations=1000)
+    assert (found.p_lean.sel(quantity=["z_0", "z_1"]) > 1e-3).all()
+    assert float(found.p_lean.sel(quantity="log_joint")) < 1e-6
+
+
+def test_mcmc_as_the_control():
+    found = pv.calibrate(TRUTH.vae(shrink=0.5), kernel="hmc", num_simulations=200, num_samples=39)
+    assert found.attrs["calibrated"]
+
+
+def test_a_conditional_vae_is_simulated_for_the_c_given():
+    x, c = TRUTH.draw(60), np.arange(60) % 3
+    vae = pv.build(x, c=c, latent=2, likelihood={"name": "normal", "scale": 0.5}, hidden=[8])
+    found = pv.calibrate(vae, c, num_simulations=50, num_samples=29)
+    assert found["rank"].shape == (50, 3)
+    with pytest.raises(pv.DataError, match="this VAE is conditional: give c"):
+        pv.calibrate(vae)
+
+
+def test_what_cannot_be_calibrated():
+    x = np.random.default_rng(0).poisson(2.0, (20, 3))
+    with pytest.raises(TypeError, match="calibrate needs continuous latents"):
+        pv.calibrate(pv.build(x, latent=3, prior="one_hot", likelihood="poisson", hidden=[4]))
+    with pytest.raises(ValueError, match="num_simulations must be a whole number from 20; got 3"):
+        pv.calibrate(TRUTH.vae(), num_simulations=3)
+
+
+def test_predictions_of_the_true_model_and_of_a_wrong_one():
+    x = TRUTH.draw(400)
+    right = pv.check_predictions(TRUTH.vae(), x)
+    assert list(right.columns) == ["observed", "mean", "sd", "p_value"]
+    assert (right.p_value.loc[["mean", "sd", "min", "max"]] > 0.01).all()
+    np.testing.assert_allclose(right.observed["sd"], x.std())
+    noisy = LinearGaussian(TRUTH.weight, TRUTH.bias, 4 * TRUTH.noise)
+    wrong = pv.check_predictions(
+        noisy.vae(), x, statistics={"sd": np.nanstd, "residual": lambda y: np.nanmax(np.abs(y))}
+    )
+    assert wrong.p_value["sd"] < 0.02
+    assert wrong["mean"]["sd"] > wrong.observed["sd"]
+
+
+def test_missing_cells_are_left_out_of_predictions():
+    x = TRUTH.draw(50)
+    x[::2, 0] = np.nan
+    counted = []
+    pv.check_predictions(TRUTH.vae(), x, statistics={"seen": lambda y: counted.append(np.isnan(y).sum()) or 0.0})
+    assert set(counted) == {25}
