@@ -23,6 +23,7 @@ from .criticism.gaps import gaps as gaps
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .data import binarize as binarize
 from .data import binarize_afresh as binarize_afresh
+from .inference.em import MonteCarloEM as MonteCarloEM
 from .inference.evidence import khat as khat
 from .inference.evidence import log_evidence as log_evidence
 from .inference.mcmc import sample_posterior as sample_posterior

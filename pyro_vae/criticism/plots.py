@@ -134,3 +134,59 @@ def _curve(axes: Axes, label: str, results: Mapping[int, xarray.Dataset], colour
     error = 2 * np.array([results[k].attrs["mean_se"] for k in num_samples])
     axes.plot(num_samples, mean, marker="o", color=colour, label=f"{label} ± 2 SE")
     axes.fill_between(num_samples, mean - error, mean + error, color=colour, alpha=0.2)
+
+
+def posteriors(comparison: xarray.Dataset) -> Figure:
+    """The guide against MCMC: errors of the means, ratios of the standard deviations, KL by datum.
+
+    Arguments:
+        comparison: What :func:`~pyro_vae.compare_posteriors` gave.
+    """
+    figure = _figure(11.0, 3.4)
+    left, middle, right = figure.subplots(1, 3)
+    for axes, name, exact, label in (
+        (left, "mean_error", 0.0, "guide's mean less MCMC's, in posterior sd"),
+        (middle, "sd_ratio", 1.0, "guide's sd over MCMC's"),
+    ):
+        axes.hist(comparison[name].values.ravel(), bins=40, color="C0", alpha=0.8)
+        axes.axvline(exact, color="black", linewidth=1.0, linestyle="--")
+        axes.set(xlabel=label, ylabel="data and latents" if axes is left else "")
+    order = np.argsort(comparison.kl.values)
+    kl, error, trusted = (comparison[name].values[order] for name in ("kl", "kl_se", "khat"))
+    for light, colour, label in ((trusted <= 0.7, "C0", "k-hat ≤ 0.7"), (trusted > 0.7, "C3", "k-hat > 0.7: at least")):
+        if light.any():
+            at = np.flatnonzero(light)
+            right.errorbar(at, kl[light], 2 * error[light], fmt=".", color=colour, elinewidth=0.8, label=label)
+    right.set(xlabel="data, in order", ylabel="KL(q‖p) in nats ± 2 SE", ylim=(min(0.0, float(kl.min())), None))
+    right.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def calibration(found: xarray.Dataset) -> Figure:
+    """Ranks against uniform: their distribution function less the diagonal, inside a band where the guide is right.
+
+    The band holds a whole curve with 95 % (Massart, 1990). A curve that rises first: truths lie low among the draws.
+
+    Arguments:
+        found: What :func:`~pyro_vae.calibrate` gave.
+    """
+    figure = _figure(5.5, 3.6)
+    axes = figure.subplots()
+    at = np.linspace(0, 1, 201)
+    band = math.sqrt(math.log(2 / 0.05) / (2 * found.sizes["simulation"]))
+    axes.fill_between(at, -band, band, color="0.85", label="95 % of exact guides")
+    for number, name in enumerate(found.quantity.values):
+        rank = np.sort(found["rank"].values[:, number])
+        share = np.searchsorted(rank, at, side="right") / len(rank)
+        last = name == "log_joint"
+        axes.plot(
+            at, share - at, color="black" if last else f"C{number % 10}", linewidth=1.6 if last else 1.0, label=name
+        )
+    verdict = "not rejected" if found.attrs["calibrated"] else "rejected"
+    axes.set(
+        xlabel="rank of the truth",
+        ylabel="ECDF less the diagonal",
+        title=f"p = {found.attrs['p_value']:.2g}: {verdict}",
+    )
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    return figure

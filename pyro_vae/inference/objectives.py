@@ -47,7 +47,7 @@ from .terms import log_density, names, sites, under_particles
 GRADIENTS = ("pathwise", "stl", "dreg", "piwae")
 
 
-class _Objective(ELBO):
+class Objective(ELBO):
     """An ELBO on traces of guide and replayed model under one plate of particles, outside the data plate."""
 
     groups = 1
@@ -80,7 +80,7 @@ class _Objective(ELBO):
         return model_trace, guide_trace
 
 
-class ImportanceWeighted(_Objective):
+class ImportanceWeighted(Objective):
     r"""The importance-weighted bound: weights per datum, in any number of groups, with a choice of gradients.
 
     The loss is minus :math:`\mathcal{L}_{M,K}`, for piwae minus :math:`\mathcal{L}_{1,MK}`. Masks count; scales do not:
@@ -134,12 +134,12 @@ class ImportanceWeighted(_Objective):
         loss = self._loss(log_model - log_guide)
         if self.gradient == "piwae":
             of_model, of_guide = _parameters(guide, model_trace, guide_trace)
-            _backward(loss, of_model)
-            _backward(-_bound(log_model - log_guide, self.groups), of_guide)
+            backward(loss, of_model)
+            backward(-_bound(log_model - log_guide, self.groups), of_guide)
         elif self.gradient == "dreg":
-            _backward(self._doubly_reparameterised(sites(model_trace, observed=False), log_model, log_guide))
+            backward(self._doubly_reparameterised(sites(model_trace, observed=False), log_model, log_guide))
         else:
-            _backward(loss)
+            backward(loss)
         return loss.item()
 
     def _log_densities(self, model_trace: Trace, guide_trace: Trace, data: int) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ class ImportanceWeighted(_Objective):
         return -(weight * log_model - weight.square() * log_guide).sum() / self.groups
 
 
-class FreeBits(_Objective):
+class FreeBits(Objective):
     r"""The ELBO with free bits: the guide is not charged for the first nats of each latent dimension.
 
     .. math:: -\sum_n \mathrm{E}_q \log p(x_n \mid z) + \sum_j \max\Big(N \lambda, \sum_n \mathrm{KL}_{nj}\Big)
@@ -203,7 +203,7 @@ class FreeBits(_Objective):
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the data; adds to the gradients of all parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        _backward(loss)
+        backward(loss)
         return loss.item()
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
@@ -280,7 +280,7 @@ def _parameters(guide: Callable, *traces: Trace) -> tuple[list[Tensor], list[Ten
     return [p for p in shown[0] if p not in of_guide], [p for p in shown[-1] if p in of_guide]
 
 
-def _backward(loss: Tensor, inputs: list[Tensor] | None = None) -> None:
+def backward(loss: Tensor, inputs: list[Tensor] | None = None) -> None:
     """Backward, where there is something to train; with `inputs` only for those, and the graph is kept."""
     if loss.requires_grad and inputs != []:
         loss.backward(inputs=inputs, retain_graph=inputs is not None)

@@ -23,8 +23,9 @@ from pyro.infer import ELBO
 from ..guards import mode, own_store, seeded, whole_number
 from ..rows import DataError, Rows
 from ..vae import VAE
+from .em import MonteCarloEM
 from .monitor import warn_of_collapse, watch
-from .objectives import FreeBits, ImportanceWeighted
+from .objectives import FreeBits, ImportanceWeighted, Objective
 from .progress import progress_bar
 from .run import Run
 from .schedules import Schedule, as_schedule
@@ -43,6 +44,7 @@ losses: dict[str, tuple[type[ELBO], int, dict[str, Any]]] = {  # the ELBO, its u
     "wake_sleep": (infer.ReweightedWakeSleep, 2, {"insomnia": 0.0, "num_sleep_particles": 1}),
     "stl": (ImportanceWeighted, 16, {"gradient": "stl"}),
     "dreg": (ImportanceWeighted, 16, {"gradient": "dreg"}),
+    "mcem": (MonteCarloEM, 4, {}),
     "miwae": (ImportanceWeighted, 8, {"groups": 8}),
     "piwae": (ImportanceWeighted, 8, {"groups": 8, "gradient": "piwae"}),
 }
@@ -77,9 +79,9 @@ def fit(
             validation loss are restored at the end. Its KL term is weighed by the largest beta of the schedule.
         loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field (analytic KL), enum, iwae,
             renyi (alpha 0.5), wake_sleep; iwae with other gradients: stl, dreg; in 8 groups: miwae, piwae
-            (Rainforth et al., 2018; the MIWAE of missing data is iwae on data with NaN).
+            (Rainforth et al., 2018; the MIWAE of missing data is iwae on data with NaN); mcem, by HMC, without a bound.
         particles: The samples of z for each datum (default: 16 for iwae and its kin and renyi, 8 a group for miwae and
-            piwae, 2 for wake_sleep, else 1).
+            piwae, 4 for mcem, 2 for wake_sleep, else 1).
         beta: The weight of the KL term: a number, or a function of the epoch such as :func:`linear_warmup`.
         free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`), against collapse.
         epochs: How often the data are gone through.
@@ -163,14 +165,14 @@ def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: fl
         cls, usual, options = losses[loss]
         particles = usual if particles is None else particles
         whole_number("particles", particles, at_least=2 if loss == "wake_sleep" else 1)
-        if cls is not ImportanceWeighted:
+        if not issubclass(cls, Objective):
             options = {"max_plate_nesting": 1, "vectorize_particles": particles > 1, **options}
         loss = cls(num_particles=particles, **options)
     elif not isinstance(loss, ELBO):
         raise TypeError(f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}")
     elif particles is not None:
         raise ValueError(f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own")
-    if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep, ImportanceWeighted)) and beta != 1.0:
+    if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep, ImportanceWeighted, MonteCarloEM)) and beta != 1.0:
         raise ValueError(
             f"fit: beta weighs the KL term of an ELBO, and {type(loss).__name__} has none: a weight inside the mean of "
             f"importance weights bounds nothing; use loss='elbo' or 'mean_field', or leave beta at 1"
