@@ -21,6 +21,7 @@ from .criticism.calibration import check_predictions as check_predictions
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.posteriors import compare_posteriors as compare_posteriors
+from .criticism.report import report as report
 from .data import binarize as binarize
 from .data import binarize_afresh as binarize_afresh
 from .inference.em import MonteCarloEM as MonteCarloEM

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .files import write
 from .spec import build, describe
 from .vae import VAE
 
@@ -40,15 +40,7 @@ def save(vae: VAE, path: str | Path) -> None:
     versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
     about = {"format": FORMAT, "spec": _verified(vae), "versions": json.dumps(versions)}
     content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write(path, content)
 
 
 def _verified(vae: VAE) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+PIPED_WIDTH = 200  # of tables that no terminal shows: one line for each entry
+
 
 class Command(TyperGroup):
     """The command line as a whole."""
@@ -59,3 +61,6 @@ def _is_message(error: Exception) -> bool:
     if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != __package__:
         return False
     return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+
+
+app = typer.Typer(cls=Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")

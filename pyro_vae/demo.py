@@ -20,16 +20,18 @@ from . import data
 from .checkpoint import save
 from .conditionals.discrete import Binomial
 from .criticism import plots
+from .criticism.report import report
 from .inference.evidence import KHAT_LIMIT, log_evidence
 from .inference.svi import fit
 from .spec import build
 from .vae import VAE
 
 NUM_SAMPLES = (1, 10, 100, 5000)
+MCMC_DATA = 50
 
 
 def demo(out: Path, epochs: int, num_samples: int) -> None:
-    """Fit, print a table of log p(x) and baselines, write the model and four pictures.
+    """Fit, print a table of log p(x) and baselines, write the model, four pictures and a report.
 
     Arguments:
         out: The folder for the model and the pictures.
@@ -53,7 +55,9 @@ def demo(out: Path, epochs: int, num_samples: int) -> None:
     console.print(_table(curves, _independent_pixels(digits)))
     console.print(_verdict(curves["importance sampling"][num_samples]))
     _write(out, vae, history, digits, curves)
-    console.print(f"The model and four pictures are in {out}.")
+    console.print(f"Held against MCMC on {MCMC_DATA} digits, the guide and its calibration: the report takes a moment.")
+    report(vae, digits.test, out / "report.html", history=history, labels=digits.test_labels, num_mcmc=MCMC_DATA)
+    console.print(f"The model, four pictures and report.html are in {out}.")
 
 
 @dataclass(frozen=True)

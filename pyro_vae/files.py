@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,16 @@ def _read_idx(path: Path) -> np.ndarray:
     shape = np.frombuffer(content, ">u4", rank, offset=4)
     values = np.frombuffer(content, kinds[content[2]], offset=4 + 4 * rank)
     return values.reshape([int(size) for size in shape])
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

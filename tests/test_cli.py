@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+import xarray
 from matplotlib import image
 from typer.testing import CliRunner
 
@@ -63,7 +64,7 @@ def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
         assert part in result.output
     files = {file.name for file in (tmp_path / "demo").iterdir()}
     pictures = {"reconstructions.png", "samples.png", "latent_space.png", "bounds.png"}
-    assert files == pictures | {"model.safetensors", "history.csv"}
+    assert files == pictures | {"model.safetensors", "history.csv", "report.html"}
     for name in pictures:
         assert image.imread(tmp_path / "demo" / name)[..., :3].std() > 0.01, name
     means = [float(value) for value in re.findall(r"sampling +│ +\d+ │ +(-[\d.]+)", result.output)]
@@ -338,6 +339,13 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     ("flag", [*FIT, "--epoch", "1"], "No such option: --epoch"),
     ("no flag", ["fit", "counts.npy"], "Missing option '--out' / '-o'. See "),
     ("command", ["dmo"], "No such command 'dmo'. Did you mean 'demo'? See "),
+    (
+        "no such kernel",
+        ["compare", "model.safetensors", "counts.npy", "--kernel", "gibbs"],
+        "no kernel is named 'gibbs'; ",
+    ),
+    ("tree", ["mcmc", "model.safetensors", "counts.npy", "-o", "tree.txt"], "the file must end in .nc; got 'tree.txt'"),
+    ("report", ["report", "model.safetensors", "counts.npy", "-o", "r.txt"], "the file must end in .html; got 'r.txt'"),
     ("no model", ["sample", "none.safetensors"], "none.safetensors could not be read as a model: "),
     ("other file", ["sample", "one.npy"], "one.npy could not be read as a model: "),
     (
@@ -461,3 +469,25 @@ def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
         assert "--module no_part: No module named 'no_part'" in run("describe", "normal", "--module", "no_part").stderr
     finally:
         pv.Conditional.registry.pop("cli_gumbel", None)
+
+
+def test_the_guide_is_held_against_mcmc(files):
+    result = done("compare", "model.safetensors", "counts.npy", "-n", 5, "-o", "guide.csv", "--picture", "guide.png")
+    for measure in ("mean error", "sd ratio", "c2st", "coverage", "kl", "exact", "worst tenth"):
+        assert measure in result.output
+    assert len(pandas.read_csv("guide.csv")) == 5
+    assert image.imread("guide.png")[..., :3].std() > 0.01
+    quick = ["--num-samples", 100, "--warmup", 100, "--chains", 2]
+    told = done("mcmc", "model.safetensors", "counts.npy", "-n", 4, "-o", "tree.nc", *quick).output
+    assert "2 chains of 100 draws for 4 data: R-hat at most 1." in told
+    tree = xarray.open_datatree("tree.nc", engine="h5netcdf")
+    assert tree["posterior"].z.shape == (2, 100, 4, 2)
+    assert "importance" in tree.children
+    tree.close()
+
+
+def test_a_report_of_a_saved_model(files):
+    assert (
+        "The report is in r.html" in done("report", "model.safetensors", "counts.npy", "-o", "r.html", "-n", 4).output
+    )
+    assert "Guide against MCMC, 4 data" in (files / "r.html").read_text()

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "pyro_vae"
 LAYERS = [  # from the top; a module may import from lower layers, and from its own folder
     {"__main__"},
     {"cli", "estimator"},
-    {"command"},
+    {"judging"},
+    {"command", "arguments"},
     {"catalogue", "demo"},
     {"criticism"},
     {"inference"},

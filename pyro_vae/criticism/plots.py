@@ -15,6 +15,7 @@ from ..guards import mode, seeded
 from ..vae import VAE
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -189,4 +190,41 @@ def calibration(found: xarray.Dataset) -> Figure:
         title=f"p = {found.attrs['p_value']:.2g}: {verdict}",
     )
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+    return figure
+
+
+def training(history: pandas.DataFrame) -> Figure:
+    """Loss and validation loss by epoch; the KL of the guide from the prior, and what it tells of x.
+
+    Arguments:
+        history: What :func:`~pyro_vae.fit` gave.
+    """
+    figure = _figure(9.0, 3.2)
+    left, right = figure.subplots(1, 2)
+    for axes, names in ((left, ("loss", "validation")), (right, ("kl", "mutual_information"))):
+        for name in (name for name in names if name in history):
+            axes.plot(history.epoch, history[name], label=name.replace("_", " "))
+        axes.set(xlabel="epoch", ylabel="nats per datum")
+        axes.legend(frameon=False)
+    losses = history.filter(items=["loss", "validation"]).iloc[len(history) // 10 :].values  # not the first steps
+    left.set_ylim(losses.min() - 0.05 * np.ptp(losses) - 1e-3, losses.max() + 0.1 * np.ptp(losses) + 1e-3)
+    return figure
+
+
+def evidence(result: xarray.Dataset) -> Figure:
+    """log p(x) of all data, and the k-hat that says which to trust.
+
+    Arguments:
+        result: What :func:`~pyro_vae.log_evidence` gave.
+    """
+    figure = _figure(9.0, 3.2)
+    left, right = figure.subplots(1, 2)
+    values, shape = result.log_evidence.values, result.khat.values
+    left.hist(values[np.isfinite(values)], bins=40, color="C0", alpha=0.8)
+    left.axvline(result.attrs["mean"], color="black", linewidth=1.0, linestyle="--")
+    left.set(xlabel="log p(x) in nats, dashed: the mean", ylabel="data")
+    known = np.isfinite(shape)
+    right.scatter(np.flatnonzero(known), shape[known], s=8, c=np.where(shape[known] > 0.7, "C3", "C0"))
+    right.axhline(0.7, color="black", linewidth=1.0, linestyle="--")
+    right.set(xlabel="datum", ylabel="k-hat, above 0.7: a lower bound only")
     return figure

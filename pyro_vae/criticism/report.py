@@ -1,0 +1,251 @@
+"""One HTML file that says what a VAE is, how well it fits, and how far its guide and its numbers can be trusted."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tomli_w
+
+from ..files import write
+from ..guards import whole_number
+from ..inference.evidence import KHAT_LIMIT, log_evidence
+from ..inference.mcmc import sample_posterior
+from ..rows import Rows
+from ..spec import describe
+from ..vae import VAE
+from . import plots
+from .calibration import calibrate, check_predictions
+from .posteriors import compare_posteriors, summarize
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+SHOWN = 12  # reconstructions
+STYLE = """
+:root { color-scheme: light; --line: #d8dce3; --soft: #5b6472; --good: #1a7f4b; --fair: #b26a00; --bad: #b3261e }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f27; margin: 0 auto; max-width: 62rem; padding: 1.2rem }
+h1 { font-size: 1.7rem; margin: .2rem 0 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem }
+p, li { max-width: 46rem } .soft { color: var(--soft) }
+img, svg { max-width: 100%; height: auto; display: block }
+.wide { overflow-x: auto; margin: .6rem 0 } img.big { min-width: 42rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .85rem }
+.light { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .45em }
+.good { background: var(--good) } .fair { background: var(--fair) } .bad { background: var(--bad) }
+"""
+
+
+def report(
+    vae: VAE,
+    x: Any,
+    path: str | Path,
+    c: Any = None,
+    *,
+    history: pandas.DataFrame | None = None,
+    labels: Any = None,
+    num_samples: int = 1000,
+    num_mcmc: int = 50,
+    num_simulations: int = 500,
+    seed: int = 0,
+) -> Path:
+    """Write a report on a VAE and data it has not seen: one HTML file, with its pictures inside.
+
+    Arguments:
+        vae: A VAE.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        path: The .html file.
+        c: What a conditional VAE is conditional on, a row for each datum.
+        history: What :func:`~pyro_vae.fit` gave, for the curves of training.
+        labels: A class for each datum; they colour the picture of the latents and play no other part.
+        num_samples: The samples for log p(x) of each datum.
+        num_mcmc: How many of the data, the first, are held against MCMC; 0 for none.
+        num_simulations: How many data are simulated to calibrate the guide; 0 for none.
+        seed: The seed of all draws.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: The data do not fit the likelihood.
+        ValueError: The path does not end in .html, or an option makes no sense.
+    """
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"report writes an .html file; got {path.name!r}")
+    whole_number("num_mcmc", num_mcmc, at_least=0)
+    whole_number("num_simulations", num_simulations, at_least=0)
+    rows = vae.check(x, c)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
+        parts = [
+            *_model(vae, rows),
+            *([] if history is None else _training(history)),
+            *_evidence(vae, rows, c, num_samples, seed),
+            *_fit(vae, rows, c, labels, seed),
+            *(_mcmc(vae, rows, c, min(num_mcmc, len(rows)), seed) if num_mcmc and not vae.is_discrete else []),
+            *(_calibration(vae, c, num_simulations, seed) if num_simulations and not vae.is_discrete else []),
+        ]
+    write(path, _page(parts).encode())
+    return path
+
+
+def _model(vae: VAE, rows: Rows) -> Iterator[str]:
+    spec = describe(vae)
+    names = {role: spec[role]["name"] for role in ("prior", "likelihood", "guide")}
+    number = sum(parameter.numel() for parameter in vae.parameters())
+    yield f"<h1>A variational autoencoder: {escape(names['prior'])}, {escape(names['likelihood'])}</h1>"
+    yield (
+        f"<p class=soft>{len(rows)} data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}, "
+        f"{number:,} parameters. All densities in nats, per datum.</p>"
+    )
+    yield "<h2>Model</h2>" + _diagram(names, len(rows), vae.condition is not None)
+    yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
+
+
+def _diagram(names: dict[str, str], num: int, conditional: bool) -> str:
+    """The plate of the data: latents, data, what each is drawn from, and the guide as a dashed arrow."""
+    node = '<circle cx="{x}" cy="75" r="24" fill="{fill}" stroke="#1b1f27"/><text x="{x}" y="81" {mid}>{name}</text>'
+    mid = 'text-anchor="middle" font-size="17" font-style="italic"'
+    small = 'text-anchor="middle" font-size="12" fill="#5b6472"'
+    parts = [
+        '<svg viewBox="0 0 460 170" width="460" role="img" aria-label="plate diagram" font-family="sans-serif">',
+        '<defs><marker id="tip" markerWidth="9" markerHeight="9" refX="8" refY="4" orient="auto">'
+        '<path d="M0 0 L9 4 L0 8 z"/></marker></defs>',
+        '<rect x="70" y="12" width="320" height="140" rx="8" fill="none" stroke="#9aa3b0"/>',
+        f'<text x="380" y="144" text-anchor="end" font-size="12" fill="#5b6472">data: {num}</text>',
+        node.format(x=140, fill="white", mid=mid, name="z"),
+        node.format(x=320, fill="#dfe3ea", mid=mid, name="x"),
+        '<path d="M164 68 L294 68" stroke="#1b1f27" marker-end="url(#tip)"/>',
+        '<path d="M302 92 C 260 128 200 128 159 93" fill="none" stroke="#1b1f27" stroke-dasharray="4 3" '
+        'marker-end="url(#tip)"/>',
+        f'<text x="140" y="38" {small}>{escape(names["prior"])}</text>',
+        f'<text x="230" y="58" {small}>{escape(names["likelihood"])}</text>',
+        f'<text x="230" y="136" {small}>guide: {escape(names["guide"])}</text>',
+    ]
+    if conditional:
+        parts += [node.format(x=36, fill="#dfe3ea", mid=mid, name="c"), '<path d="M60 75 L112 75" stroke="#1b1f27"/>']
+    return "".join([*parts, "</svg>"])
+
+
+def _training(history: pandas.DataFrame) -> Iterator[str]:
+    yield f"<h2>Training</h2><p>{len(history)} epochs in {history.seconds.iloc[-1]:.0f} s.</p>"
+    yield _image(plots.training(history), "losses")
+
+
+def _evidence(vae: VAE, rows: Rows, c: Any, num_samples: int, seed: int) -> Iterator[str]:
+    found = log_evidence(vae, rows, c, num_samples=num_samples, seed=seed)
+    flagged, num = found.attrs["flagged"], found.sizes["datum"]
+    if vae.is_discrete:
+        verdict = _light("good", "Exact: the latents are summed over.")
+    else:
+        share = flagged / num
+        colour = "good" if share < 0.05 else "fair" if share < 0.3 else "bad"
+        verdict = _light(
+            colour,
+            f"log p(x) of {num - flagged} of {num} data can be trusted (k-hat at most {KHAT_LIMIT}); "
+            f"that of {flagged} is a lower bound.",
+        )
+    yield "<h2>Evidence</h2>" + verdict
+    rows_ = [
+        ("log p(x)", found.attrs["mean"], found.attrs["mean_se"]),
+        ("ELBO", float(found.elbo.mean()), float(found.elbo.std(ddof=1)) / num**0.5 if num > 1 else np.nan),
+    ]
+    body = "".join(f"<tr><td>{name}<td>{mean:.2f}<td>{se:.2f}" for name, mean, se in rows_)
+    yield _wide(f"<table><tr><th>mean over data<th>nats<th>SE{body}</table>")
+    yield f"<p class=soft>Importance sampling from the guide, K = {num_samples}.</p>" + _image(
+        plots.evidence(found), "log p(x) and k-hat"
+    )
+
+
+def _fit(vae: VAE, rows: Rows, c: Any, labels: Any, seed: int) -> Iterator[str]:
+    """Does the model make data like these?"""
+    yield "<h2>Data and predictions</h2>"
+    if vae.condition is None and _is_square(rows):
+        some = Rows(rows.fetch, min(SHOWN, len(rows)), tuple(rows.event_shape))
+        yield _image(plots.reconstructions(vae, some, seed=seed), "data above, reconstructions below")
+        if not vae.prior.reads_guide:
+            yield "<p>Drawn from the prior:</p>" + _image(
+                plots.samples(vae, rows=3, seed=seed), "samples from the prior"
+            )
+    table = check_predictions(vae, rows, c, seed=seed).rename(columns={"p_value": "p"})
+    yield _wide(_table(table, "statistic"))
+    yield "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it is missed.</p>"
+    if labels is not None and vae.condition is None and not vae.is_discrete:
+        yield "<h2>Latents</h2>" + _image(plots.latent_space(vae, rows, labels), "means of the guide, by class")
+
+
+def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
+    first = slice(None, num)
+    x, given = rows.take(first), None if c is None else rows.c.take(first)  # type: ignore[union-attr]
+    tree = sample_posterior(vae, x, given, num_samples=500, warmup=300, seed=seed)
+    comparison, chains = compare_posteriors(vae, x, tree, given, seed=seed), tree["diagnostics"]
+    narrow = float((comparison.sd_ratio < 0.8).mean())
+    typical = float(np.abs(comparison.mean_error).median())
+    colour = "good" if typical < 0.2 and narrow < 0.1 else "fair" if typical < 0.5 else "bad"
+    yield f"<h2>Guide against MCMC, {num} data</h2>"
+    yield _light(
+        colour,
+        f"Means of the guide are off by {typical:.2f} posterior standard deviations (median); {narrow:.0%} of its "
+        f"standard deviations are below 0.8 of the posterior's.",
+    )
+    yield _image(plots.posteriors(comparison), "errors of means, ratios of standard deviations, KL")
+    yield _wide(_table(summarize(comparison), "measure"))
+    yield (
+        f"<p class=soft>Batched HMC, 4 chains of 500 draws: R-hat at most {float(chains.rhat.max()):.3f}, bulk ESS at "
+        f"least {float(chains.ess_bulk.min()):.0f}, {int(chains.divergences.sum())} divergences.</p>"
+    )
+
+
+def _calibration(vae: VAE, c: Any, num: int, seed: int) -> Iterator[str]:
+    found = calibrate(vae, c, num_simulations=num, seed=seed)
+    good = bool(found.attrs["calibrated"])
+    yield "<h2>Calibration of the guide</h2>"
+    said = "the guide passes for exact" if good else "the guide is not the posterior"
+    yield _light("good" if good else "bad", f"On {num} simulated data {said} (p = {found.attrs['p_value']:.2g}).")
+    yield _image(plots.calibration(found), "ranks of true latents among the guide's draws")
+
+
+def _is_square(rows: Rows) -> bool:
+    size = rows.event_shape.numel()
+    return len(rows.event_shape) <= 3 and size >= 16 and round(size**0.5) ** 2 == size
+
+
+def _light(colour: str, text: str) -> str:
+    return f'<p><span class="light {colour}" title="{colour}"></span>{escape(text)}</p>'
+
+
+def _image(figure: Figure, alternative: str) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    content = base64.b64encode(file.getvalue()).decode()
+    size = "big" if figure.get_figwidth() > 7 else "small"
+    return _wide(f'<img class={size} alt="{escape(alternative)}" src="data:image/png;base64,{content}">')
+
+
+def _wide(content: str) -> str:
+    return f"<div class=wide>{content}</div>"
+
+
+def _table(frame: pandas.DataFrame, index: str) -> str:
+    head = "".join(f"<th>{escape(str(name)).replace('_', ' ')}" for name in frame.columns)
+    body = "".join(
+        f"<tr><td>{escape(str(name)).replace('_', ' ')}" + "".join(f"<td>{value:.3g}" for value in values)
+        for name, values in zip(frame.index, frame.values, strict=True)
+    )
+    return f"<table><tr><th>{index}{head}{body}</table>"
+
+
+def _page(parts: list[str]) -> str:
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    style = f"<title>A variational autoencoder</title><style>{STYLE}</style>"
+    return "\n".join(["<!doctype html>", '<html lang="en">', head + style, *parts, "</html>", ""])

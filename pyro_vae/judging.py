@@ -1,0 +1,109 @@
+"""The commands that judge a saved model: MCMC, the guide against it, a report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .arguments import Condition, First, Kernel, Model, Modules, Seed, Source, loaded, option, ready_file
+from .command import PIPED_WIDTH, app
+from .criticism import plots
+from .criticism.export import to_datatree
+from .criticism.posteriors import compare_posteriors, summarize
+from .criticism.report import report
+from .inference.mcmc import sample_posterior
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@app.command()
+def mcmc(
+    model: Model,
+    source: Source,
+    out: Annotated[Path, option("The .nc file to write, for ArviZ.", "FILE", "--out", "-o")],
+    kernel: Kernel = "hmc",
+    num: First = 50,
+    num_samples: Annotated[int, option("Draws of each chain.", "N", min=4)] = 1000,
+    warmup: Annotated[int, option("Steps of each chain before them.", "N", min=1)] = 500,
+    chains: Annotated[int, option("Chains for each datum.", "N", min=1)] = 4,
+    seed: Seed = 0,
+    condition: Condition = None,
+    modules: Modules = None,
+) -> None:
+    """Draw from the posterior of the latents by MCMC, and write everything that ArviZ knows to a NetCDF file.
+
+    `pyro-vae mcmc digits.safetensors digits -o digits.nc`
+    """
+    ready_file(out, ".nc")
+    vae, x, c = loaded(model, source, condition, num, modules)
+    drawn = sample_posterior(vae, x, c, kernel=kernel, num_samples=num_samples, warmup=warmup, chains=chains, seed=seed)
+    to_datatree(vae, x, c, posterior=drawn, seed=seed).to_netcdf(out, engine="h5netcdf")
+    found = drawn["diagnostics"]
+    typer.echo(
+        f"{chains} chains of {num_samples} draws for {len(x)} data: R-hat at most {float(found.rhat.max()):.3f}, bulk "
+        f"ESS at least {float(found.ess_bulk.min()):.0f}, {int(found.divergences.sum())} divergences. In {out}."
+    )
+
+
+@app.command()
+def compare(
+    model: Model,
+    source: Source,
+    kernel: Kernel = "hmc",
+    num: First = 50,
+    out: Annotated[Path | None, option("A .csv file: a row for each datum.", "FILE", "--out", "-o")] = None,
+    picture: Annotated[Path | None, option("A .png file.", "FILE")] = None,
+    seed: Seed = 0,
+    condition: Condition = None,
+    modules: Modules = None,
+) -> None:
+    """Hold the guide against MCMC, datum by datum.
+
+    `pyro-vae compare digits.safetensors digits --picture guide.png`
+    """
+    for path, suffix in ((out, ".csv"), (picture, ".png")):
+        if path is not None:
+            ready_file(path, suffix)
+    vae, x, c = loaded(model, source, condition, num, modules)
+    found = compare_posteriors(vae, x, sample_posterior(vae, x, c, kernel=kernel, seed=seed), c, seed=seed)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(_table(summarize(found), "measure"))
+    if out is not None:
+        worst = found.assign(mean_error=abs(found.mean_error)).max("latent")
+        out.write_text(worst.to_dataframe().to_csv())
+    if picture is not None:
+        plots.posteriors(found).savefig(picture)
+
+
+@app.command("report")
+def write_report(
+    model: Model,
+    source: Source,
+    out: Annotated[Path, option("The .html file to write.", "FILE", "--out", "-o")],
+    num: Annotated[int, option("How many of the data are held against MCMC.", "N", "--num", "-n", min=0)] = 50,
+    num_samples: Annotated[int, option("Samples of z a datum for log p(x).", "K", min=25)] = 1000,
+    seed: Seed = 0,
+    condition: Condition = None,
+    modules: Modules = None,
+) -> None:
+    """Write one HTML file: the model, its fit, its evidence with warning lights, its guide against MCMC.
+
+    `pyro-vae report digits.safetensors digits -o report.html`
+    """
+    ready_file(out, ".html")
+    vae, x, c = loaded(model, source, condition, None, modules)
+    typer.echo(f"The report is in {report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)}.")
+
+
+def _table(frame: pandas.DataFrame, index: str) -> Table:
+    table = Table(index)
+    for name in frame.columns:
+        table.add_column(str(name).replace("_", " "), justify="right")
+    for name, values in zip(frame.index, frame.values, strict=True):
+        table.add_row(str(name).replace("_", " "), *[f"{value:.3g}" for value in values])
+    return table

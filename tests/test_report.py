@@ -1,0 +1,84 @@
+"""The report: one file, nothing outside it, true to the model, and shown by a browser without a complaint."""
+
+import re
+import shutil
+import subprocess
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib import image
+from truth import LinearGaussian
+
+import pyro_vae as pv
+
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
+QUICK = {"num_samples": 100, "num_mcmc": 5, "num_simulations": 60}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A report on a VAE of digits, barely trained."""
+    x = pv.data.load("digits")[:200]
+    vae = pv.build(x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20]).float()
+    history = pv.fit(vae, x, validation=x[:50], epochs=5, progress=False)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
+
+
+def test_it_has_every_part_and_nothing_outside(digits):
+    text = digits.read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert headings == [
+        "Model", "Training", "Evidence", "Data and predictions", "Latents", "Guide against MCMC, 5 data",
+        "Calibration of the guide",
+    ]  # fmt: skip
+    assert text.count('src="data:image/png;base64,') == 7
+    assert not re.search(r"<script|<link|@import|https?://|url\((?!#)", text)
+    assert '<meta name="viewport"' in text
+    assert "total_count = 16" in text  # the spec
+    assert "light bad" in text  # a guide that was hardly trained
+
+
+def test_warning_lights_of_an_exact_guide_are_green(tmp_path):
+    text = pv.report(TRUTH.vae(), TRUTH.draw(30), tmp_path / "exact.html", **QUICK).read_text()
+    assert re.findall(r'class="light (\w+)"', text) == ["good", "good", "good"]
+    assert "log p(x) of 30 of 30 data can be trusted" in text
+
+
+def test_discrete_and_conditional_models_have_reports_too(tmp_path):
+    x = np.random.default_rng(0).poisson(2.0, (30, 3)).astype(float)
+    discrete = pv.build(x, latent=3, prior="one_hot", likelihood="poisson", hidden=[4])
+    text = pv.report(discrete, x, tmp_path / "discrete.html", **QUICK).read_text()
+    assert "Exact: the latents are summed over." in text
+    assert "MCMC" not in text
+    x[0, 0] = np.nan
+    given = pv.build(x, c=np.arange(30) % 2, latent=2, likelihood="poisson", hidden=[4])
+    text = pv.report(given, x, tmp_path / "given.html", np.arange(30) % 2, **QUICK).read_text()
+    assert "Guide against MCMC, 5 data" in text
+
+
+def test_it_says_nothing_aloud_and_writes_only_html(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.report(TRUTH.vae(shrink=0.3), TRUTH.draw(10), tmp_path / "r.html", num_mcmc=0, num_simulations=0)
+    with pytest.raises(ValueError, match=r"report writes an .html file; got 'r.pdf'"):
+        pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.pdf")
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
+
+
+@pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
+def test_a_browser_shows_it(digits, width, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    shot = tmp_path / "shot.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    size = [f"--window-size={max(width, 500)},3000", f"--screenshot={shot}"]
+    result = subprocess.run(
+        [browser, *options, *size, digits.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "CONSOLE" not in result.stderr
+    picture = image.imread(shot)[..., :3]
+    assert picture.shape[0] == 3000
+    assert all(rows.std() > 0.01 for rows in np.array_split(picture[:2400], 8)), "there is something everywhere"
