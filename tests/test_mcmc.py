@@ -152,6 +152,23 @@ def test_the_base_space_of_a_flow_gives_the_same_posterior():
     check_moments(draws(tree), (X[:30] - TRUTH.bias) @ gain.T, np.diag(covariance))
 
 
+def test_both_kernels_agree_on_a_nonlinear_decoder():
+    """No closed form: means and variances of HMC and NUTS within 5 standard errors of each other."""
+    x = np.random.default_rng(0).poisson(3.0, (8, 5)).astype(float)
+    torch.manual_seed(0)
+    vae = pv.build(x, latent=2, likelihood="poisson", hidden=[16])
+    pv.fit(vae, x, epochs=200, learning_rate=1e-2, progress=False)
+    hmc = draws(pv.sample_posterior(vae, x, num_samples=2000, warmup=300))
+    nuts = draws(pv.sample_posterior(vae, x, kernel="nuts", num_samples=500, warmup=200, chains=2, seed=1))
+    for power in (1, 2):
+        found = []
+        for z in (hmc**power, nuts**power):
+            ess = array_stats.ess(z.astype(float), chain_axis=0, draw_axis=1, method="mean")
+            found.append((z.mean((0, 1)), z.var((0, 1)) / ess))
+        (a, a_error), (b, b_error) = found
+        assert (np.abs(a - b) < 5 * np.sqrt(a_error + b_error)).all()
+
+
 def square(x):
     with pyro.plate("data", len(x), dim=-1):
         z = pyro.sample("z", dist.Normal(0.0, 2.0))
@@ -190,6 +207,8 @@ def test_the_same_seed_gives_the_same_draws():
     np.testing.assert_array_equal(draws(first), draws(second))
     assert not np.array_equal(draws(first), draws(third))
     np.testing.assert_array_equal(draws(one)[0], draws(two)[0])
+    apart = quietly(vae, X[:5], kernel="nuts", chains=2, processes=2)
+    np.testing.assert_array_equal(draws(apart), draws(two))
 
 
 @pytest.mark.parametrize("kernel", ["hmc", "nuts"])
@@ -240,6 +259,7 @@ ERRORS = {
         ValueError,
         "chains must be a whole number from 1",
     ),
+    "processes": (lambda: pv.sample_posterior(TRUTH.vae(), X, processes=2), ValueError, "'hmc' runs all chains as one"),
     "discrete": (
         lambda: pv.sample_posterior(*one_hot()),
         TypeError,

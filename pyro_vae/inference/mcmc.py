@@ -3,16 +3,14 @@ r"""MCMC on the latents of given data, :math:`p(z \mid x)` under a fixed decoder
 ``"hmc"`` runs :class:`.BatchedHMC`: every datum has its own chains, step size and divergences. ``"nuts"`` runs Pyro's
 NUTS on all data of a tile as one target, chain by chain: the reference, slower by an order of magnitude. Both run on
 the same :class:`.Target`, which is read off the model, and start at draws of the guide.
-
-Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et al., 2021,
-https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several cannot know of the others.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +24,7 @@ from torch.distributions import ComposeTransform, Transform, TransformedDistribu
 from ..guards import frozen, mode, own_store, seeded, whole_number
 from ..rows import Rows
 from ..vae import VAE
+from .diagnostics import diagnose
 from .hmc import BatchedHMC
 from .targets import Target
 from .terms import Batch, Pair, entrance, sites, under_particles
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 TILE_ROWS = 4096  # chains times data at once, for hmc
 NUTS_DATA = 256  # data in one target of NUTS
 PILOT = 64  # draws of the guide that say where chains begin, and how far they may step at first
-RHAT_LIMIT, ESS_LIMIT = 1.05, 100
-DIVERGENT_SHARE = 0.005  # of the transitions of one datum: a rare one is rejected, and does no harm
 
 Draws = dict[str, np.ndarray]
 
@@ -53,6 +50,7 @@ def sample_posterior(
     warmup: int = 500,
     chains: int = 4,
     neutra: bool = False,
+    processes: int = 1,
     seed: int = 0,
 ) -> xarray.DataTree:
     """Draws from the posterior of the latents of each datum, by MCMC.
@@ -67,6 +65,7 @@ def sample_posterior(
         chains: The number of chains.
         neutra: Whether to run in the base space of a flow guide, where the posterior is rounder (NeuTra, Hoffman et
             al., 2019, https://arxiv.org/abs/1903.03704).
+        processes: How many processes share the chains of NUTS; a chain is the same in any of them.
         seed: The seed of all draws; chain i of NUTS is the same however many chains there are.
 
     Returns:
@@ -85,11 +84,14 @@ def sample_posterior(
     """
     if kernel not in KERNELS:
         raise ValueError(f"no kernel is named {kernel!r}; there are {', '.join(KERNELS)}")
-    for name, value in {"num_samples": num_samples, "warmup": warmup, "chains": chains}.items():
+    counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains, "processes": processes}
+    for name, value in counts.items():
         whole_number(name, value, at_least=1)
+    if processes > 1 and kernel != "nuts":
+        raise ValueError(f"processes share the chains of kernel='nuts'; {kernel!r} runs all chains as one program")
     whole_number("seed", seed, at_least=0)
     model, guide, rows, like = entrance(vae, x, c, chains)
-    run, tile = KERNELS[kernel](chains)
+    run, tile = KERNELS[kernel](chains, processes)
     parts = []
     with own_store(), mode(model, guide, training=False), frozen(model, guide), pyro.validation_enabled(False):
         for number, part in enumerate(rows.chunks(tile)):
@@ -172,15 +174,32 @@ class _Nuts(NUTS):
 
 
 def _nuts(
-    target: Target, start: Tensor, scale: Tensor, warmup: int, num_samples: int, seed: tuple[int, int]
+    processes: int,
+    target: Target,
+    start: Tensor,
+    scale: Tensor,
+    warmup: int,
+    num_samples: int,
+    seed: tuple[int, int],
 ) -> tuple[Draws, Draws]:
-    """Chain by chain, each with a seed of its own."""
-    chains = [
-        _nuts_chain(target, begin, warmup, num_samples, _seed(*seed, number + 1)) for number, begin in enumerate(start)
-    ]
+    """Chain by chain, each with a seed of its own, here or in other processes."""
+    tasks = [(target, begin, warmup, num_samples, _seed(*seed, number + 1)) for number, begin in enumerate(start)]
+    if processes == 1:
+        chains = [_nuts_chain(*task) for task in tasks]
+    else:
+        setting = torch.get_default_dtype(), torch.get_num_threads()
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _as_here, setting) as pool:
+            chains = list(pool.map(_nuts_chain, *zip(*tasks, strict=True)))
     positions = torch.stack([position for position, _ in chains])
     stats = {name: np.stack([np.asarray(stat[name]) for _, stat in chains]) for name in chains[0][1]}
     return _arrays(target.constrain(positions)), stats
+
+
+def _as_here(dtype: torch.dtype, threads: int) -> None:
+    """In a new process, what decides the last bits of a result."""
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    pyro.enable_validation(False)
 
 
 def _nuts_chain(target: Target, start: Tensor, warmup: int, num_samples: int, seed: int) -> tuple[Tensor, Any]:
@@ -201,9 +220,9 @@ def _potential(target: Target, params: dict[str, Tensor]) -> Tensor:
     return -target(params["position"][None]).sum()
 
 
-KERNELS: dict[str, Callable[[int], tuple[Callable, int]]] = {  # how to run it, and how many data at once
-    "hmc": lambda chains: (_hmc, max(1, TILE_ROWS // chains)),
-    "nuts": lambda chains: (_nuts, NUTS_DATA),
+KERNELS: dict[str, Callable[[int, int], tuple[Callable, int]]] = {  # how to run it, and how many data at once
+    "hmc": lambda chains, _: (_hmc, max(1, TILE_ROWS // chains)),
+    "nuts": lambda _, processes: (functools.partial(_nuts, processes), NUTS_DATA),
 }
 
 
@@ -229,49 +248,3 @@ def _tree(parts: list[tuple[Draws, Draws]], rows: Rows) -> xarray.DataTree:
     sample_stats = each.assign(energy=(DRAWS[:2], energy))  # ArviZ knows one energy for each draw
     groups = {"posterior": posterior, "sample_stats": sample_stats, "diagnostics": diagnose(posterior, each)}
     return xarray.DataTree.from_dict(groups | observed_groups(rows))
-
-
-def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.Dataset:
-    """Whether the chains of each datum have mixed.
-
-    Arguments:
-        posterior: Latents over chain, draw, datum and their own dimensions.
-        sample_stats: Those of the sampler, over chain, draw and datum.
-
-    Returns:
-        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate, step_size and bfmi, the energy
-        that a fresh momentum moves, relative to all of it (Betancourt, 2016, https://arxiv.org/abs/1604.00695).
-
-    Warns:
-        UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in 200 diverged.
-    """
-    from arviz_stats.base import array_stats
-
-    latents = np.concatenate([values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3)
-    latents, energy = latents.astype(np.float64), sample_stats.energy.astype(np.float64)
-
-    found = {
-        "rhat": array_stats.rhat(latents, chain_axis=0, draw_axis=1).max(1),
-        "ess_bulk": array_stats.ess(latents, chain_axis=0, draw_axis=1).min(1),
-        "ess_tail": array_stats.ess(latents, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)).min(1),
-        "divergences": sample_stats.diverging.sum(["chain", "draw"]).values,
-        "acceptance_rate": sample_stats.acceptance_rate.mean(["chain", "draw"]).values,
-        "step_size": sample_stats.step_size.mean(["chain", "draw"]).values,
-        "bfmi": (energy.diff("draw") ** 2).mean(["chain", "draw"]).values / energy.var("draw").mean("chain").values,
-    }
-    _warn(found, transitions=latents.shape[0] * latents.shape[1])
-    return dataset(found, DRAWS[2:], "")
-
-
-def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
-    mixed = ~(found["rhat"] > RHAT_LIMIT) & (found["ess_bulk"] >= ESS_LIMIT)  # one chain has no R-hat
-    diverged = found["divergences"] > DIVERGENT_SHARE * transitions
-    if mixed.all() and not diverged.any():
-        return
-    rhat, ess = np.max(found["rhat"]), np.min(found["ess_bulk"])
-    warnings.warn(
-        f"chains of {int((~mixed).sum())} of {len(mixed)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
-        f"below {ESS_LIMIT}): the largest R-hat is {rhat:.2f}, the smallest bulk ESS {ess:.0f}; {int(diverged.sum())} "
-        f"data have many divergences; raise num_samples and warmup, or fit a guide that finds all modes",
-        stacklevel=4,
-    )

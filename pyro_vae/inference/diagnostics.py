@@ -1,0 +1,66 @@
+"""Have the chains mixed?
+
+Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et al., 2021,
+https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several cannot know of the others.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .trees import DRAWS, dataset
+
+if TYPE_CHECKING:
+    import xarray
+
+RHAT_LIMIT, ESS_LIMIT = 1.05, 100
+DIVERGENT_SHARE = 0.005  # of the transitions of one datum: a rare one is rejected, and does no harm
+
+
+def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.Dataset:
+    """Whether the chains of each datum have mixed.
+
+    Arguments:
+        posterior: Latents over chain, draw, datum and their own dimensions.
+        sample_stats: Those of the sampler, over chain, draw and datum.
+
+    Returns:
+        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate, step_size and bfmi, the energy
+        that a fresh momentum moves, relative to all of it (Betancourt, 2016, https://arxiv.org/abs/1604.00695).
+
+    Warns:
+        UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in 200 diverged.
+    """
+    from arviz_stats.base import array_stats
+
+    latents = np.concatenate([values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3)
+    latents, energy = latents.astype(np.float64), sample_stats.energy.astype(np.float64)
+
+    found = {
+        "rhat": array_stats.rhat(latents, chain_axis=0, draw_axis=1).max(1),
+        "ess_bulk": array_stats.ess(latents, chain_axis=0, draw_axis=1).min(1),
+        "ess_tail": array_stats.ess(latents, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)).min(1),
+        "divergences": sample_stats.diverging.sum(["chain", "draw"]).values,
+        "acceptance_rate": sample_stats.acceptance_rate.mean(["chain", "draw"]).values,
+        "step_size": sample_stats.step_size.mean(["chain", "draw"]).values,
+        "bfmi": (energy.diff("draw") ** 2).mean(["chain", "draw"]).values / energy.var("draw").mean("chain").values,
+    }
+    _warn(found, transitions=latents.shape[0] * latents.shape[1])
+    return dataset(found, DRAWS[2:], "")
+
+
+def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
+    mixed = ~(found["rhat"] > RHAT_LIMIT) & (found["ess_bulk"] >= ESS_LIMIT)  # one chain has no R-hat
+    diverged = found["divergences"] > DIVERGENT_SHARE * transitions
+    if mixed.all() and not diverged.any():
+        return
+    rhat, ess = np.max(found["rhat"]), np.min(found["ess_bulk"])
+    warnings.warn(
+        f"chains of {int((~mixed).sum())} of {len(mixed)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
+        f"below {ESS_LIMIT}): the largest R-hat is {rhat:.2f}, the smallest bulk ESS {ess:.0f}; {int(diverged.sum())} "
+        f"data have many divergences; raise num_samples and warmup, or fit a guide that finds all modes",
+        stacklevel=4,
+    )
