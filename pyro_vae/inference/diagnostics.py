@@ -62,5 +62,5 @@ def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
         f"chains of {int((~mixed).sum())} of {len(mixed)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
         f"below {ESS_LIMIT}): the largest R-hat is {rhat:.2f}, the smallest bulk ESS {ess:.0f}; {int(diverged.sum())} "
         f"data have many divergences; raise num_samples and warmup, or fit a guide that finds all modes",
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -152,7 +152,10 @@ class BatchedHMC(MCMCKernel):
         outside = ~(self.state.log_density.isfinite() & self.state.gradient.isfinite().all(-1))
         if outside.any():
             chain, datum = outside.nonzero()[0].tolist()
-            raise ValueError(f"HMC needs a finite density where it begins; chain {chain} of datum {datum} has none")
+            needs = "fit the guide that the chains begin at, or give other positions"
+            raise ValueError(
+                f"HMC needs a finite density where it begins; chain {chain} of datum {datum} has none; {needs}"
+            )
         self._rescaled_at = {math.ceil(share * warmup_steps) for share in RESCALED_AT}
         self._warmup, self._count = warmup_steps, 0
         self._seen: list[Tensor] = []
