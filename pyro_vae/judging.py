@@ -57,7 +57,7 @@ def compare(
     source: Source,
     kernel: Kernel = "hmc",
     num: First = 50,
-    out: Annotated[Path | None, option("A .csv file: a row for each datum.", "FILE", "--out", "-o")] = None,
+    out: Annotated[Path | None, option("A .csv file: a row for each datum and latent.", "FILE", "--out", "-o")] = None,
     picture: Annotated[Path | None, option("A .png file.", "FILE")] = None,
     seed: Seed = 0,
     condition: Condition = None,
@@ -74,8 +74,7 @@ def compare(
     found = compare_posteriors(vae, x, sample_posterior(vae, x, c, kernel=kernel, seed=seed), c, seed=seed)
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(_table(summarize(found), "measure"))
     if out is not None:
-        worst = found.assign(mean_error=abs(found.mean_error)).max("latent")
-        out.write_text(worst.to_dataframe().to_csv())
+        out.write_text(found.to_dataframe().to_csv())
     if picture is not None:
         plots.posteriors(found).savefig(picture)
 

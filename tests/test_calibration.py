@@ -69,6 +69,11 @@ def test_a_conditional_vae_is_simulated_for_the_c_given():
 
 
 def test_what_cannot_be_calibrated():
+    x, c = TRUTH.draw(60), np.arange(60) % 3
+    with pytest.raises(pv.DataError):
+        pv.calibrate(pv.build(x, c=c, latent=2, hidden=[4]), [])
+    with pytest.raises(TypeError, match="calibrate needs a VAE; got str; terms, log_evidence, sample_posterior and"):
+        pv.calibrate("a")
     x = np.random.default_rng(0).poisson(2.0, (20, 3))
     with pytest.raises(TypeError, match="calibrate needs continuous latents"):
         pv.calibrate(pv.build(x, latent=3, prior="one_hot", likelihood="poisson", hidden=[4]))
@@ -88,6 +93,16 @@ def test_predictions_of_the_true_model_and_of_a_wrong_one():
     )
     assert wrong.p_value["sd"] < 0.02
     assert wrong["mean"]["sd"] > wrong.observed["sd"]
+
+
+def test_a_statistic_that_is_nan_says_nothing():
+    x = TRUTH.draw(20)
+    x[0, 0] = np.nan
+    table = pv.check_predictions(TRUTH.vae(), x, statistics={"mean": np.mean, "seen": np.nanmean}, num_samples=50)
+    assert np.isnan(table.p_value["mean"])
+    assert table.p_value["seen"] > 0
+    with pytest.raises(TypeError, match="check_predictions needs statistics as functions by name; got"):
+        pv.check_predictions(TRUTH.vae(), x, statistics={"a": "mean"})
 
 
 def test_missing_cells_are_left_out_of_predictions():

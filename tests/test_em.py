@@ -49,6 +49,17 @@ def test_it_reaches_the_likelihood_of_factor_analysis():
     assert learned.log_evidence(x).mean() > FactorAnalysis(2, tol=1e-5, max_iter=20_000).fit(x).score(x) - 0.02
 
 
+@pytest.mark.parametrize(
+    ("prior", "likelihood"), [("gamma", "poisson"), ("normal", "normal"), ("log_normal", "binomial")]
+)
+def test_a_proposal_beyond_what_the_model_knows_is_rejected(prior, likelihood):
+    """The first steps of an untrained model reach rates and values that are infinite."""
+    x = pv.data.load("digits")[:300]
+    torch.manual_seed(0)
+    vae = pv.build(x, latent=2, prior=prior, likelihood=likelihood, hidden=[30]).float()
+    assert np.isfinite(pv.fit(vae, x, loss="mcem", epochs=3, progress=False).loss).all()
+
+
 def test_any_prior_missing_cells_and_conditions():
     rng = np.random.default_rng(0)
     x = rng.poisson(2.0, (60, 4)).astype(float)

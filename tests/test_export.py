@@ -105,5 +105,21 @@ def test_without_chains_the_guide_stands_in():
 
 
 def test_other_data_are_refused(tree):
-    with pytest.raises(pv.DataError, match="to_datatree needs the data that the posterior was drawn for; got 4 data"):
-        pv.to_datatree(TRUTH.vae(), X[:4], posterior=tree)
+    for other in (X[:4], X[::-1].copy()):
+        with pytest.raises(
+            pv.DataError, match="needs the data that the posterior was drawn for: its observed_data are"
+        ):
+            pv.to_datatree(TRUTH.vae(), other, posterior=tree)
+    with pytest.raises(TypeError, match="to_datatree needs posterior as sample_posterior gives it, a tree; got str"):
+        pv.to_datatree(TRUTH.vae(), X, posterior="tree.nc")
+    with pytest.raises(TypeError, match="to_datatree needs a VAE; got tuple"):
+        pv.to_datatree((TRUTH.vae().model, TRUTH.vae().guide), X)
+
+
+def test_columns_keep_their_names():
+    import pandas
+
+    x = pandas.DataFrame(TRUTH.draw(4), columns=list("abcdef"))
+    tree = pv.to_datatree(TRUTH.vae(), x, num_samples=5)
+    for group in ("observed_data", "posterior_predictive", "prior_predictive"):
+        assert list(tree[group].feature.values) == list("abcdef")

@@ -89,7 +89,24 @@ def test_the_summary_names_what_an_exact_guide_gives():
     assert table.loc["kl", "worst"] >= table.loc["kl", "median"] > 0
 
 
+def test_draws_of_the_guide_are_no_judge():
+    vae = TRUTH.vae()
+    with pytest.raises(TypeError, match="needs draws of MCMC; this tree has draws of the guide in their place"):
+        pv.compare_posteriors(vae, X, pv.to_datatree(vae, X, num_samples=50))
+    with pytest.raises(
+        TypeError, match="compare_posteriors needs posterior as sample_posterior gives it, a tree; got Dat"
+    ):
+        pv.compare_posteriors(vae, X, exact_posterior()["posterior"].to_dataset())
+    with pytest.raises(ValueError, match="compare_posteriors needs at least 20 draws of MCMC; got 4 chains of 4"):
+        pv.compare_posteriors(vae, X, exact_posterior(num=16))
+
+
 def test_other_data_are_refused():
+    tree = pv.sample_posterior(TRUTH.vae(), X, num_samples=200, warmup=100)
+    with pytest.raises(
+        pv.DataError, match="needs the data that the posterior was drawn for: its observed_data are oth"
+    ):
+        pv.compare_posteriors(TRUTH.vae(), X[::-1].copy(), tree)
     with pytest.raises(
         pv.DataError, match="needs the data that the posterior was drawn for: 40 data of 2 latents; got 39"
     ):

@@ -42,7 +42,7 @@ def test_it_has_every_part_and_nothing_outside(digits):
 
 def test_warning_lights_of_an_exact_guide_are_green(tmp_path):
     text = pv.report(TRUTH.vae(), TRUTH.draw(30), tmp_path / "exact.html", **QUICK).read_text()
-    assert re.findall(r'class="light (\w+)"', text) == ["good", "good", "good"]
+    assert re.findall(r'class="light (\w+)"', text) == ["good", "good", "good", "good"]
     assert "log p(x) of 30 of 30 data can be trusted" in text
 
 
@@ -62,9 +62,38 @@ def test_it_says_nothing_aloud_and_writes_only_html(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pv.report(TRUTH.vae(shrink=0.3), TRUTH.draw(10), tmp_path / "r.html", num_mcmc=0, num_simulations=0)
-    with pytest.raises(ValueError, match=r"report writes an .html file; got 'r.pdf'"):
-        pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.pdf")
+    for wrong in (tmp_path / "r.pdf", tmp_path / "none" / "r.html"):
+        with pytest.raises(ValueError, match=r"report writes an .html file in a folder that exists; got"):
+            pv.report(TRUTH.vae(), TRUTH.draw(10), wrong)
+    with pytest.raises(ValueError, match="report needs a label for each datum; got 3 labels for 10 data"):
+        pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.html", labels=[0, 1, 2])
+    with pytest.raises(ValueError, match="num_simulations must be a whole number from 20; got 5"):
+        pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.html", num_simulations=5)
+    with pytest.raises(TypeError, match="report needs a VAE; got tuple; terms, log_evidence, sample_posterior and"):
+        pv.report((TRUTH.vae().model, TRUTH.vae().guide), TRUTH.draw(10), tmp_path / "r.html")
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_chains_that_have_not_mixed_do_not_judge(tmp_path, monkeypatch):
+    from pyro_vae.criticism import report
+
+    monkeypatch.setattr(report, "mixed", lambda chains: np.arange(5) > 1)
+    text = pv.report(TRUTH.vae(), TRUTH.draw(9), tmp_path / "r.html", **QUICK | {"num_simulations": 0}).read_text()
+    assert re.findall(r'class="light (\w+)"', text) == ["good", "bad", "good"]
+    assert "those of 3 of 5 data have mixed" in text
+
+
+@pytest.mark.parametrize("seen_by", [["prior"], ["likelihood", "guide"]])
+def test_the_diagram_says_who_sees_c(seen_by, tmp_path):
+    x, c = TRUTH.draw(30), np.arange(30) % 2
+    prior = {"name": "normal", "network": "mlp"} if "prior" in seen_by else "normal"
+    vae = pv.build(x, c=c, latent=1, prior=prior, condition={"seen_by": seen_by}, hidden=[4])
+    options = {"num_mcmc": 0, "num_simulations": 0, "num_samples": 25, "labels": c}
+    text = pv.report(vae, x, tmp_path / "r.html", c, **options).read_text()
+    assert ("M178 172 L112 99" in text) == ("prior" in seen_by)
+    assert ("M212 172 L278 99" in text) == ("likelihood" in seen_by)
+    assert (", sees c" in text) == ("guide" in seen_by)
+    assert "reconstructions" not in text  # 6 columns are no image
 
 
 @pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])

@@ -19,11 +19,12 @@ import numpy as np
 import pyro
 import torch
 
+from ..data import as_rows
 from ..guards import mode, seeded, whole_number
 from ..inference.mcmc import sample_posterior
 from ..inference.trees import dataset
 from ..vae import VAE
-from .draws import flat, guide_draws
+from .draws import flat, guide_draws, needs_vae
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +63,8 @@ def calibrate(
     """
     whole_number("num_simulations", num_simulations, at_least=20)
     whole_number("num_samples", num_samples, at_least=25)
+    whole_number("seed", seed, at_least=0, at_most=2**62)
+    needs_vae("calibrate", vae)
     if vae.is_discrete:
         raise TypeError("calibrate needs continuous latents; over discrete ones compare the guide's probabilities")
     z, x, given = _simulated(vae, c, num_simulations, seed)
@@ -81,7 +84,8 @@ def _simulated(vae: VAE, c: Any, num: int, seed: int) -> tuple[np.ndarray, np.nd
     """True latents, data, and the c that they were made for."""
     given = None
     if c is not None:
-        given = np.resize(np.asarray(c), (num, *np.shape(c)[1:]))
+        rows = as_rows(c)
+        given = rows.take(np.resize(np.arange(len(rows)), num)).numpy()
     with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
         encoded = vae._checked(num, given)
         z = vae._latent(encoded).expand(torch.Size([num])).sample()
@@ -151,16 +155,19 @@ def check_predictions(
 
     Returns:
         A frame with a row for each statistic: ``observed``, ``mean`` and ``sd`` over the data sets drawn, and
-        ``p_value``, two-sided; small where the model does not make data like these. It is not uniform under a true
-        model, but closer to 1/2 (Gelman et al., 1996), since the data are used twice.
+        ``p_value``, two-sided, NaN where a statistic is; small where the model does not make data like these. It is not
+        uniform under a true model, but closer to 1/2 (Gelman et al., 1996), since the data are used twice.
 
     Raises:
         DataError: The data do not fit the likelihood.
     """
     import pandas
 
-    whole_number("num_samples", num_samples, at_least=1)
+    whole_number("num_samples", num_samples, at_least=20)
+    needs_vae("check_predictions", vae)
     statistics = STATISTICS if statistics is None else statistics
+    if not isinstance(statistics, Mapping) or not all(callable(function) for function in statistics.values()):
+        raise TypeError(f"check_predictions needs statistics as functions by name; got {statistics!r:.60}")
     rows = vae.check(x, c)
     with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
         first, *given = rows.batch(slice(None), like=vae.reference)
@@ -174,5 +181,6 @@ def check_predictions(
     values, observed = np.array(drawn, dtype=float), [float(f(first.numpy(force=True))) for f in statistics.values()]
     above = ((values > observed) + 0.5 * (values == observed)).mean(0)
     table["observed"], table["mean"], table["sd"] = observed, values.mean(0), values.std(0)
-    table["p_value"] = np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0)
+    known = np.isfinite(observed) & np.isfinite(values).all(0)
+    table["p_value"] = np.where(known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan)
     return table

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..guards import mode, own_store, seeded
 from ..inference.evidence import TILE_DATA, TILE_ROWS, khat
 from ..inference.terms import Pair, entrance, replayed_terms, sites, under_particles
+from ..rows import DataError, Rows
 from ..vae import VAE
 
 Draws = dict[str, np.ndarray]
@@ -34,6 +35,39 @@ def guide_draws(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, see
             draws.append({site["name"]: site["value"].numpy(force=True) for site in sites(trace, observed=False)})
             weights.append(replayed_terms(model, trace, batch, num_samples, TILE_ROWS).log_weight.double())
     return {name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]}, torch.cat(weights, 1)
+
+
+def needs_vae(who: str, vae: Any) -> None:
+    """Raise unless it is a VAE, whose parts can be told apart.
+
+    Raises:
+        TypeError: Who needs what; what it was.
+    """
+    if not isinstance(vae, VAE):
+        by_pairs = "terms, log_evidence, sample_posterior and compare_posteriors take pairs of Pyro functions"
+        raise TypeError(f"{who} needs a VAE; got {type(vae).__name__}; {by_pairs}")
+
+
+def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
+    """Raise unless `posterior` is a tree of MCMC draws for these very data.
+
+    Raises:
+        TypeError: It is no such tree.
+        DataError: It was drawn for other data, or another c.
+    """
+    import xarray
+
+    if not isinstance(posterior, xarray.DataTree) or "posterior" not in posterior.children:
+        raise TypeError(
+            f"{who} needs posterior as the tree that sample_posterior gives; got {type(posterior).__name__}"
+        )
+    if "guide" in posterior.children and "sample_stats" not in posterior.children:
+        raise TypeError(f"{who} needs draws of MCMC; this tree has draws of the guide in their place: sample_posterior")
+    for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
+        if group in posterior.children and own is not None:
+            theirs, ours = posterior[group].to_dataset()[name].values, own.take(slice(None)).numpy()
+            if theirs.shape != ours.shape or not np.allclose(theirs, ours, equal_nan=True):
+                raise DataError(f"{who} needs the data that the posterior was drawn for: its {group} are others")
 
 
 def flat(draws: Draws, leading: int) -> np.ndarray:

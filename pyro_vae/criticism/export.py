@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..guards import mode, seeded, whole_number
 from ..inference.evidence import TILE_ROWS, khat
-from ..inference.trees import DRAWS, dataset, observed_groups
-from ..rows import DataError
+from ..inference.trees import DRAWS, dataset, features, observed_groups
+from ..rows import DataError, Rows
 from ..vae import VAE
-from .draws import guide_draws
+from .draws import guide_draws, needs_draws_of, needs_vae
 
 if TYPE_CHECKING:
     import xarray
@@ -54,7 +54,10 @@ def to_datatree(
     import xarray
 
     whole_number("num_samples", num_samples, at_least=1)
+    needs_vae("to_datatree", vae)
     rows = vae.check(x, c)
+    if posterior is not None:
+        needs_draws_of("to_datatree", posterior, rows)
     drawn, log_weight = guide_draws(vae, rows, c, num_samples=num_samples, seed=seed)
     guide = dataset({"z": drawn["z"][None]}, DRAWS, "latent")
     groups = {"posterior": guide} if posterior is None else {n: node.to_dataset() for n, node in posterior.items()}
@@ -67,8 +70,8 @@ def to_datatree(
             "guide": guide,
             "importance": _importance(log_weight),
             "log_likelihood": _log_likelihood(vae, batch, z),
-            "posterior_predictive": _predicted(vae, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))),
-            **_prior(vae, batch, num_samples),
+            "posterior_predictive": _predicted(vae, rows, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))),
+            **_prior(vae, rows, batch, num_samples),
         }
     tree = xarray.DataTree.from_dict(groups | observed_groups(rows))
     for role, name in (("inference_library", "pyro-ppl"), ("creation_library", "pyro-vae")):
@@ -107,15 +110,16 @@ def _log_likelihood(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) ->
     return dataset({"x": np.concatenate(blocks).reshape(z.shape[:3])}, DRAWS, "").assign_coords(draw=z.draw)
 
 
-def _predicted(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
+def _predicted(vae: VAE, rows: Rows, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
     """Data drawn from p(x|z), one for each draw of z."""
     c = vae._given(len(batch[0]), *batch[1:])
     blocks = [vae._decoded(block, c).sample().numpy(force=True) for block in _blocks(vae, z)]
     drawn = np.concatenate(blocks)
-    return dataset({"x": drawn.reshape(*z.shape[:3], *drawn.shape[2:])}, DRAWS, "feature").assign_coords(draw=z.draw)
+    drawn = drawn.reshape(*z.shape[:3], *drawn.shape[2:])
+    return features({"x": drawn}, DRAWS, rows).assign_coords(draw=z.draw)
 
 
-def _prior(vae: VAE, batch: tuple[Tensor, ...], num_samples: int) -> dict[str, xarray.Dataset]:
+def _prior(vae: VAE, rows: Rows, batch: tuple[Tensor, ...], num_samples: int) -> dict[str, xarray.Dataset]:
     """Draws of the prior and of data from it; given each c where there is one."""
     c = vae._given(len(batch[0]), *batch[1:])
     num = 1 if c is None else len(c)
@@ -125,5 +129,5 @@ def _prior(vae: VAE, batch: tuple[Tensor, ...], num_samples: int) -> dict[str, x
     prior, predicted = (values[None] if c is not None else values[None, :, 0] for values in (z, x))
     return {
         "prior": dataset({"z": prior.numpy(force=True)}, leading, "latent"),
-        "prior_predictive": dataset({"x": predicted.numpy(force=True)}, leading, "feature"),
+        "prior_predictive": features({"x": predicted.numpy(force=True)}, leading, rows),
     }

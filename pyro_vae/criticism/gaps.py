@@ -22,7 +22,7 @@ from ..guards import whole_number
 from ..inference.evidence import TILE_DATA
 from ..inference.trees import dataset
 from ..vae import VAE
-from .draws import divergence, guide_draws
+from .draws import divergence, guide_draws, needs_vae
 
 if TYPE_CHECKING:
     import xarray
@@ -52,6 +52,7 @@ def gaps(
         TypeError: The guide is not amortised, or is discrete.
     """
     whole_number("num_samples", num_samples, at_least=25)
+    needs_vae("gaps", vae)
     rows = vae.check(x, c)
     parts = []
     for tile in rows.chunks(TILE_DATA):

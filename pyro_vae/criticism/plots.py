@@ -88,7 +88,10 @@ def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure
     """
     labels = np.asarray(labels)
     with torch.no_grad(), seeded(0), mode(vae, training=False):
-        z = vae.encode(x).sample(torch.Size([64])).mean(0).reshape(len(labels), -1).double()
+        z = vae.encode(x).sample(torch.Size([64])).mean(0).flatten(1).double()
+    if len(labels) != len(z) or z.shape[1] < 2:
+        got = f"{len(labels)} labels, {len(z)} data, {z.shape[1]} latents"
+        raise ValueError(f"latent_space needs a label for each datum, and two latents or more; got {got}")
     centred = z - z.mean(0)
     *_, directions = torch.linalg.svd(centred, full_matrices=False)
     plane = (centred @ directions[:2].T).numpy(force=True)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..guards import whole_number
-from ..inference.terms import Pair
+from ..inference.terms import Pair, entrance
 from ..inference.trees import dataset
 from ..rows import DataError
 from ..vae import VAE
-from .draws import divergence, flat, guide_draws
+from .draws import divergence, flat, guide_draws, needs_draws_of
 
 if TYPE_CHECKING:
     import pandas
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.9  # the mass of the guide's intervals
 DIRECTIONS = 32  # of the sliced distance
+LEAST_DRAWS = 20
 CLASSIFIED = 500  # draws of each kind that the classifier sees
 
 
@@ -60,8 +61,11 @@ def compare_posteriors(
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
+        TypeError: `posterior` is no tree of MCMC draws.
+        ValueError: It has fewer than 20 draws.
     """
     whole_number("num_samples", num_samples, at_least=25)
+    needs_draws_of("compare_posteriors", posterior, entrance(vae, x, c, num_samples)[2])
     drawn, log_weight = guide_draws(vae, x, c, num_samples=num_samples, seed=seed)
     guide = flat(drawn, 2)
     judge = flat({str(name): values.values for name, values in posterior["posterior"].data_vars.items()}, 3)
@@ -70,7 +74,11 @@ def compare_posteriors(
             f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} data of "
             f"{judge.shape[3]} latents; got {guide.shape[1]} data of {guide.shape[2]}"
         )
-    mean, sd = judge.mean((0, 1)), judge.std((0, 1))
+    if judge.shape[0] * judge.shape[1] < LEAST_DRAWS:
+        raise ValueError(
+            f"compare_posteriors needs at least {LEAST_DRAWS} draws; got {judge.shape[:2]} (chains, draws)"
+        )
+    mean, sd = judge.mean((0, 1)), judge.std((0, 1)) + np.finfo(float).tiny
     judge, guide = (judge - mean) / sd, (guide - mean) / sd
     together = judge.reshape(-1, *judge.shape[2:])
     rng = np.random.default_rng(seed)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import tomli_w
 
 from ..files import write
 from ..guards import whole_number
+from ..inference.diagnostics import mixed
 from ..inference.evidence import KHAT_LIMIT, log_evidence
 from ..inference.mcmc import sample_posterior
 from ..rows import Rows
@@ -22,6 +24,7 @@ from ..spec import describe
 from ..vae import VAE
 from . import plots
 from .calibration import calibrate, check_predictions
+from .draws import needs_vae
 from .posteriors import compare_posteriors, summarize
 
 if TYPE_CHECKING:
@@ -77,14 +80,18 @@ def report(
 
     Raises:
         DataError: The data do not fit the likelihood.
-        ValueError: The path does not end in .html, or an option makes no sense.
+        ValueError: The path is no .html file in a folder that exists, or an option makes no sense.
     """
+    needs_vae("report", vae)
     path = Path(path)
-    if path.suffix != ".html":
-        raise ValueError(f"report writes an .html file; got {path.name!r}")
+    if path.suffix != ".html" or path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"report writes an .html file in a folder that exists; got {str(path)!r}")
+    whole_number("num_samples", num_samples, at_least=25)
     whole_number("num_mcmc", num_mcmc, at_least=0)
-    whole_number("num_simulations", num_simulations, at_least=0)
+    whole_number("num_simulations", num_simulations, at_least=20 if num_simulations else 0)
     rows = vae.check(x, c)
+    if labels is not None and len(labels) != len(rows):
+        raise ValueError(f"report needs a label for each datum; got {len(labels)} labels for {len(rows)} data")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
         parts = [
@@ -108,33 +115,41 @@ def _model(vae: VAE, rows: Rows) -> Iterator[str]:
         f"<p class=soft>{len(rows)} data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}, "
         f"{number:,} parameters. All densities in nats, per datum.</p>"
     )
-    yield "<h2>Model</h2>" + _diagram(names, len(rows), vae.condition is not None)
+    yield "<h2>Model</h2>" + _diagram(names, len(rows), () if vae.condition is None else vae.condition.seen_by)
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
 
 
-def _diagram(names: dict[str, str], num: int, conditional: bool) -> str:
-    """The plate of the data: latents, data, what each is drawn from, and the guide as a dashed arrow."""
-    node = '<circle cx="{x}" cy="75" r="24" fill="{fill}" stroke="#1b1f27"/><text x="{x}" y="81" {mid}>{name}</text>'
-    mid = 'text-anchor="middle" font-size="17" font-style="italic"'
-    small = 'text-anchor="middle" font-size="12" fill="#5b6472"'
+def _diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
+    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow; c and who sees it."""
+    small, height = 'text-anchor="middle" font-size="12" fill="#5b6472"', 230 if seen_by else 152
+    guide = names["guide"] + (", sees c" if "guide" in seen_by else "")
     parts = [
-        '<svg viewBox="0 0 460 170" width="460" role="img" aria-label="plate diagram" font-family="sans-serif">',
+        f'<svg viewBox="0 0 400 {height + 20}" width="400" role="img" aria-label="plate diagram" '
+        'font-family="sans-serif">',
         '<defs><marker id="tip" markerWidth="9" markerHeight="9" refX="8" refY="4" orient="auto">'
         '<path d="M0 0 L9 4 L0 8 z"/></marker></defs>',
-        '<rect x="70" y="12" width="320" height="140" rx="8" fill="none" stroke="#9aa3b0"/>',
-        f'<text x="380" y="144" text-anchor="end" font-size="12" fill="#5b6472">data: {num}</text>',
-        node.format(x=140, fill="white", mid=mid, name="z"),
-        node.format(x=320, fill="#dfe3ea", mid=mid, name="x"),
-        '<path d="M164 68 L294 68" stroke="#1b1f27" marker-end="url(#tip)"/>',
-        '<path d="M302 92 C 260 128 200 128 159 93" fill="none" stroke="#1b1f27" stroke-dasharray="4 3" '
+        f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="#9aa3b0"/>',
+        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="#5b6472">data: {num}</text>',
+        _node(100, 75, "z", "white") + _node(290, 75, "x", "#dfe3ea"),
+        '<path d="M124 68 L264 68" stroke="#1b1f27" marker-end="url(#tip)"/>',
+        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="#1b1f27" stroke-dasharray="4 3" '
         'marker-end="url(#tip)"/>',
-        f'<text x="140" y="38" {small}>{escape(names["prior"])}</text>',
-        f'<text x="230" y="58" {small}>{escape(names["likelihood"])}</text>',
-        f'<text x="230" y="136" {small}>guide: {escape(names["guide"])}</text>',
+        f'<text x="100" y="38" {small}>{escape(names["prior"])}</text>',
+        f'<text x="195" y="58" {small}>{escape(names["likelihood"])}</text>',
+        f'<text x="195" y="135" {small}>guide: {escape(guide)}</text>',
     ]
-    if conditional:
-        parts += [node.format(x=36, fill="#dfe3ea", mid=mid, name="c"), '<path d="M60 75 L112 75" stroke="#1b1f27"/>']
+    if seen_by:
+        parts.append(_node(195, 190, "c", "#dfe3ea"))
+    if "prior" in seen_by:
+        parts.append('<path d="M178 172 L112 99" stroke="#1b1f27" marker-end="url(#tip)"/>')
+    if "likelihood" in seen_by:
+        parts.append('<path d="M212 172 L278 99" stroke="#1b1f27" marker-end="url(#tip)"/>')
     return "".join([*parts, "</svg>"])
+
+
+def _node(x: int, y: int, name: str, fill: str) -> str:
+    circle = f'<circle cx="{x}" cy="{y}" r="24" fill="{fill}" stroke="#1b1f27"/>'
+    return f'{circle}<text x="{x}" y="{y + 6}" text-anchor="middle" font-size="17" font-style="italic">{name}</text>'
 
 
 def _training(history: pandas.DataFrame) -> Iterator[str]:
@@ -180,7 +195,7 @@ def _fit(vae: VAE, rows: Rows, c: Any, labels: Any, seed: int) -> Iterator[str]:
     table = check_predictions(vae, rows, c, seed=seed).rename(columns={"p_value": "p"})
     yield _wide(_table(table, "statistic"))
     yield "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it is missed.</p>"
-    if labels is not None and vae.condition is None and not vae.is_discrete:
+    if labels is not None and vae.condition is None and not vae.is_discrete and vae.prior.event_shape.numel() > 1:
         yield "<h2>Latents</h2>" + _image(plots.latent_space(vae, rows, labels), "means of the guide, by class")
 
 
@@ -188,11 +203,21 @@ def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     first = slice(None, num)
     x, given = rows.take(first), None if c is None else rows.c.take(first)  # type: ignore[union-attr]
     tree = sample_posterior(vae, x, given, num_samples=500, warmup=300, seed=seed)
-    comparison, chains = compare_posteriors(vae, x, tree, given, seed=seed), tree["diagnostics"]
+    chains = tree["diagnostics"]
+    good = mixed(chains)
+    yield f"<h2>Guide against MCMC, {num} data</h2>"
+    yield _light(
+        "good" if good.all() else "fair" if good.mean() > 0.9 else "bad",
+        f"Batched HMC, 4 chains of 500 draws: those of {int(good.sum())} of {num} data have mixed (R-hat at most "
+        f"{float(chains.rhat.max()):.3f}, bulk ESS at least {float(chains.ess_bulk.min()):.0f}, "
+        f"{int(chains.divergences.sum())} divergences). Only these judge the guide.",
+    )
+    if not good.any():
+        return
+    comparison = compare_posteriors(vae, x, tree, given, seed=seed).isel(datum=np.flatnonzero(good))
     narrow = float((comparison.sd_ratio < 0.8).mean())
     typical = float(np.abs(comparison.mean_error).median())
     colour = "good" if typical < 0.2 and narrow < 0.1 else "fair" if typical < 0.5 else "bad"
-    yield f"<h2>Guide against MCMC, {num} data</h2>"
     yield _light(
         colour,
         f"Means of the guide are off by {typical:.2f} posterior standard deviations (median); {narrow:.0%} of its "
@@ -200,10 +225,6 @@ def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     )
     yield _image(plots.posteriors(comparison), "errors of means, ratios of standard deviations, KL")
     yield _wide(_table(summarize(comparison), "measure"))
-    yield (
-        f"<p class=soft>Batched HMC, 4 chains of 500 draws: R-hat at most {float(chains.rhat.max()):.3f}, bulk ESS at "
-        f"least {float(chains.ess_bulk.min()):.0f}, {int(chains.divergences.sum())} divergences.</p>"
-    )
 
 
 def _calibration(vae: VAE, c: Any, num: int, seed: int) -> Iterator[str]:
@@ -216,8 +237,11 @@ def _calibration(vae: VAE, c: Any, num: int, seed: int) -> Iterator[str]:
 
 
 def _is_square(rows: Rows) -> bool:
-    size = rows.event_shape.numel()
-    return len(rows.event_shape) <= 3 and size >= 16 and round(size**0.5) ** 2 == size
+    """Whether the data are square images of one channel; a flat row is one from 8 x 8."""
+    *channels, side = rows.event_shape
+    if not channels:
+        return side >= 64 and math.isqrt(side) ** 2 == side
+    return math.prod(channels) == side > 1
 
 
 def _light(colour: str, text: str) -> str:

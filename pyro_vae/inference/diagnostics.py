@@ -7,7 +7,7 @@ https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode o
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,15 +52,25 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
     return dataset(found, DRAWS[2:], "")
 
 
+def mixed(found: Any) -> np.ndarray:
+    """Which data have chains that agree and are long enough; one chain has no R-hat, so its ESS alone decides."""
+    return ~(np.asarray(found["rhat"]) > RHAT_LIMIT) & (np.asarray(found["ess_bulk"]) >= ESS_LIMIT)
+
+
 def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
-    mixed = ~(found["rhat"] > RHAT_LIMIT) & (found["ess_bulk"] >= ESS_LIMIT)  # one chain has no R-hat
+    good = mixed(found)
     diverged = found["divergences"] > DIVERGENT_SHARE * transitions
-    if mixed.all() and not diverged.any():
+    if good.all() and not diverged.any():
         return
-    rhat, ess = np.max(found["rhat"]), np.min(found["ess_bulk"])
+    rhat, ess = (
+        f"{extreme:.{digits}f}" if np.isfinite(extreme) else "unknown"
+        for extreme, digits in ((np.max(found["rhat"]), 2), (np.min(found["ess_bulk"]), 0))
+    )
+    which = ", ".join(map(str, np.flatnonzero(~good | diverged)[:5]))
     warnings.warn(
-        f"chains of {int((~mixed).sum())} of {len(mixed)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
-        f"below {ESS_LIMIT}): the largest R-hat is {rhat:.2f}, the smallest bulk ESS {ess:.0f}; {int(diverged.sum())} "
+        f"chains of {int((~good).sum())} of {len(good)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
+        f"below {ESS_LIMIT}; look at data {which}): the largest R-hat is {rhat}, the smallest bulk ESS {ess}; "
+        f"{int(diverged.sum())} "
         f"data have many divergences; raise num_samples and warmup, or fit a guide that finds all modes",
         stacklevel=5,
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -69,7 +70,8 @@ class MonteCarloEM(Objective):
             drawn = under_particles(guide, args, self.num_particles)
             terms = replayed_terms(model, drawn, args, self.num_particles, None)
         target = Target(model, args)
-        found = self._expectation(target, {site["name"]: site["value"] for site in sites(drawn, observed=False)})
+        with pyro.validation_enabled(False):  # a proposal outside of what the model knows is rejected
+            found = self._expectation(target, {site["name"]: site["value"] for site in sites(drawn, observed=False)})
         backward(-self._log_densities(model, guide, args, target.constrain(found)).sum() / self.num_particles)
         return -float(terms.log_weight.mean(0).sum())
 

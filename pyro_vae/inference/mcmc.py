@@ -11,6 +11,7 @@ import functools
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC
 from .targets import Target
-from .terms import Batch, Pair, entrance, sites, under_particles
-from .trees import DRAWS, dataset, observed_groups
+from .terms import Batch, Pair, entrance, sites, trace_terms, under_particles
+from .trees import DRAWS, dataset, latents, observed_groups
 
 if TYPE_CHECKING:
     import xarray
@@ -54,6 +55,8 @@ def sample_posterior(
     seed: int = 0,
 ) -> xarray.DataTree:
     """Draws from the posterior of the latents of each datum, by MCMC.
+
+    Chains begin at draws of the guide. If these all lie in one mode of several, no diagnostic can know of the others.
 
     Arguments:
         vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
@@ -82,7 +85,7 @@ def sample_posterior(
     Warns:
         UserWarning: Chains of some data have not mixed.
     """
-    if kernel not in KERNELS:
+    if not isinstance(kernel, str) or kernel not in KERNELS:
         raise ValueError(f"no kernel is named {kernel!r}; there are {', '.join(KERNELS)}")
     counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains, "processes": processes}
     for name, value in counts.items():
@@ -93,10 +96,15 @@ def sample_posterior(
     model, guide, rows, like = entrance(vae, x, c, chains)
     run, tile = KERNELS[kernel](chains, processes)
     parts = []
-    with own_store(), mode(model, guide, training=False), frozen(model, guide), pyro.validation_enabled(False):
+    quiet = own_store(), mode(model, guide, training=False), frozen(model, guide), pyro.validation_enabled(False)
+    with ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad(), *quiet):
+            stack.enter_context(context)
         for number, part in enumerate(rows.chunks(tile)):
             with seeded(_seed(seed, number)):
                 batch = rows.batch(part, like=like)
+                with torch.no_grad():
+                    trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
                 target = Target(model, batch, _flow(vae, batch) if neutra else None)
                 start, scale = _start(guide, batch, target, chains)
             parts.append(run(target, start, scale, warmup, num_samples, (seed, number)))
@@ -234,15 +242,15 @@ def _tree(parts: list[tuple[Draws, Draws]], rows: Rows) -> xarray.DataTree:
     """The groups of the result, data beside each other."""
     import xarray
 
-    latents: dict[str, list] = {name: [] for name in parts[0][0]}
+    drawn: dict[str, list] = {name: [] for name in parts[0][0]}
     stats: dict[str, list] = {name: [] for name in parts[0][1]}
     for draws, stat in parts:
         num = next(iter(draws.values())).shape[2]
         for name, values in draws.items():
-            latents[name].append(values)
+            drawn[name].append(values)
         for name, values in stat.items():  # those of NUTS are of all data at once
             stats[name].append(values if values.ndim == 3 else np.repeat(values[..., None], num, 2))
-    posterior = dataset({name: np.concatenate(values, 2) for name, values in latents.items()}, DRAWS, "latent")
+    posterior = latents({name: np.concatenate(values, 2) for name, values in drawn.items()})
     each = dataset({name: np.concatenate(values, 2) for name, values in stats.items()}, DRAWS, "")
     energy = sum(stat["energy"].reshape(*each.energy.shape[:2], -1).sum(2) for _, stat in parts)
     sample_stats = each.assign(energy=(DRAWS[:2], energy))  # ArviZ knows one energy for each draw

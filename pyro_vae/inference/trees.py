@@ -31,9 +31,25 @@ def dataset(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rest: str) 
     return xarray.Dataset(variables, coords={name: np.arange(size) for name, size in sizes.items()})
 
 
+def latents(arrays: dict[str, np.ndarray]) -> xarray.Dataset:
+    """Latents over chain, draw and datum: one site over latent, several each over dimensions of their own."""
+    import xarray
+
+    if len(arrays) == 1:
+        return dataset(arrays, DRAWS, "latent")
+    return xarray.merge([dataset({name: values}, DRAWS, f"{name}_dim") for name, values in arrays.items()])
+
+
+def features(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rows: Rows) -> xarray.Dataset:
+    """Arrays of the shape of the data, with the names of their columns where these have names."""
+    built = dataset(arrays, leading, "feature")
+    named = rows.columns is not None and built.sizes.get("feature") == len(rows.columns)
+    return built.assign_coords(feature=[str(column) for column in rows.columns or ()]) if named else built
+
+
 def observed_groups(rows: Rows) -> dict[str, xarray.Dataset]:
     """The data: ``observed_data`` and, where there is a c, ``constant_data``."""
-    groups = {"observed_data": dataset({"x": rows.take(slice(None)).numpy()}, ("datum",), "feature")}
+    groups = {"observed_data": features({"x": rows.take(slice(None)).numpy()}, ("datum",), rows)}
     if rows.c is not None:
         groups["constant_data"] = dataset({"c": rows.c.take(slice(None)).numpy()}, ("datum",), "condition")
     return groups
