@@ -58,9 +58,7 @@ def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
     import xarray
 
     if not isinstance(posterior, xarray.DataTree) or "posterior" not in posterior.children:
-        raise TypeError(
-            f"{who} needs posterior as the tree that sample_posterior gives; got {type(posterior).__name__}"
-        )
+        raise TypeError(f"{who} needs posterior as sample_posterior gives it, a tree; got {type(posterior).__name__}")
     if "guide" in posterior.children and "sample_stats" not in posterior.children:
         raise TypeError(f"{who} needs draws of MCMC; this tree has draws of the guide in their place: sample_posterior")
     for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
