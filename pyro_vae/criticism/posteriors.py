@@ -75,9 +75,8 @@ def compare_posteriors(
             f"{judge.shape[3]} latents; got {guide.shape[1]} data of {guide.shape[2]}"
         )
     if judge.shape[0] * judge.shape[1] < LEAST_DRAWS:
-        raise ValueError(
-            f"compare_posteriors needs at least {LEAST_DRAWS} draws; got {judge.shape[:2]} (chains, draws)"
-        )
+        got = f"{judge.shape[0]} chains of {judge.shape[1]}"
+        raise ValueError(f"compare_posteriors needs at least {LEAST_DRAWS} draws of MCMC; got {got}")
     mean, sd = judge.mean((0, 1)), judge.std((0, 1)) + np.finfo(float).tiny
     judge, guide = (judge - mean) / sd, (guide - mean) / sd
     together = judge.reshape(-1, *judge.shape[2:])
