@@ -41,6 +41,11 @@ def whole_numbers(name: str, values: Any) -> list[int]:
     return list(values)
 
 
+def seed_of(*words: int) -> int:
+    """A seed made of several numbers, such as a user's seed and the number of a tile: independent draws for each."""
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Torch draws from `seed` inside; the caller's random state is afterwards as it was before."""

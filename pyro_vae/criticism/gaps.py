@@ -18,7 +18,7 @@ import numpy as np
 import pyro
 from torch import Tensor
 
-from ..guards import whole_number
+from ..guards import seed_of, whole_number
 from ..inference.evidence import TILE_DATA
 from ..inference.trees import dataset
 from ..vae import VAE
@@ -55,11 +55,11 @@ def gaps(
     needs_vae("gaps", vae)
     rows = vae.check(x, c)
     parts = []
-    for tile in rows.chunks(TILE_DATA):
+    for number, tile in enumerate(rows.chunks(TILE_DATA)):
         batch = rows.batch(tile, like=vae.reference)
-        refined = _refined(vae, batch, steps, seed)
-        _, best = guide_draws((vae.model, refined), *batch, num_samples=num_samples, seed=seed + 1)
-        _, amortised = guide_draws(vae, *batch, num_samples=num_samples, seed=seed)
+        refined = _refined(vae, batch, steps, seed_of(seed, number, 0))
+        _, best = guide_draws((vae.model, refined), *batch, num_samples=num_samples, seed=seed_of(seed, number, 1))
+        _, amortised = guide_draws(vae, *batch, num_samples=num_samples, seed=seed_of(seed, number, 2))
         parts.append(_parts(best, amortised))
     return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 

@@ -31,7 +31,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from ..guards import mode, own_store, owner_of, seeded, whole_number
+from ..guards import mode, own_store, owner_of, seed_of, seeded, whole_number
 from ..rows import Rows
 from ..vae import VAE
 from .terms import Pair, Terms, entrance, enumerated_terms, trace_terms
@@ -97,7 +97,7 @@ def _tile_evidence(
     block_rows: int,
 ) -> dict[str, Tensor]:
     """The estimates for one tile of data."""
-    with seeded(int(np.random.SeedSequence(seed).generate_state(1)[0])):
+    with seeded(seed_of(*seed)):
         batch = rows.batch(tile, like=like)
         if getattr(owner_of(guide), "is_discrete", False):
             return _summed(enumerated_terms(model, guide, batch, block_rows))

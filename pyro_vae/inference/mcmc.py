@@ -22,7 +22,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, TransformedDistribution
 
-from ..guards import frozen, mode, own_store, seeded, whole_number
+from ..guards import frozen, mode, own_store, seed_of, seeded, whole_number
 from ..rows import Rows
 from ..vae import VAE
 from .diagnostics import diagnose
@@ -101,7 +101,7 @@ def sample_posterior(
         for context in (torch.inference_mode(False), torch.enable_grad(), *quiet):
             stack.enter_context(context)
         for number, part in enumerate(rows.chunks(tile)):
-            with seeded(_seed(seed, number)):
+            with seeded(seed_of(seed, number)):
                 batch = rows.batch(part, like=like)
                 with torch.no_grad():
                     trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
@@ -109,10 +109,6 @@ def sample_posterior(
                 start, scale = _start(guide, batch, target, chains)
             parts.append(run(target, start, scale, warmup, num_samples, (seed, number)))
     return _tree(parts, rows)
-
-
-def _seed(*words: int) -> int:
-    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 def _flow(vae: Any, batch: Batch) -> Transform:
@@ -154,7 +150,7 @@ def _hmc(
 ) -> tuple[Draws, Draws]:
     """All chains at once."""
     positions, stats = [], []
-    with seeded(_seed(*seed, 0)):
+    with seeded(seed_of(*seed, 0)):
         kernel = BatchedHMC(target, start, scale=scale)
         for position in _steps(kernel, start, warmup, num_samples):
             positions.append(position)
@@ -191,7 +187,7 @@ def _nuts(
     seed: tuple[int, int],
 ) -> tuple[Draws, Draws]:
     """Chain by chain, each with a seed of its own, here or in other processes."""
-    tasks = [(target, begin, warmup, num_samples, _seed(*seed, number + 1)) for number, begin in enumerate(start)]
+    tasks = [(target, begin, warmup, num_samples, seed_of(*seed, number + 1)) for number, begin in enumerate(start)]
     if processes == 1:
         chains = [_nuts_chain(*task) for task in tasks]
     else:
