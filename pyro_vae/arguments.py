@@ -110,5 +110,7 @@ def loaded(
     vae, x, c = load(model), read_rows(source, None), read_condition(condition)
     if vae.condition is not None and c is None:
         raise ValueError(f"{model.name} is conditional: give --condition, a file with a row for each datum")
+    if c is not None and len(c) != len(x):
+        raise ValueError(f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data")
     first = np.arange(len(x) if num is None else min(num, len(x)))
     return vae, some(x, first), some(c, first)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro.poutine.messenger import unwrap
 from torch import nn
 
 _process = threading.RLock()  # random state, mode and store are the process's: one thread at a time
@@ -58,7 +59,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def owner_of(function: Any) -> Any:
     """The object whose method `function` is, through any handlers wrapped around it; else `function` itself."""
-    function = inspect.unwrap(function)
+    function = inspect.unwrap(unwrap(function))
     return getattr(function, "__self__", function)
 
 

@@ -475,7 +475,7 @@ def test_the_guide_is_held_against_mcmc(files):
     result = done("compare", "model.safetensors", "counts.npy", "-n", 5, "-o", "guide.csv", "--picture", "guide.png")
     for measure in ("mean error", "sd ratio", "c2st", "coverage", "kl", "exact", "worst tenth"):
         assert measure in result.output
-    assert len(pandas.read_csv("guide.csv")) == 5
+    assert len(pandas.read_csv("guide.csv")) == 5 * 2  # data and latents
     assert image.imread("guide.png")[..., :3].std() > 0.01
     quick = ["--num-samples", 100, "--warmup", 100, "--chains", 2]
     told = done("mcmc", "model.safetensors", "counts.npy", "-n", 4, "-o", "tree.nc", *quick).output
@@ -484,6 +484,14 @@ def test_the_guide_is_held_against_mcmc(files):
     assert tree["posterior"].z.shape == (2, 100, 4, 2)
     assert "importance" in tree.children
     tree.close()
+
+
+def test_a_condition_of_another_length_is_refused(files):
+    done(*FIT, "--condition", "classes.csv")
+    np.save("short.npy", np.zeros(5))
+    result = run("compare", "model.safetensors", "counts.npy", "--condition", "short.npy")
+    assert result.exit_code == 2
+    assert "--condition needs a row for each datum; got 5 rows for 40 data" in result.stderr
 
 
 def test_a_report_of_a_saved_model(files):

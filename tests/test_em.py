@@ -73,6 +73,27 @@ def test_any_prior_missing_cells_and_conditions():
             assert not torch.equal(p, before[name]), name
 
 
+def test_chains_see_the_model_as_it_is_judged():
+    """Layers that differ in training, such as batch statistics, are updated by the M-step alone."""
+    x = TRUTH.draw(40)
+    norm = torch.nn.BatchNorm1d(2)
+    decoder = torch.nn.Sequential(Folded(norm), torch.nn.Linear(2, 6))
+    guide = pv.Amortised(pv.MLP(6, 4, hidden=()), pv.Normal((2,)))
+    prior = pv.Normal((2,), loc=0.0, scale=1.0)
+    vae = pv.VAE(prior, pv.Amortised(decoder, pv.Normal((6,), scale=1.0)), guide)
+    pv.fit(vae, x, loss="mcem", epochs=1, batch_size=40, progress=False)
+    assert int(norm.num_batches_tracked) <= 3
+
+
+class Folded(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, z):
+        return pv.fold(self.layer, z, 1)
+
+
 def test_what_it_refuses():
     x = np.random.default_rng(0).poisson(2.0, (20, 3))
     with pytest.raises(ValueError, match="the latents are discrete, and sums over them exact"):

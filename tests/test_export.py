@@ -116,6 +116,14 @@ def test_other_data_are_refused(tree):
         pv.to_datatree((TRUTH.vae().model, TRUTH.vae().guide), X)
 
 
+def test_noise_of_predictions_is_not_that_of_latents():
+    truth = LinearGaussian(np.ones((1, 1)), np.zeros(1), np.ones(1))
+    tree = pv.to_datatree(truth.vae(), truth.draw(40), num_samples=100)
+    z, x = tree["posterior"].z.values.ravel(), tree["posterior_predictive"].x.values.ravel()
+    means = np.repeat(tree["posterior"].z.values.mean((0, 1))[None], 100, 0).ravel()
+    assert abs(np.corrcoef(z - means, x - z)[0, 1]) < 5 / 4000**0.5
+
+
 def test_columns_keep_their_names():
     import pandas
 

@@ -89,6 +89,14 @@ def test_the_summary_names_what_an_exact_guide_gives():
     assert table.loc["kl", "worst"] >= table.loc["kl", "median"] > 0
 
 
+def test_the_median_of_three_is_the_second():
+    values = xarray.Dataset({name: ("datum", [0.1, 0.2, 0.3]) for name in ("mean_error", "wasserstein", "kl")})
+    rest = {name: ("datum", [1.1, 1.2, 1.3]) for name in ("sd_ratio", "correlation_missed", "c2st", "coverage")}
+    table = summarize(values.assign(rest))
+    np.testing.assert_allclose(table["median"][["mean_error", "kl", "sd_ratio"]], [0.2, 0.2, 1.2])
+    np.testing.assert_allclose(table["worst"][["mean_error", "kl", "sd_ratio"]], [0.3, 0.3, 1.3])
+
+
 def test_draws_of_the_guide_are_no_judge():
     vae = TRUTH.vae()
     with pytest.raises(TypeError, match="needs draws of MCMC; this tree has draws of the guide in their place"):

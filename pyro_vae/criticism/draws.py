@@ -24,7 +24,7 @@ def guide_draws(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, see
 
     Returns:
         The latents by site, each of shape ``(num_samples, N, *Z)``, and their log weights, of shape
-        ``(num_samples, N)``, in double precision.
+        ``(num_samples, N)``.
     """
     model, guide, rows, like = entrance(vae, x, c, num_samples)
     draws, weights = [], []
@@ -33,7 +33,7 @@ def guide_draws(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, see
             batch = rows.batch(tile, like=like)
             trace = under_particles(guide, batch, num_samples)
             draws.append({site["name"]: site["value"].numpy(force=True) for site in sites(trace, observed=False)})
-            weights.append(replayed_terms(model, trace, batch, num_samples, TILE_ROWS).log_weight.double())
+            weights.append(replayed_terms(model, trace, batch, num_samples, TILE_ROWS).log_weight)
     return {name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]}, torch.cat(weights, 1)
 
 
@@ -63,8 +63,9 @@ def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
         raise TypeError(f"{who} needs draws of MCMC; this tree has draws of the guide in their place: sample_posterior")
     for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
         if group in posterior.children and own is not None:
-            theirs, ours = posterior[group].to_dataset()[name].values, own.take(slice(None)).numpy()
-            if theirs.shape != ours.shape or not np.allclose(theirs, ours, equal_nan=True):
+            theirs = posterior[group].to_dataset()[name].values
+            ours = own.take(slice(None), like=torch.as_tensor(theirs[:0])).numpy()
+            if not np.array_equal(theirs, ours, equal_nan=True):
                 raise DataError(f"{who} needs the data that the posterior was drawn for: its {group} are others")
 
 
@@ -76,12 +77,12 @@ def flat(draws: Draws, leading: int) -> np.ndarray:
 
 def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
     """KL(q‖p) = log p(x) - ELBO of each datum in nats, its standard error, and k-hat, from log weights ``(K, N)``."""
-    num_samples = len(log_weight)
+    shape, log_weight, num_samples = khat(log_weight), log_weight.double(), len(log_weight)
     log_mean = log_weight.logsumexp(0) - math.log(num_samples)
     influence = (log_weight - log_mean).exp() - log_weight
     found = {
         "kl": log_mean - log_weight.mean(0),
         "kl_se": influence.std(0) / math.sqrt(num_samples),
-        "khat": khat(log_weight),
+        "khat": shape,
     }
     return {name: values.numpy(force=True) for name, values in found.items()}

@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..guards import mode, seeded, whole_number
+from ..guards import mode, seed_of, seeded, whole_number
 from ..inference.evidence import TILE_ROWS, khat
 from ..inference.trees import DRAWS, dataset, features, observed_groups
 from ..rows import DataError, Rows
@@ -38,7 +38,7 @@ def to_datatree(
         x: Data of shape ``(N, *X)``, NaN where missing.
         c: What a conditional VAE is conditional on, a row for each datum.
         posterior: What :func:`.sample_posterior` gave for these data; left out, draws of the guide take its place.
-        num_samples: The draws of the guide, of the prior and, for predictions, of each chain.
+        num_samples: The draws of the guide, of the prior and, at most, of each chain for predictions.
         seed: The seed of the draws.
 
     Returns:
@@ -64,7 +64,7 @@ def to_datatree(
     z = groups["posterior"]["z"]
     if z.shape[2:] != drawn["z"].shape[1:]:
         raise DataError(f"to_datatree needs the data that the posterior was drawn for; got {len(rows)} data")
-    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
+    with torch.no_grad(), seeded(seed_of(seed, 1)), mode(vae, training=False), pyro.validation_enabled(False):
         batch = rows.batch(slice(None), like=vae.reference)
         groups |= {
             "guide": guide,
@@ -73,7 +73,7 @@ def to_datatree(
             "posterior_predictive": _predicted(vae, rows, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))),
             **_prior(vae, rows, batch, num_samples),
         }
-    tree = xarray.DataTree.from_dict(groups | observed_groups(rows))
+    tree = xarray.DataTree.from_dict(groups | observed_groups(rows, vae.reference))
     for role, name in (("inference_library", "pyro-ppl"), ("creation_library", "pyro-vae")):
         tree.attrs |= {role: name, f"{role}_version": metadata.version(name)}
     tree.attrs["seed"] = seed
@@ -81,15 +81,16 @@ def to_datatree(
 
 
 def _step(z: xarray.DataArray, num_samples: int) -> int:
-    return max(1, z.sizes["draw"] // num_samples)
+    return -(-z.sizes["draw"] // num_samples)
 
 
 def _importance(log_weight: Tensor) -> xarray.Dataset:
+    shape, log_weight = khat(log_weight), log_weight.double()
     total, squares = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
     by_datum = {
         "log_evidence": total - math.log(len(log_weight)),
         "ess": torch.exp(2 * total - squares),
-        "khat": khat(log_weight),
+        "khat": shape,
     }
     found = dataset({name: values.numpy(force=True) for name, values in by_datum.items()}, DRAWS[2:], "")
     return found.merge(dataset({"log_weight": log_weight[None].numpy(force=True)}, DRAWS, ""))

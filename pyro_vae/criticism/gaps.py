@@ -57,9 +57,9 @@ def gaps(
     parts = []
     for number, tile in enumerate(rows.chunks(TILE_DATA)):
         batch = rows.batch(tile, like=vae.reference)
-        refined = _refined(vae, batch, steps, seed_of(seed, number, 0))
-        _, best = guide_draws((vae.model, refined), *batch, num_samples=num_samples, seed=seed_of(seed, number, 1))
-        _, amortised = guide_draws(vae, *batch, num_samples=num_samples, seed=seed_of(seed, number, 2))
+        refined = _refined(vae, batch, steps, seed_of(seed, number, 1))
+        _, best = guide_draws((vae.model, refined), *batch, num_samples=num_samples, seed=seed_of(seed, number, 2))
+        _, amortised = guide_draws(vae, *batch, num_samples=num_samples, seed=seed_of(seed, number, 3))
         parts.append(_parts(best, amortised))
     return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
@@ -77,7 +77,8 @@ def _refined(vae: VAE, batch: tuple[Tensor, ...], steps: int, seed: int) -> Any:
 
 def _parts(best: Tensor, amortised: Tensor) -> dict[str, np.ndarray]:
     """From log weights of the best and of the amortised guide."""
-    approximation, lower, upper = divergence(best), amortised.mean(0), best.mean(0)
+    approximation, best, amortised = divergence(best), best.double(), amortised.double()
+    lower, upper = amortised.mean(0), best.mean(0)
     error = (amortised.var(0) / len(amortised) + best.var(0) / len(best)).sqrt()
     return {
         "log_evidence": upper.numpy(force=True) + approximation["kl"],

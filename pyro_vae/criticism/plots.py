@@ -12,6 +12,7 @@ import xarray
 from torch import Tensor
 
 from ..guards import mode, seeded
+from ..missing import mean_of, mode_of
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def reconstructions(vae: VAE, x: Any, *, seed: int = 0) -> Figure:
 
 
 def samples(vae: VAE, *, rows: int = 5, columns: int = 12, seed: int = 0) -> Figure:
-    """What the model makes of draws from its prior: the mean of p(x|z).
+    """What the model makes of draws from its prior: the mean of p(x|z), or its mode where it has no mean.
 
     Arguments:
         vae: A VAE over square images.
@@ -71,7 +72,10 @@ def samples(vae: VAE, *, rows: int = 5, columns: int = 12, seed: int = 0) -> Fig
         seed: The seed of the draws from the prior.
     """
     with torch.no_grad(), seeded(seed), mode(vae, training=False):
-        images = _as_images(vae.decode(vae.prior().sample(torch.Size([rows * columns]))).mean)
+        decoded = vae.decode(vae._latent(None).expand(torch.Size([rows * columns])).sample())
+        mean = mean_of(decoded)
+        known = mean.isfinite()
+        images = _as_images(mean if known.all() else torch.where(known, mean, mode_of(decoded)))
     figure = _figure(0.6 * columns, 0.6 * rows)
     for axes, image in zip(figure.subplots(rows, columns).flat, images, strict=True):
         _show(axes, image, (float(images.min()), float(images.max())))

@@ -121,7 +121,7 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
     table = {}
     for name, (exact, distance) in away.items():
         values, order = comparison[name].values.ravel(), np.argsort(distance.ravel())
-        at = [order[min(math.ceil(share * len(order)), len(order) - 1)] for share in (0.5, 0.9, 1.0)]
+        at = [order[math.ceil(share * len(order)) - 1] for share in (0.5, 0.9, 1.0)]
         table[name] = [exact, *values[at]]
     return pandas.DataFrame.from_dict(table, orient="index", columns=["exact", "median", "worst_tenth", "worst"])
 

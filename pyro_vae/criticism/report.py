@@ -201,7 +201,7 @@ def _fit(vae: VAE, rows: Rows, c: Any, labels: Any, seed: int) -> Iterator[str]:
 
 def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     first = slice(None, num)
-    x, given = rows.take(first), None if c is None else rows.c.take(first)  # type: ignore[union-attr]
+    x, given = rows.take(first, vae.reference), None if c is None else rows.c.take(first)  # type: ignore[union-attr]
     tree = sample_posterior(vae, x, given, num_samples=500, warmup=300, seed=seed)
     chains = tree["diagnostics"]
     good = mixed(chains)

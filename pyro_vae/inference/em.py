@@ -18,7 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guards import whole_number
+from ..guards import mode, whole_number
 from .hmc import evaluate, transition
 from .objectives import Objective, backward
 from .targets import Target
@@ -69,14 +69,14 @@ class MonteCarloEM(Objective):
         with torch.no_grad():
             drawn = under_particles(guide, args, self.num_particles)
             terms = replayed_terms(model, drawn, args, self.num_particles, None)
-        target = Target(model, args)
-        with pyro.validation_enabled(False):  # a proposal outside of what the model knows is rejected
-            found = self._expectation(target, {site["name"]: site["value"] for site in sites(drawn, observed=False)})
-        backward(-self._log_densities(model, guide, args, target.constrain(found)).sum() / self.num_particles)
+        values = {site["name"]: site["value"] for site in sites(drawn, observed=False)}
+        with pyro.validation_enabled(False), mode(model, training=False):  # proposals that make no sense are rejected
+            found = self._expectation(Target(model, args), values)
+        backward(-self._log_densities(model, guide, args, found).sum() / self.num_particles)
         return -float(terms.log_weight.mean(0).sum())
 
-    def _expectation(self, target: Target, values: dict[str, Tensor]) -> Tensor:
-        """Positions after some transitions; the step size is in units of the spread of the guide's draws."""
+    def _expectation(self, target: Target, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Latents after some transitions; the step size is in units of the spread of the guide's draws."""
         start = target.unconstrain(values)
         spread = start.std(0).clamp(min=1e-3) if len(start) > 1 else torch.ones_like(start[0])
         state, scale = evaluate(target, start), torch.diag_embed(spread)
@@ -84,7 +84,7 @@ class MonteCarloEM(Objective):
             step_size = self.step_size * (0.8 + 0.4 * torch.rand_like(state.log_density))
             state, seen = transition(target, state, step_size, self.num_steps, scale)
             self.step_size *= float((RATE * (seen.acceptance.mean() - TARGET)).exp())
-        return state.position
+        return target.constrain(state.position)
 
     def _log_densities(self, model: Callable, guide: Callable, args: Any, values: dict[str, Tensor]) -> Tensor:
         """log p(x, z) + log q(z|x) of given latents, of shape ``(K, N)``."""

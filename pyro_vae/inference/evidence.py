@@ -234,9 +234,8 @@ def _generalized_pareto_shape(x: Tensor) -> Tensor:
 def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
     log_evidence, khat = result["log_evidence"], result["khat"]
     num = len(log_evidence)
-    with np.errstate(
-        invalid="ignore"
-    ):  # a datum that the model cannot have made leaves the mean at -inf, its error NaN
+    with np.errstate(invalid="ignore", over="ignore"):  # a datum that the model cannot have made: -inf, its error NaN
+        mean = log_evidence.mean()
         mean_se = log_evidence.std(ddof=1) / math.sqrt(num) if num > 1 else result["se"][0]
     heavy, undefined = khat > KHAT_LIMIT, ~np.isfinite(log_evidence)
     flagged = int(np.sum(heavy | undefined))
@@ -251,7 +250,7 @@ def _dataset(result: dict[str, np.ndarray], num_samples: int) -> xarray.Dataset:
         {name: ("datum", values) for name, values in result.items()},
         coords={"datum": np.arange(num)},
         attrs={
-            "mean": float(log_evidence.mean()),
+            "mean": float(mean),
             "mean_se": float(mean_se),
             "num_samples": num_samples,
             "flagged": flagged,

@@ -69,11 +69,13 @@ def sample_posterior(
         neutra: Whether to run in the base space of a flow guide, where the posterior is rounder (NeuTra, Hoffman et
             al., 2019, https://arxiv.org/abs/1903.03704).
         processes: How many processes share the chains of NUTS; a chain is the same in any of them.
-        seed: The seed of all draws; chain i of NUTS is the same however many chains there are.
+        seed: The seed of all draws; chain i of NUTS is the same however many chains there are, for a guide that draws
+            once for each datum.
 
     Returns:
         A tree with the groups ``posterior`` (the latents, by site: chain, draw, datum, latent), ``sample_stats``
-        (acceptance_rate, diverging, lp and step_size by chain, draw and datum; energy, the total over data),
+        (acceptance_rate, diverging, lp and step_size by chain, draw and datum, with NUTS all but lp of up to 256 data
+        at once; energy, the total over data),
         ``diagnostics`` (of each datum: rhat, the largest of its latents; ess_bulk and ess_tail, the smallest;
         divergences, acceptance_rate, step_size, bfmi), ``observed_data`` and, where there is a c, ``constant_data``.
 
@@ -108,7 +110,7 @@ def sample_posterior(
                 target = Target(model, batch, _flow(vae, batch) if neutra else None)
                 start, scale = _start(guide, batch, target, chains)
             parts.append(run(target, start, scale, warmup, num_samples, (seed, number)))
-    return _tree(parts, rows)
+    return _tree(parts, rows, like)
 
 
 def _flow(vae: Any, batch: Batch) -> Transform:
@@ -150,7 +152,7 @@ def _hmc(
 ) -> tuple[Draws, Draws]:
     """All chains at once."""
     positions, stats = [], []
-    with seeded(seed_of(*seed, 0)):
+    with seeded(seed_of(*seed, 1)):
         kernel = BatchedHMC(target, start, scale=scale)
         for position in _steps(kernel, start, warmup, num_samples):
             positions.append(position)
@@ -191,30 +193,34 @@ def _nuts(
     if processes == 1:
         chains = [_nuts_chain(*task) for task in tasks]
     else:
-        setting = torch.get_default_dtype(), torch.get_num_threads()
+        setting = torch.get_default_dtype(), torch.get_num_threads(), pyro.get_param_store().get_state()
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _as_here, setting) as pool:
             chains = list(pool.map(_nuts_chain, *zip(*tasks, strict=True)))
     positions = torch.stack([position for position, _ in chains])
     stats = {name: np.stack([np.asarray(stat[name]) for _, stat in chains]) for name in chains[0][1]}
+    with torch.no_grad():
+        blocks = positions.flatten(0, 1).split(max(1, TILE_ROWS // positions.shape[2]))
+        stats["lp"] = torch.cat([target(block) for block in blocks]).reshape(positions.shape[:3]).numpy(force=True)
     return _arrays(target.constrain(positions)), stats
 
 
-def _as_here(dtype: torch.dtype, threads: int) -> None:
-    """In a new process, what decides the last bits of a result."""
+def _as_here(dtype: torch.dtype, threads: int, store: Any) -> None:
+    """In a new process: the parameters, and what decides the last bits of a result."""
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
+    pyro.get_param_store().set_state(store)
     pyro.enable_validation(False)
 
 
 def _nuts_chain(target: Target, start: Tensor, warmup: int, num_samples: int, seed: int) -> tuple[Tensor, Any]:
     positions = []
-    stats: dict[str, list] = {name: [] for name in ("acceptance_rate", "diverging", "energy", "lp", "step_size")}
+    stats: dict[str, list] = {name: [] for name in ("acceptance_rate", "diverging", "energy", "step_size")}
     with seeded(seed):
         kernel = _Nuts(potential_fn=functools.partial(_potential, target))
         for position in _steps(kernel, start, warmup, num_samples):
             positions.append(position)
             diverging = kernel._t - 1 - warmup in kernel._divergences[-1:]
-            last = kernel.acceptance, diverging, kernel.energy, -float(kernel._potential_energy_last), kernel.step_size
+            last = kernel.acceptance, diverging, kernel.energy, kernel.step_size
             for name, value in zip(stats, last, strict=True):
                 stats[name].append(value)
     return torch.stack(positions), stats
@@ -234,7 +240,7 @@ def _arrays(tensors: dict[str, Tensor]) -> Draws:
     return {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
 
 
-def _tree(parts: list[tuple[Draws, Draws]], rows: Rows) -> xarray.DataTree:
+def _tree(parts: list[tuple[Draws, Draws]], rows: Rows, like: Tensor | None) -> xarray.DataTree:
     """The groups of the result, data beside each other."""
     import xarray
 
@@ -251,4 +257,4 @@ def _tree(parts: list[tuple[Draws, Draws]], rows: Rows) -> xarray.DataTree:
     energy = sum(stat["energy"].reshape(*each.energy.shape[:2], -1).sum(2) for _, stat in parts)
     sample_stats = each.assign(energy=(DRAWS[:2], energy))  # ArviZ knows one energy for each draw
     groups = {"posterior": posterior, "sample_stats": sample_stats, "diagnostics": diagnose(posterior, each)}
-    return xarray.DataTree.from_dict(groups | observed_groups(rows))
+    return xarray.DataTree.from_dict(groups | observed_groups(rows, like))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from ..rows import Rows
 
@@ -47,9 +48,11 @@ def features(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rows: Rows
     return built.assign_coords(feature=[str(column) for column in rows.columns or ()]) if named else built
 
 
-def observed_groups(rows: Rows) -> dict[str, xarray.Dataset]:
-    """The data: ``observed_data`` and, where there is a c, ``constant_data``."""
-    groups = {"observed_data": features({"x": rows.take(slice(None)).numpy()}, ("datum",), rows)}
+def observed_groups(rows: Rows, like: Tensor | None) -> dict[str, xarray.Dataset]:
+    """The data in the dtype of `like`: ``observed_data`` and, where there is a c, ``constant_data``."""
+    groups = {"observed_data": features({"x": rows.take(slice(None), like).numpy(force=True)}, ("datum",), rows)}
     if rows.c is not None:
-        groups["constant_data"] = dataset({"c": rows.c.take(slice(None)).numpy()}, ("datum",), "condition")
+        groups["constant_data"] = dataset(
+            {"c": rows.c.take(slice(None), like).numpy(force=True)}, ("datum",), "condition"
+        )
     return groups
