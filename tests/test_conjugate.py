@@ -9,6 +9,7 @@ from pyro import distributions as dist
 from scipy import special, stats
 from torch import nn
 from torch.distributions import StickBreakingTransform, biject_to
+from truth import Direct
 
 import pyro_vae as pv
 from pyro_vae.conditionals.links import StickBreaking, link, onto
@@ -93,21 +94,6 @@ def test_no_density_is_gained_at_the_edge_in_single_precision(make):
     assert not weights.isposinf().any()
     assert (result.log_evidence < exact + 4.5 * result.se).all()
     assert (result.log_evidence > exact - 4.5 * result.se - 0.05).all()  # what lies beyond double precision is lost
-
-
-class Direct(pv.Conditional):
-    """A likelihood whose parameter is z itself."""
-
-    def __init__(self, event_shape, make):
-        super().__init__()
-        self.event_shape, self.make = torch.Size(event_shape), make
-
-    def forward(self, z):
-        return self.make(z)
-
-    @classmethod
-    def example(cls):
-        return cls((1,), lambda z: dist.Normal(z, 1.0).to_event(1))
 
 
 RNG = np.random.default_rng

@@ -8,7 +8,7 @@ from arviz_stats.base import array_stats
 from pyro import distributions as dist
 from scipy import stats
 from torch import nn
-from truth import LinearGaussian
+from truth import Direct, LinearGaussian
 
 import pyro_vae as pv
 
@@ -40,21 +40,6 @@ def test_200_exact_posteriors_at_once(kernel, options):
     check_moments(draws(tree), (X - TRUTH.bias) @ gain.T, np.diag(covariance), floor=50 if kernel == "nuts" else 400)
     assert (tree["diagnostics"].rhat < 1.05).all()
     assert (tree["diagnostics"].divergences == 0).all()
-
-
-class Direct(pv.Conditional):
-    """A likelihood whose parameter is z itself."""
-
-    def __init__(self, event_shape, make):
-        super().__init__()
-        self.event_shape, self.make = torch.Size(event_shape), make
-
-    def forward(self, z):
-        return self.make(z)
-
-    @classmethod
-    def example(cls):
-        return cls((1,), lambda z: dist.Normal(z, 1.0).to_event(1))
 
 
 class Constant(nn.Module):
@@ -90,8 +75,8 @@ def test_latents_on_a_constrained_support(name, dtype):
     prior, likelihood, x, mean, variance = conjugate(name)
     size = prior.event_shape.numel() - (prior.name == "dirichlet")
     vae = pv.VAE(prior, likelihood, pv.Amortised(Constant(2 * size), pv.Normal((size,)))).to(dtype)
-    tree = pv.sample_posterior(vae, x, num_samples=1000, warmup=300)
-    check_moments(draws(tree), mean, variance, floor=200)
+    tree = pv.sample_posterior(vae, x, num_samples=2000, warmup=300)
+    check_moments(draws(tree), mean, variance)
 
 
 def test_missing_cells_and_a_condition_count():
@@ -136,10 +121,10 @@ def two_guides(x):
 def test_any_pair_of_pyro_functions(kernel):
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.poisson(2.0, 20), rng.normal(size=(20, 2))]).astype(float)
-    options = {"num_samples": 500, "warmup": 200, "chains": 4 if kernel == "hmc" else 2}
+    options = {"num_samples": 1000, "warmup": 200, "chains": 4 if kernel == "hmc" else 2}
     tree = pv.sample_posterior((two_sites, two_guides), x, kernel=kernel, **options)
-    check_moments(draws(tree, "rate"), (x[:, 0] + 2) / 2, (x[:, 0] + 2) / 4, floor=100)
-    check_moments(draws(tree, "level"), x[:, 1:] / 2, np.full((20, 2), 0.5), floor=100)
+    check_moments(draws(tree, "rate"), (x[:, 0] + 2) / 2, (x[:, 0] + 2) / 4, floor=200)
+    check_moments(draws(tree, "level"), x[:, 1:] / 2, np.full((20, 2), 0.5), floor=200)
 
 
 def test_the_base_space_of_a_flow_gives_the_same_posterior():

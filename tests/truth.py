@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pyro import distributions as dist
 from scipy import stats
 
 import pyro_vae as pv
@@ -63,3 +64,18 @@ def affine(weight: np.ndarray, bias: np.ndarray) -> pv.MLP:
         network.layers[0].weight.copy_(torch.as_tensor(weight))
         network.layers[0].bias.copy_(torch.as_tensor(bias))
     return network
+
+
+class Direct(pv.Conditional):
+    """A likelihood whose parameter is z itself."""
+
+    def __init__(self, event_shape, make):
+        super().__init__()
+        self.event_shape, self.make = torch.Size(event_shape), make
+
+    def forward(self, z):
+        return self.make(z)
+
+    @classmethod
+    def example(cls):
+        return cls((1,), lambda z: dist.Normal(z, 1.0).to_event(1))

@@ -112,12 +112,7 @@ def fit(
     if any(parameter.is_inference() for parameter in vae.parameters()):
         raise ValueError("fit needs parameters made outside torch.inference_mode(); build the VAE outside it")
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
-    if vae.is_discrete and isinstance(loss, str) and (loss not in ("elbo", "enum") or free_bits is not None):
-        raise ValueError("fit: the latents are discrete, and sums over them exact; use loss='elbo' and no free_bits")
-    loss = "enum" if loss == "elbo" and vae.is_discrete else loss
-    run = Run(vae, _elbo(loss, particles, beta, free_bits), *schedules, clip_norm)
-    if isinstance(run.elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
-        raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
+    run = Run(vae, _elbo_for(vae, loss, particles, beta, free_bits), *schedules, clip_norm)
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
         raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
     for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
@@ -152,6 +147,16 @@ def _checked_validation(vae: VAE, validation: Any) -> Rows:
         return vae.check(*validation)
     except DataError as error:
         raise DataError(f"validation data: {error}") from None
+
+
+def _elbo_for(vae: VAE, loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None) -> ELBO:
+    """The ELBO, if the latents are of a kind that it can train."""
+    if vae.is_discrete and isinstance(loss, str) and (loss not in ("elbo", "enum") or free_bits is not None):
+        raise ValueError("fit: the latents are discrete, and sums over them exact; use loss='elbo' and no free_bits")
+    elbo = _elbo("enum" if loss == "elbo" and vae.is_discrete else loss, particles, beta, free_bits)
+    if isinstance(elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
+        raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
+    return elbo
 
 
 def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None) -> ELBO:
