@@ -99,7 +99,7 @@ def read_condition(source: str | None) -> Rows | None:
 
 def some(rows: Rows | None, order: np.ndarray) -> Any:
     """The rows that `order` names, still read a few at a time."""
-    return None if rows is None else Rows(lambda i: rows.fetch(order[i]), len(order), rows.event_shape, rows.columns)
+    return None if rows is None else rows.only(order)
 
 
 def loaded(

@@ -21,7 +21,8 @@ from .checkpoint import save
 from .conditionals.discrete import Binomial
 from .criticism import plots
 from .criticism.report import report
-from .inference.evidence import KHAT_LIMIT, log_evidence
+from .inference.evidence import log_evidence
+from .inference.pareto import KHAT_LIMIT
 from .inference.svi import fit
 from .spec import build
 from .vae import VAE

@@ -94,6 +94,14 @@ def frozen(*owners: object) -> Iterator[None]:
 
 
 @contextmanager
+def judged(*owners: object) -> Iterator[None]:
+    """Eval mode, no gradients for parameters, a parameter store that is put back, no validation: then as before."""
+    quiet = torch.inference_mode(False), pyro.validation_enabled(False)
+    with own_store(), mode(*owners, training=False), frozen(*owners), quiet[0], quiet[1]:
+        yield
+
+
+@contextmanager
 def own_store() -> Iterator[None]:
     """A copy of Pyro's parameter store inside: what is registered there is gone afterwards, what was there stays."""
     store = pyro.get_param_store()

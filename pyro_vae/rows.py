@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,6 +57,19 @@ class Rows:
         """What model and guide are called with: rows `index` of x, and of c if there is one."""
         x = self.take(index, like)
         return (x,) if self.c is None else (x, self.c.take(index, like))
+
+    def only(self, index: np.ndarray) -> Rows:
+        """Some of the rows, in the order of `index`, still read a few at a time; and their c."""
+        some = Rows(lambda inner: self.fetch(index[inner]), len(index), self.event_shape, self.columns)
+        some.c = None if self.c is None else self.c.only(index)
+        return some
+
+    def fingerprint(self) -> str:
+        """A digest of all values in single precision: equal for equal data, whatever they are read from."""
+        digest = hashlib.sha256(repr(tuple(self.event_shape)).encode())
+        for chunk in self.chunks():
+            digest.update(self.take(chunk, like=torch.empty(0, dtype=torch.float32)).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def columns_only(self, columns: list[int]) -> Rows:
         """The same rows with some of their columns."""

@@ -11,7 +11,7 @@ from arviz_stats.base import array_stats
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.inference import evidence as module
+from pyro_vae.inference import importance as module
 
 MODEL = LinearGaussian.with_diagonal_posterior(features=6, latents=3)
 X = MODEL.draw(100)
@@ -74,11 +74,11 @@ def test_mean_and_its_error():
     assert alone.attrs["mean_se"] == pytest.approx(alone.se.item())
 
 
-def test_block_rows_never_change_the_answer():
+def test_memory_never_changes_the_answer():
     vae = MODEL.vae(shrink=1.3)
     whole = pv.log_evidence(vae, X, num_samples=777)
-    for block_rows in (1, 100, 5000):
-        part = pv.log_evidence(vae, X, num_samples=777, block_rows=block_rows)
+    for max_bytes in (1, 30_000, 2**40):
+        part = pv.log_evidence(vae, X, num_samples=777, max_bytes=max_bytes)
         for name in whole:
             np.testing.assert_allclose(part[name], whole[name], rtol=1e-10, err_msg=name)
 
@@ -88,7 +88,9 @@ def test_merging_in_buffers_never_changes_the_answer(monkeypatch):
     whole = quiet(vae, X, num_samples=3000)
     monkeypatch.setattr(module, "BUFFER", 1)
     for name, values in quiet(vae, X, num_samples=3000).items():
-        np.testing.assert_allclose(values, whole[name], rtol=1e-9, err_msg=name)
+        if name != "tail":  # what is kept beyond the tail itself depends on the order
+            rtol = 1e-6 if name == "bias" else 1e-9  # to second order in the weights that are not kept
+            np.testing.assert_allclose(values, whole[name], rtol=rtol, err_msg=name)
 
 
 @pytest.mark.parametrize("num_samples", [1, 7, 64, 65, 1000, 4097])
@@ -218,12 +220,14 @@ class TestKhat:
 
 
 def constant_pair(log_likelihood):
-    """A pair whose log p(x|z) is given, particle by particle: to see what bad weights do."""
+    """A pair whose log p(x|z) is given, one particle after the other: to see what bad weights do."""
+    coming = iter(log_likelihood)
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
-            pyro.factor("x", log_likelihood[: len(z), None].expand(z.shape))
+            values = torch.tensor([next(coming) for _ in range(len(z))])
+            pyro.factor("x", values[:, None].expand(z.shape))
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -247,13 +251,7 @@ def constant_pair(log_likelihood):
 def test_bad_weights_give_defined_results(weights, log_evidence, ess, buffer, monkeypatch):
     monkeypatch.setattr(module, "BUFFER", buffer)
     monkeypatch.setattr(module, "TILE_ROWS", 2 if buffer == 1 else 4096)  # one weight at a time, or all at once
-    if buffer == 1:
-        weights = torch.tensor(weights)
-        draws = iter(weights)
-        pair = (lambda x: constant_pair(next(draws)[None])[0](x)), constant_pair(weights)[1]
-    else:
-        pair = constant_pair(torch.tensor(weights))
-    result = quiet(pair, torch.zeros(2), num_samples=3)
+    result = quiet(constant_pair(weights), torch.zeros(2), num_samples=3)
     np.testing.assert_allclose(result.log_evidence, log_evidence)
     np.testing.assert_allclose(result.ess, ess)
     assert result.attrs["flagged"] == (0 if math.isfinite(log_evidence) else 2)

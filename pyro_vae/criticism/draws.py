@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..guards import mode, own_store, seeded
-from ..inference.evidence import TILE_DATA, TILE_ROWS, khat
+from ..inference.importance import TILE_DATA
+from ..inference.memory import Memory
+from ..inference.pareto import khat
 from ..inference.terms import Pair, entrance, replayed_terms, sites, under_particles
 from ..rows import DataError, Rows
 from ..vae import VAE
@@ -33,7 +35,7 @@ def guide_draws(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, see
             batch = rows.batch(tile, like=like)
             trace = under_particles(guide, batch, num_samples)
             draws.append({site["name"]: site["value"].numpy(force=True) for site in sites(trace, observed=False)})
-            weights.append(replayed_terms(model, trace, batch, num_samples, TILE_ROWS).log_weight)
+            weights.append(replayed_terms(model, trace, batch, num_samples, Memory()).log_weight)
     return {name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]}, torch.cat(weights, 1)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..guards import mode, seed_of, seeded, whole_number
-from ..inference.evidence import TILE_ROWS, khat
+from ..inference.memory import TILE_ROWS
+from ..inference.pareto import khat
 from ..inference.trees import DRAWS, dataset, features, observed_groups
 from ..rows import DataError, Rows
 from ..vae import VAE

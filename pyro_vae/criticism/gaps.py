@@ -19,7 +19,7 @@ import pyro
 from torch import Tensor
 
 from ..guards import seed_of, whole_number
-from ..inference.evidence import TILE_DATA
+from ..inference.importance import TILE_DATA
 from ..inference.trees import dataset
 from ..vae import VAE
 from .draws import divergence, guide_draws, needs_vae

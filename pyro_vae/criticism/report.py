@@ -17,8 +17,9 @@ import tomli_w
 from ..files import write
 from ..guards import whole_number
 from ..inference.diagnostics import mixed
-from ..inference.evidence import KHAT_LIMIT, log_evidence
+from ..inference.evidence import log_evidence
 from ..inference.mcmc import sample_posterior
+from ..inference.pareto import KHAT_LIMIT
 from ..rows import Rows
 from ..spec import describe
 from ..vae import VAE

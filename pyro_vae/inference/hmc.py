@@ -181,7 +181,7 @@ class BatchedHMC(MCMCKernel):
         ahead, averaged = self._averaging.get_state()
         self.step_size = ahead.exp()
         if self._count in self._rescaled_at:
-            self.scale, self._seen = _scale(torch.cat(self._seen), self.scale), []
+            self.scale, self._seen = covariance_factor(torch.cat(self._seen), self.scale), []
             self._settle(averaged.exp())
             self._restart()
         elif self._count == self._warmup:
@@ -203,7 +203,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.einsum("nij,knj->kni", matrix, vector)
 
 
-def _scale(draws: Tensor, before: Tensor) -> Tensor:
+def covariance_factor(draws: Tensor, before: Tensor) -> Tensor:
     """The Cholesky factor of the covariance of draws ``(S, N, D)``, shrunk towards its diagonal where they are few."""
     num, size = len(draws), draws.shape[-1]
     centred = draws - draws.mean(0)

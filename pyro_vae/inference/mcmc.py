@@ -11,7 +11,6 @@ import functools
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,19 +21,19 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, TransformedDistribution
 
-from ..guards import frozen, mode, own_store, seed_of, seeded, whole_number
+from ..guards import judged, seed_of, seeded, whole_number
 from ..rows import Rows
 from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC
+from .memory import TILE_ROWS
 from .targets import Target
-from .terms import Batch, Pair, entrance, sites, trace_terms, under_particles
+from .terms import Batch, Pair, entrance, trace_terms
 from .trees import DRAWS, dataset, latents, observed_groups
 
 if TYPE_CHECKING:
     import xarray
 
-TILE_ROWS = 4096  # chains times data at once, for hmc
 NUTS_DATA = 256  # data in one target of NUTS
 PILOT = 64  # draws of the guide that say where chains begin, and how far they may step at first
 
@@ -98,10 +97,7 @@ def sample_posterior(
     model, guide, rows, like = entrance(vae, x, c, chains)
     run, tile = KERNELS[kernel](chains, processes)
     parts = []
-    quiet = own_store(), mode(model, guide, training=False), frozen(model, guide), pyro.validation_enabled(False)
-    with ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), *quiet):
-            stack.enter_context(context)
+    with judged(model, guide), torch.enable_grad():
         for number, part in enumerate(rows.chunks(tile)):
             with seeded(seed_of(seed, number)):
                 batch = rows.batch(part, like=like)
@@ -129,8 +125,7 @@ def _start(guide: Callable, batch: Batch, target: Target, chains: int) -> tuple[
         drawn = torch.randn(chains, len(batch[0]), target.size).to(batch[0])
         return drawn, torch.ones_like(drawn[0])
     with torch.no_grad():
-        trace = under_particles(guide, batch, chains + PILOT)
-        drawn = target.unconstrain({site["name"]: site["value"] for site in sites(trace, observed=False)})
+        drawn = target.draw(guide, chains + PILOT)
     return drawn[:chains], drawn[chains:].std(0)
 
 

@@ -48,10 +48,29 @@ class Target:
 
     def __call__(self, position: Tensor) -> Tensor:
         """The log density, in nats, of shape ``(K, N)`` for positions of shape ``(K, N, size)``."""
+        latent, rest = self.densities(self.model, position)
+        return latent + rest
+
+    def densities(self, function: Callable, position: Tensor) -> tuple[Tensor, Tensor]:
+        """What a Pyro function of the batch, the model or its guide, says of these latents.
+
+        Returns:
+            The log density of the latents in unconstrained space, and that of the observed sites, each of shape
+            ``(K, N)``, for positions of shape ``(K, N, size)``: of the model, log p(u) and log p(x | u).
+        """
         values, log_slope = self._bent(position)
-        conditioned = poutine.condition(self.model, values)
+        conditioned = poutine.condition(function, values)
         trace = under_particles(conditioned, self.batch, len(position))
-        return log_density(trace, (len(position), position.shape[1]), observed=True).to(position) + log_slope
+        for latent in self.latents:
+            trace.nodes[latent.name]["is_observed"] = False
+        shape = len(position), position.shape[1]
+        own, rest = (log_density(trace, shape, observed=observed).to(position) for observed in (False, True))
+        return own + log_slope, rest
+
+    def draw(self, function: Callable, num: int) -> Tensor:
+        """Positions ``(num, N, size)`` drawn from a Pyro function's latents: from the prior, if it is the model."""
+        trace = under_particles(function, self.batch, num)
+        return self.unconstrain({latent.name: trace.nodes[latent.name]["value"] for latent in self.latents})
 
     def constrain(self, position: Tensor) -> dict[str, Tensor]:
         """The latents by name, each of shape ``(*, N, *Z)``, for positions of shape ``(*, N, size)``."""

@@ -12,6 +12,7 @@ when one is swapped: any pair of Pyro functions with one data plate will do.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from ..data import as_rows
 from ..guards import mode, own_store, owner_of, seeded, whole_number
 from ..rows import Rows
 from ..vae import VAE
+from .memory import Memory
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -106,18 +108,18 @@ Batch = tuple[Tensor, ...]  # what model and guide are called with: x, and c if 
 
 
 def trace_terms(
-    model: Callable, guide: Callable, batch: Batch, num_samples: int, block_rows: int | None = None
+    model: Callable, guide: Callable, batch: Batch, num_samples: int, memory: Memory | None = None
 ) -> Terms:
     """Trace guide and replayed model under a plate of particles. Draws from torch's current random state.
 
-    The model may be replayed in blocks of particles that fill at most `block_rows` decoder rows (at least one
-    particle): all draws are made before, so this saves memory and changes nothing else.
+    The model may be replayed in blocks of particles that `memory` allows (at least one particle): all draws are made
+    before, so this saves memory and changes nothing else.
     """
     guide_trace = under_particles(guide, batch, num_samples)
-    return replayed_terms(model, guide_trace, batch, num_samples, block_rows)
+    return replayed_terms(model, guide_trace, batch, num_samples, memory)
 
 
-def enumerated_terms(model: Callable, guide: Callable, batch: Batch, block_rows: int | None = None) -> Terms:
+def enumerated_terms(model: Callable, guide: Callable, batch: Batch, memory: Memory | None = None) -> Terms:
     """Terms of all values of the one discrete latent of a guide, in place of draws."""
     (latent,) = sites(under_particles(guide, batch, 1), observed=False)
     values = latent["fn"].enumerate_support(expand=False)[:, 0]
@@ -125,18 +127,18 @@ def enumerated_terms(model: Callable, guide: Callable, batch: Batch, block_rows:
     drawn = under_particles(poutine.condition(guide, {latent["name"]: values}), batch, len(values))
     for site in drawn.nodes.values():
         site["is_observed"] = False
-    return replayed_terms(model, drawn, batch, len(values), block_rows)
+    return replayed_terms(model, drawn, batch, len(values), memory)
 
 
-def replayed_terms(
-    model: Callable, guide_trace: Trace, batch: Batch, num_samples: int, block_rows: int | None
-) -> Terms:
+def replayed_terms(model: Callable, guide_trace: Trace, batch: Batch, num_samples: int, memory: Memory | None) -> Terms:
     """The terms of draws that were made: the model is replayed in blocks of particles."""
     rows = len(batch[0])
-    step = num_samples if block_rows is None else max(1, block_rows // rows)
-    blocks = [
-        _model_terms(model, guide_trace, batch, k, min(k + step, num_samples)) for k in range(0, num_samples, step)
-    ]
+    blocks, done = [], 0
+    while done < num_samples:
+        last = num_samples if memory is None else min(done + memory.particles(rows), num_samples)
+        with contextlib.nullcontext() if memory is None else memory.watched((last - done) * rows):
+            blocks.append(_model_terms(model, guide_trace, batch, done, last))
+        done = last
     log_likelihood, log_prior = (torch.cat(block) for block in zip(*blocks, strict=True))
     return Terms(log_likelihood, log_prior, log_density(guide_trace, (num_samples, rows), observed=False))
 

@@ -1,0 +1,259 @@
+r"""A budget that follows the need: more draws where the error is large, better proposals where the weights are wild.
+
+Each datum climbs until its standard error is at most the tolerance and its k-hat at most 0.7:
+
+1. ``guide``: draws of the guide, as many as it takes;
+2. ``mixture``: draws of a wide Student-t with mean and covariance of the guide, mixed with the prior;
+3. ``refined``: the same with the mean and covariance of the datum's own posterior, from short chains of HMC that begin
+   at the guide;
+4. ``annealed``: annealed importance sampling from there.
+
+The share of the prior is defensive: it bounds the weights by the likelihood (Hesterberg, 1995,
+https://doi.org/10.1080/00401706.1995.10484303); it is drawn as a stratum of its own. All proposals but the guide live
+in unconstrained space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guards import judged, seed_of, seeded
+from ..rows import Rows
+from .annealing import Path, ladder_of_betas
+from .hmc import BatchedHMC, covariance_factor, evaluate
+from .importance import importance_weights
+from .memory import TILE_ROWS, Memory
+from .pareto import KHAT_LIMIT
+from .targets import Target
+from .terms import Batch
+from .weights import Weights, beside, summed
+
+RUNGS = ("guide", "mixture", "refined", "annealed")
+MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
+PRIOR_SHARE = 0.1
+WIDTHS = {"mixture": (1.2, 2.5), "refined": (1.0, 1.5)}  # of the Student-t components, in standard deviations
+FREEDOM = 8.0
+CHAINS, WARMUP, DRAWS = 16, 150, 100  # of HMC, for the moments of the posterior
+ANNEALED_CHAINS, ANNEALED_STEPS = 64, 5
+DISTRIBUTIONS = (100, 400)  # of annealing: the second where the first is not enough
+
+Draw = Callable[[Tensor, int, int], Weights]  # for the data that are indexed: so many draws, after so many
+
+
+def climb(
+    weights: Weights,
+    model: Callable,
+    guide: Callable,
+    rows: Rows,
+    like: Tensor | None,
+    tolerance: float,
+    max_samples: int,
+    seed: int,
+    memory: Memory,
+) -> tuple[Weights, np.ndarray]:
+    """Weights that meet the tolerance where some rung does, and the name of the rung that they are of.
+
+    `weights` are those of the first draws of the guide. A datum that no rung satisfies keeps the best it had; one
+    with a weight that is NaN stays as it is.
+    """
+
+    def draw(index: Tensor, num: int, done: int) -> Weights:
+        return importance_weights(model, guide, rows.only(index.numpy()), like, num, (seed, done), memory)
+
+    weights = _lengthened(weights, draw, tolerance, max_samples)
+    rung = torch.zeros(len(rows), dtype=torch.long)
+    num_samples = int(weights.num.min())
+    with judged(model, guide):
+        needy = _needy(weights, tolerance)
+        for number, tile in enumerate(needy.split(TILE_ROWS // CHAINS) if len(needy) else ()):
+            with seeded(seed_of(seed, number, 3)):
+                batch = rows.batch(tile.numpy(), like=like)
+                climber = _Climber(model, guide, batch, weights.of(tile), num_samples, tolerance, max_samples)
+                climber.climb()
+                weights, rung[tile] = weights.put(tile, climber.weights), climber.rung
+    return weights, np.array(RUNGS)[rung.numpy()]
+
+
+def _good(weights: Weights, tolerance: float) -> Tensor:
+    return weights.log_evidence.isfinite() & (weights.khat <= KHAT_LIMIT) & (weights.se <= tolerance)
+
+
+def _needy(weights: Weights, tolerance: float) -> Tensor:
+    """Which data must climb on; what is NaN would only be hidden by another proposal."""
+    return (~_good(weights, tolerance) & ~weights.log_evidence.isnan()).nonzero()[:, 0]
+
+
+def _lengthened(weights: Weights, draw: Draw, tolerance: float, max_samples: int) -> Weights:
+    """With draws doubled, again and again, for the data whose error will then be small enough."""
+    while True:
+        done = int(weights.num.max())
+        enough = weights.num * (weights.se / tolerance) ** 2 <= max_samples
+        promising = enough & (weights.khat <= KHAT_LIMIT) & ~_good(weights, tolerance) & (weights.num == done)
+        index = promising.nonzero()[:, 0]
+        if len(index) == 0 or done >= max_samples:
+            return weights
+        weights = weights.put(index, weights.of(index).plus(draw(index, min(done, max_samples - done), done)))
+
+
+@dataclass(frozen=True)
+class Students:
+    """Equal shares of multivariate Student-t distributions of several widths about one centre, for each of N data.
+
+    Arguments:
+        mean: The centres, of shape ``(N, D)``.
+        factor: Cholesky factors of what would be the covariance of a normal, of shape ``(N, D, D)``.
+        widths: What the factor is multiplied by.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    widths: tuple[float, ...] = (1.0,)
+
+    def of(self, index: Tensor) -> Students:
+        """Those of some of the data."""
+        return replace(self, mean=self.mean[index], factor=self.factor[index])
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Draws of shape ``(*shape, N, D)``."""
+        normal = torch.randn(*shape, *self.mean.shape).to(self.mean)
+        widths = torch.tensor(self.widths).to(self.mean)[torch.randint(len(self.widths), normal.shape[:-1])]
+        chi = torch.distributions.Chi2(torch.full(normal.shape[:-1], FREEDOM).to(self.mean)).sample()
+        radius = widths * (FREEDOM / chi).sqrt()
+        return self.mean + radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
+        size = self.mean.shape[-1]
+        whitened = torch.linalg.solve_triangular(self.factor, (position - self.mean).permute(1, 2, 0), upper=False)
+        square = whitened.square().sum(1).T
+        constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - size / 2 * math.log(FREEDOM * math.pi)
+        log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        parts = [
+            -size * math.log(width) - (FREEDOM + size) / 2 * torch.log1p(square / (FREEDOM * width**2))
+            for width in self.widths
+        ]
+        return constant - log_det + torch.stack(parts).logsumexp(0) - math.log(len(parts))
+
+
+class _Climber:
+    """A tile of data on its way up."""
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        batch: Batch,
+        weights: Weights,
+        num_samples: int,
+        tolerance: float,
+        max_samples: int,
+    ) -> None:
+        self.model, self.guide, self.batch = model, guide, batch
+        self.weights, self.rung = weights, torch.zeros(len(batch[0]), dtype=torch.long)
+        self.num_samples, self.tolerance, self.max_samples = num_samples, tolerance, max_samples
+        self.precision = torch.finfo(batch[0].dtype).eps
+
+    def climb(self) -> None:
+        """Rung by rung, with the data that still need it."""
+        everyone = torch.arange(len(self.batch[0]))
+        moments = _of_guide(self._target(everyone), self.guide)
+        self._sampled(1, everyone, moments)
+        left = _needy(self.weights, self.tolerance)
+        found = _of_posterior(self._target(left), self.guide, moments.of(left)) if len(left) else None
+        if found is None:
+            return
+        alive, moments = found
+        left = left[alive]
+        self._sampled(2, left, moments)
+        for number in DISTRIBUTIONS:
+            still = torch.isin(left, _needy(self.weights, self.tolerance))
+            left, moments = left[still], moments.of(still)
+            if len(left):
+                self._annealed(left, moments, number)
+
+    def _target(self, index: Tensor) -> Target:
+        return Target(self.model, tuple(part[index.to(part.device)] for part in self.batch))
+
+    def _sampled(self, rung: int, index: Tensor, moments: Students) -> None:
+        """Importance sampling from wide distributions and the prior."""
+
+        def draw(some: Tensor, num: int, done: int) -> Weights:
+            proposal = replace(moments.of(some), widths=WIDTHS[RUNGS[rung]])
+            return summed(_defended(self._target(index[some]), proposal, num), self.precision)
+
+        first = draw(torch.arange(len(index)), self.num_samples, 0)
+        self._keep(rung, index, _lengthened(first, draw, self.tolerance, self.max_samples))
+
+    def _annealed(self, index: Tensor, moments: Students, num_distributions: int) -> None:
+        parts = []
+        for some in torch.arange(len(index)).split(TILE_ROWS // ANNEALED_CHAINS):
+            base = replace(moments.of(some), widths=WIDTHS["refined"])
+            betas = ladder_of_betas(num_distributions, "sigmoidal")
+            path = Path(self._target(index[some]), base, betas, ANNEALED_STEPS)
+            parts.append(summed([path.forward(ANNEALED_CHAINS)[0]], self.precision))
+        self._keep(3, index, beside(parts))
+
+    def _keep(self, rung: int, index: Tensor, new: Weights) -> None:
+        """Take what is better than before: a k-hat that holds, and of those that do the smaller error."""
+        old = self.weights.of(index)
+        held, holds = old.khat <= KHAT_LIMIT, new.khat <= KHAT_LIMIT
+        better = (holds & (~held | (new.se < old.se))) | (~holds & ~held & new.log_evidence.isfinite())
+        self.weights = self.weights.put(index[better], new.of(better.nonzero()[:, 0]))
+        self.rung[index[better]] = rung
+
+
+def _of_guide(target: Target, guide: Callable) -> Students:
+    draws = target.draw(guide, MOMENT_DRAWS)
+    return Students(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
+
+
+def _of_posterior(target: Target, guide: Callable, moments: Students) -> tuple[Tensor, Students] | None:
+    """Which data have a finite density at some draw, and the moments of their posteriors; none, if no datum has."""
+    draws = torch.cat([target.draw(guide, 4 * CHAINS), target.draw(target.model, 4 * CHAINS)])
+    at = evaluate(target, draws)
+    inside = at.log_density.isfinite() & at.gradient.isfinite().all(-1)
+    alive = inside.any(0).nonzero()[:, 0].cpu()
+    if len(alive) == 0:
+        return None
+    order = (~inside).byte().sort(dim=0, stable=True).indices  # those inside first
+    order = order[
+        torch.arange(CHAINS, device=order.device)[:, None] % inside.sum(0).clamp(min=1)[None].clamp(max=CHAINS),
+        torch.arange(draws.shape[1], device=order.device),
+    ]
+    start = draws.gather(0, order[..., None].expand(-1, -1, draws.shape[-1]))[:, alive]
+    alive_target = Target(target.model, tuple(part[alive.to(part.device)] for part in target.batch))
+    scale = moments.factor[alive].square().sum(-1).sqrt()
+    kernel = BatchedHMC(alive_target, start, scale=scale)
+    kernel.setup(WARMUP)
+    positions = []
+    params = kernel.initial_params
+    for step in range(WARMUP + DRAWS):
+        params = kernel.sample(params)
+        if step >= WARMUP:
+            positions.append(params["position"])
+    flat = torch.cat(positions)
+    return alive, Students(flat.mean(0), covariance_factor(flat, kernel.scale))
+
+
+def _defended(target: Target, proposal: Students, num: int) -> Iterator[Tensor]:
+    """Log weights of `num` draws, in blocks ``(K', N)``: a share of the prior, the rest of the proposal."""
+    size = max(10, TILE_ROWS // len(proposal.mean))
+    for done in range(0, num, size):
+        block = min(size, num - done)
+        from_prior = round(PRIOR_SHARE * block)
+        parts = [proposal.sample(torch.Size([block - from_prior]))]
+        if from_prior:
+            parts.append(target.draw(target.model, from_prior))
+        u = torch.cat(parts)
+        share = from_prior / block
+        prior, likelihood = target.densities(target.model, u)
+        log_proposal = math.log1p(-share) + proposal.log_prob(u)
+        if from_prior:
+            log_proposal = torch.logaddexp(log_proposal, math.log(share) + prior)
+        yield prior + likelihood - log_proposal

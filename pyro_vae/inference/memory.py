@@ -1,0 +1,60 @@
+"""How many rows the decoder is given at once: as many as a cache holds, and no more than memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+TILE_ROWS = 4096
+
+
+class Memory:
+    """A limit on decoder rows, found from the first block of one particle.
+
+    What is computed for a row, all of it together, is at least what is held of it at any time.
+
+    Arguments:
+        max_bytes: About how much memory the model may take at once; left out, ``TILE_ROWS`` rows.
+    """
+
+    def __init__(self, max_bytes: int | None = None) -> None:
+        self.max_bytes = max_bytes
+        self.rows = TILE_ROWS if max_bytes is None else None
+
+    def particles(self, data: int) -> int:
+        """How many particles of so many data make a block."""
+        return 1 if self.rows is None else max(1, self.rows // data)
+
+    @contextmanager
+    def watched(self, rows: int) -> Iterator[None]:
+        """A block of so many rows is computed inside."""
+        if self.rows is not None or self.max_bytes is None:
+            yield
+            return
+        with _Allocated() as allocated:
+            yield
+        self.rows = max(1, min(TILE_ROWS, self.max_bytes * rows // max(1, allocated.total)))
+
+
+class _Allocated(TorchDispatchMode):
+    """Counts the bytes of all results computed inside, those that share the memory of an argument left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        given = {_address(part) for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)}
+        new = [part for part in tree_leaves(results) if isinstance(part, Tensor) and _address(part) not in given]
+        self.total += sum(part.numel() * part.element_size() for part in new)
+        return results
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,163 @@
+"""Evidence as a dataset: the figures of each datum, what can be added to them, and a warning where not to trust it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import nn
+from torch.distributions import constraints
+
+from ..conditionals.links import base_of
+from ..conditionals.sphere import Sphere
+from ..guards import owner_of
+from ..rows import DataError, Rows
+from .pareto import KHAT_LIMIT
+from .weights import Weights
+
+
+def describe_evidence(model: Callable, guide: Callable, rows: Rows) -> dict[str, Any]:
+    """What an estimate of log p(x) is of: the data, and how many cells of them are seen, and the model."""
+    return {
+        "cells": sum(int((~rows.take(chunk).isnan()).sum()) for chunk in rows.chunks()),
+        "data": rows.fingerprint() + ("" if rows.c is None else rows.c.fingerprint()),
+        "model": _fingerprint(model, guide),
+    }
+
+
+@contextmanager
+def observing(about: dict[str, Any]) -> Iterator[None]:
+    """Note the ``measure`` of what is observed inside: whether the likelihood gives densities or probabilities."""
+    with _Observing() as observed:
+        yield
+    about["measure"] = "; ".join(observed.measures[name] for name in sorted(observed.measures))
+
+
+class _Observing(Messenger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.measures: dict[str, str] = {}
+
+    def _pyro_post_sample(self, message: Any) -> None:
+        name = message["name"]
+        if not message["is_observed"]:  # a latent, which only a guide was conditioned on
+            self.measures.pop(name, None)
+        elif not site_is_subsample(message) and name not in self.measures:
+            self.measures[name] = _measure(message["fn"].support)
+
+
+def _measure(support: Any) -> str:
+    """What the likelihood is with respect to: densities of different kinds have no common scale."""
+    if hasattr(support, "blocks"):
+        kinds = sorted((column, _measure(part)) for columns, part in support.blocks for column in columns)
+        same = {kind for _, kind in kinds}
+        return same.pop() if len(same) == 1 else ", ".join(f"{kind} of column {column}" for column, kind in kinds)
+    if support.is_discrete:
+        return "probability"
+    base = base_of(support)
+    special = {type(constraints.simplex): "density on a simplex", Sphere: "density on a sphere"}
+    return special.get(type(base), "density")
+
+
+def _fingerprint(*functions: Callable) -> str:
+    """A digest of the parameters of the modules behind some functions; empty where there are none."""
+    owners = [owner for owner in map(owner_of, functions) if isinstance(owner, nn.Module)]
+    digest = hashlib.sha256()
+    for owner in owners:
+        for name, value in owner.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()[:16] if owners else ""
+
+
+def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> xarray.Dataset:
+    """The figures of each datum over ``datum``, their mean, and what :func:`from_dataset` makes weights of again."""
+    figures = {name: values.numpy(force=True) for name, values in weights.figures().items()}
+    figures |= {"num_samples": figures["num_samples"].astype(int), **extra}
+    flagged = _flags(figures)
+    arrays: dict[str, tuple] = {name: ("datum", values) for name, values in figures.items()}
+    for name, dim in (("curve", "particles"), ("blocks", "particles"), ("tail", "rank")):
+        arrays[name] = ((dim, "datum"), getattr(weights, name).numpy(force=True))
+    coords = {
+        "datum": np.arange(len(figures["se"])),
+        "particles": 2 ** np.arange(len(weights.curve)),
+        "rank": np.arange(len(weights.tail)),
+    }
+    attrs = {
+        **_means(figures),
+        "num_samples": int(figures["num_samples"].max()),
+        "flagged": int(flagged.sum()),
+        "unit": "nats per datum",
+        "precision": weights.precision,
+    }
+    return xarray.Dataset(arrays, coords, attrs | about)
+
+
+def exact_figures(weights: Weights) -> dict[str, np.ndarray]:
+    """What is said of an exact sum over so many values."""
+    num = weights.num.numpy(force=True)
+    return {"se": 0 * num, "bias": 0 * num, "khat": 0 * num - np.inf, "ess": num, "max_weight": 1 / num}
+
+
+def _means(figures: dict[str, np.ndarray]) -> dict[str, float]:
+    values, num = figures["log_evidence"], len(figures["log_evidence"])
+    with np.errstate(invalid="ignore", over="ignore"):  # a datum that the model cannot have made: -inf, its error NaN
+        own = math.sqrt(np.square(figures["se"]).sum()) / num
+        error = values.std(ddof=1) / math.sqrt(num) if num > 1 else own
+        return {"mean": float(values.mean()), "mean_se": float(error), "mean_mc_se": float(own)}
+
+
+def _flags(figures: dict[str, np.ndarray]) -> np.ndarray:
+    return (figures["khat"] > KHAT_LIMIT) | ~np.isfinite(figures["log_evidence"])
+
+
+def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
+    """Warn the caller's caller of data not to trust, if there are any."""
+    flagged, num = result.attrs["flagged"], result.sizes["datum"]
+    if not flagged:
+        return
+    heavy, undefined = int((result.khat > KHAT_LIMIT).sum()), int((~np.isfinite(result.log_evidence)).sum())
+    warnings.warn(
+        f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} for {heavy} of them, the "
+        f"estimate not finite for {undefined}; {remedy}",
+        stacklevel=3,
+    )
+
+
+def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
+    """The weights behind an earlier result of importance sampling.
+
+    Raises:
+        TypeError: It is no such result.
+        DataError: It is of other data.
+        ValueError: It is of another model, or its draws are not all from the guide.
+    """
+    if not isinstance(result, xarray.Dataset) or not {"tail", "curve", "blocks"} <= set(result):
+        raise TypeError(f"more needs what log_evidence gave earlier, a Dataset; got {type(result).__name__}")
+    if result.attrs["data"] != about["data"]:
+        raise DataError("more needs the result for these very data: it is of others; leave it out")
+    if result.attrs["model"] != about["model"]:
+        raise ValueError("more needs the result of this very model: its parameters are others; leave it out")
+    if "rung" in result:
+        raise ValueError("more adds draws of the guide: the earlier result was made with a tolerance; leave that out")
+    arrays = {name: torch.as_tensor(result[name].values) for name in result}
+    num = arrays["num_samples"].double()
+    log_sum = arrays["log_evidence"] + num.log()
+    return Weights(
+        num,
+        log_sum,
+        torch.where(log_sum == -math.inf, log_sum, 2 * log_sum - arrays["ess"].log()),
+        arrays["elbo"] * num,
+        arrays["tail"],
+        arrays["curve"],
+        arrays["blocks"],
+        result.attrs["precision"],
+    )

@@ -1,0 +1,209 @@
+r"""Importance weights of many draws for each of N data, summed up in memory O(N): all that is said about log p(x).
+
+With shares :math:`s_k = w_k / \sum_j w_j` the estimate :math:`\log \hat p_K = \log \frac1K \sum_k w_k` has the
+effective sample size :math:`1 / \sum_k s_k^2` (Kish), a standard error by the delta method, and a bias of
+:math:`(K - 1) (\frac1K \sum_k \log \hat p_{-k} - \log \hat p_K)` by the jackknife, which leaves out one draw at a time:
+:math:`\hat p_{-k} = \hat p_K \frac{K}{K - 1} (1 - s_k)`. The curve is the mean of :math:`\log \hat p_{2^j}` over
+disjoint blocks of :math:`2^j` draws: the ELBO at j = 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .pareto import fit_tail, tail_length
+
+SUMS = ("num", "log_sum", "log_square", "total")
+
+
+def _kept(num_samples: int) -> int:
+    """How many of the largest weights are kept: the tail, and enough to still have it when draws are added."""
+    length = tail_length(num_samples)
+    return length + length // 4 + 17
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of the weights of N data.
+
+    Arguments:
+        num: The number of draws K, of shape ``(N,)``.
+        log_sum: The log of the sum of the weights, of shape ``(N,)``.
+        log_square: The log of the sum of their squares, of shape ``(N,)``.
+        total: The sum of the log weights, of shape ``(N,)``.
+        tail: The largest log weights in descending order, of shape ``(T, N)``; -inf below what there is.
+        curve: The mean of log p_K over disjoint blocks of K = 1, 2, 4, ... draws, of shape ``(J, N)``.
+        blocks: How many blocks these were, of shape ``(J, N)``.
+        precision: The relative precision of a log weight.
+    """
+
+    num: Tensor
+    log_sum: Tensor
+    log_square: Tensor
+    total: Tensor
+    tail: Tensor
+    curve: Tensor
+    blocks: Tensor
+    precision: float
+
+    def plus(self, other: Weights) -> Weights:
+        """What is known with the draws of `other` for the same data."""
+        num = self.num + other.num
+        tail = torch.cat([self.tail, other.tail])
+        levels = max(len(self.curve), len(other.curve))
+        blocks = [_padded(part.blocks, levels, 0.0) for part in (self, other)]
+        sums = [
+            torch.where(count > 0, count * _padded(part.curve, levels, 0.0), 0.0)
+            for count, part in zip(blocks, (self, other), strict=True)
+        ]
+        return Weights(
+            num,
+            torch.logaddexp(self.log_sum, other.log_sum),
+            torch.logaddexp(self.log_square, other.log_square),
+            self.total + other.total,
+            tail.topk(min(len(tail), _kept(int(num.max()))), dim=0).values,
+            (sums[0] + sums[1]) / (blocks[0] + blocks[1]),
+            blocks[0] + blocks[1],
+            self.precision,
+        )
+
+    def of(self, index: Tensor) -> Weights:
+        """Those of some of the data."""
+        return replace(self, **{name: getattr(self, name)[..., index] for name in ("tail", "curve", "blocks", *SUMS)})
+
+    def put(self, index: Tensor, other: Weights) -> Weights:
+        """The same, with those of `other` in place of those of the data that `index` names."""
+        rest = torch.ones(len(self.num), dtype=torch.bool)
+        rest[index] = False
+        (rest,) = rest.nonzero(as_tuple=True)
+        return beside([self.of(rest), other]).of(torch.cat([rest, index]).argsort())
+
+    def with_elbo(self, elbo: Tensor) -> Weights:
+        """The same with an ELBO, of shape ``(N,)``, that is known otherwise."""
+        return replace(self, total=elbo * self.num, curve=torch.cat([elbo[None], self.curve[1:]]))
+
+    @functools.cached_property
+    def log_evidence(self) -> Tensor:
+        """log p_K, in nats, of shape ``(N,)``."""
+        return self.log_sum - self.num.log()
+
+    @functools.cached_property
+    def ess(self) -> Tensor:
+        """The effective sample size, from 1 to K; 0 where all weights are."""
+        return torch.where(self.log_sum == -math.inf, 0.0, torch.exp(2 * self.log_sum - self.log_square))
+
+    @functools.cached_property
+    def se(self) -> Tensor:
+        """The standard error of log p_K; NaN for one draw."""
+        variance = (self.num / self.ess - 1).clamp(min=0) / (self.num - 1)
+        return torch.where(self.num > 1, variance.sqrt(), math.nan)
+
+    @functools.cached_property
+    def bias(self) -> Tensor:
+        """The jackknife's estimate of E log p_K - log p, mostly below 0; NaN for one draw.
+
+        Exact for the weights of the tail; of all others, which are small, to second order.
+        """
+        share = torch.exp(self.tail - self.log_sum)
+        rest = (1 - share.sum(0)).clamp(min=0), (1 / self.ess - share.square().sum(0)).clamp(min=0)
+        without = torch.log1p(-share.clamp(max=1.0)).sum(0) - rest[0] - rest[1] / 2
+        return (self.num - 1) * (without / self.num + torch.log(self.num / (self.num - 1)))
+
+    @functools.cached_property
+    def khat(self) -> Tensor:
+        """The Pareto shape of the largest weights."""
+        found = torch.full_like(self.log_sum, math.nan)
+        for num in self.num.unique().tolist():
+            those, length = self.num == num, tail_length(int(num))
+            found[those] = fit_tail(self.tail[: length + 1, those], length, self.precision)
+        return found
+
+    def figures(self) -> dict[str, Tensor]:
+        """The estimates by name, each of shape ``(N,)``."""
+        return {
+            "log_evidence": self.log_evidence,
+            "se": self.se,
+            "ess": self.ess,
+            "khat": self.khat,
+            "max_weight": torch.exp(self.tail[0] - self.log_sum),
+            "bias": self.bias,
+            "elbo": self.total / self.num,
+            "num_samples": self.num,
+        }
+
+
+def beside(parts: Sequence[Weights]) -> Weights:
+    """The weights of different data as one."""
+    tail, levels = max(len(part.tail) for part in parts), max(len(part.curve) for part in parts)
+    sums: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in SUMS}
+    return replace(
+        parts[0],
+        **sums,
+        tail=torch.cat([_padded(part.tail, tail, -math.inf) for part in parts], 1),
+        curve=torch.cat([_padded(part.curve, levels, math.nan) for part in parts], 1),
+        blocks=torch.cat([_padded(part.blocks, levels, 0.0) for part in parts], 1),
+    )
+
+
+def summed(blocks: Iterable[Tensor], precision: float) -> Weights:
+    """What is known of log weights that come in blocks of shape ``(K', N)``, with a relative `precision`."""
+    sums, curve = None, _Curve()
+    for log_weight in blocks:
+        log_weight = log_weight.double()
+        curve.add(log_weight)
+        part = _block(log_weight, precision)
+        sums = part if sums is None else sums.plus(part)
+    assert sums is not None
+    mean, count = curve.result()
+    return replace(sums, curve=mean, blocks=count)
+
+
+def _block(log_weight: Tensor, precision: float) -> Weights:
+    """The sums over one block; the curve goes across blocks."""
+    num, data = log_weight.shape
+    largest = log_weight.topk(min(num, _kept(num)), dim=0).values
+    nothing = log_weight.new_zeros(0, data)
+    log_sum, log_square = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
+    counted = torch.full_like(log_sum, num)
+    return Weights(counted, log_sum, log_square, log_weight.sum(0), largest, nothing, nothing, precision)
+
+
+class _Curve:
+    """log p_K for K = 1, 2, 4, ...: the mean over disjoint blocks of draws, which come a few at a time."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Tensor] = []  # by level, a block of 2^level draws that waits for its neighbour, or none
+        self.total: list[Tensor] = []  # by level, the sum of log p over blocks
+        self.count: list[int] = []
+
+    def add(self, log_sum: Tensor) -> None:
+        level = 0
+        while len(log_sum):
+            if level == len(self.total):
+                self.waiting.append(log_sum[:0])
+                self.total.append(torch.zeros_like(log_sum[0]))
+                self.count.append(0)
+            self.total[level] = self.total[level] + (log_sum - level * math.log(2)).sum(0)
+            self.count[level] += len(log_sum)
+            log_sum = torch.cat([self.waiting[level], log_sum])
+            even = len(log_sum) - len(log_sum) % 2
+            self.waiting[level] = log_sum[even:]
+            log_sum = torch.logaddexp(log_sum[0:even:2], log_sum[1:even:2])
+            level += 1
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        total = torch.stack(self.total)
+        count = torch.tensor(self.count).to(total)[:, None]
+        return total / count, count.expand_as(total)
+
+
+def _padded(values: Tensor, length: int, filling: float) -> Tensor:
+    """With rows of `filling` to that length."""
+    return torch.cat([values, values.new_full((length - len(values), values.shape[1]), filling)])
