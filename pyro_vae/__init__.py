@@ -18,15 +18,18 @@ from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
 from .conditionals.vectors import *
+from .criticism.bounds import bidirectional_log_evidence as bidirectional_log_evidence
 from .criticism.calibration import calibrate as calibrate
 from .criticism.calibration import check_predictions as check_predictions
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
+from .criticism.models import compare_models as compare_models
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.report import report as report
 from .data import binarize as binarize
 from .data import binarize_afresh as binarize_afresh
 from .inference.annealing import annealed_log_evidence as annealed_log_evidence
+from .inference.bridge import bridge_log_evidence as bridge_log_evidence
 from .inference.em import MonteCarloEM as MonteCarloEM
 from .inference.evidence import log_evidence as log_evidence
 from .inference.mcmc import sample_posterior as sample_posterior

@@ -41,6 +41,8 @@ from .inference.evidence import log_evidence
 from .inference.svi import fit as train
 from .inference.svi import losses
 from .rows import Rows
+from .selftest import check_estimators
+from .selftest import table as selftest_table
 from .spec import build, describe
 from .vae import VAE
 
@@ -200,6 +202,22 @@ def show(
     """
     import_modules(modules)
     typer.echo(catalogue.explain(name))
+
+
+@app.command()
+def check(seed: Seed = 0) -> None:
+    """Test every estimator of log p(x) on this machine, against models whose log p(x) is known.
+
+    `pyro-vae check`
+
+    Exit code 1 if one fails.
+    """
+    found = check_estimators(seed)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(selftest_table(found))
+    failed = int((~found.passed).sum())
+    typer.echo(f"{len(found) - failed} of {len(found)} passed in {found.seconds.sum():.0f} s.")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

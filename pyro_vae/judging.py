@@ -1,4 +1,4 @@
-"""The commands that judge a saved model: MCMC, the guide against it, a report."""
+"""The commands that judge a saved model: log p(x), MCMC, the guide against it, a report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,58 @@ from .arguments import Condition, First, Kernel, Model, Modules, Seed, Source, l
 from .command import PIPED_WIDTH, app
 from .criticism import plots
 from .criticism.export import to_datatree
+from .criticism.models import bits_per_dim
 from .criticism.posteriors import compare_posteriors, summarize
 from .criticism.report import report
+from .inference.evidence import log_evidence
+from .inference.ladder import RUNGS
 from .inference.mcmc import sample_posterior
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    source: Source,
+    num_samples: Annotated[int, option("Samples of z a datum; with a tolerance, at first.", "K", min=1)] = 1000,
+    tolerance: Annotated[
+        float | None, option("The SE wanted for each datum, in nats: more samples until then.", "NATS", shown="none")
+    ] = None,
+    max_samples: Annotated[int, option("With a tolerance, the most samples of one rung.", "K", min=1)] = 20_000,
+    num: Annotated[
+        int | None, option("How many of the data, the first.", "N", "--num", "-n", shown="all", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None, option("A .csv file: a row for each datum; or .nc: the whole result.", "FILE", "--out", "-o")
+    ] = None,
+    picture: Annotated[Path | None, option("A .png file.", "FILE")] = None,
+    seed: Seed = 0,
+    condition: Condition = None,
+    modules: Modules = None,
+) -> None:
+    """Score data by log p(x), with its error and a count of the data where not to trust it.
+
+    `pyro-vae evaluate digits.safetensors digits --tolerance 0.1 -o evidence.csv`
+
+    The estimate is by importance sampling from the guide; with a tolerance by better proposals where the guide will
+    not do. log p(x) and ELBO are in nats per datum.
+    """
+    for path, suffixes in ((out, (".csv", ".nc")), (picture, (".png",))):
+        if path is not None:
+            ready_file(path, *suffixes)
+    vae, x, c = loaded(model, source, condition, num, modules)
+    found = log_evidence(vae, x, c, num_samples=num_samples, tolerance=tolerance, max_samples=max_samples, seed=seed)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(_evidence(found))
+    if out is not None and out.suffix == ".nc":
+        found.to_netcdf(out, engine="h5netcdf")
+    elif out is not None:
+        by_datum = [name for name, values in found.items() if values.dims == ("datum",)]
+        out.write_text(found[by_datum].to_dataframe().to_csv())
+    if picture is not None:
+        plots.evidence(found).savefig(picture)
 
 
 @app.command()
@@ -97,6 +143,24 @@ def write_report(
     ready_file(out, ".html")
     vae, x, c = loaded(model, source, condition, None, modules)
     typer.echo(f"The report is in {report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)}.")
+
+
+def _evidence(found: xarray.Dataset) -> Table:
+    """What a result says of the data as a whole."""
+    about, num = found.attrs, found.sizes["datum"]
+    table = Table("log p(x)", "")
+    table.columns[1].justify = "right"
+    table.add_row("data", str(num))
+    table.add_row("mean log p(x) in nats", f"{about['mean']:.2f} ± {about['mean_se']:.2f}")
+    if about["measure"] == "probability":
+        table.add_row("bits per dimension", f"{bits_per_dim(found):.3f}")
+    of = " of the proposals" if "rung" in found else ""  # those of higher rungs are not the guide's
+    table.add_row(f"mean ELBO{of} in nats", f"{float(found.elbo.mean(skipna=False)):.2f}")
+    table.add_row("mean bias of finite K in nats", f"{float(found.bias.mean(skipna=False)):.2g}")
+    table.add_row("flagged, not to be trusted", f"{about['flagged']} of {num}")
+    for rung in RUNGS if "rung" in found else ():
+        table.add_row(f"needed the rung {rung}", f"{int((found.rung == rung).sum())} of {num}")
+    return table
 
 
 def _table(frame: pandas.DataFrame, index: str) -> Table:

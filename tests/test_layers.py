@@ -13,7 +13,7 @@ LAYERS = [  # from the top; a module may import from lower layers, and from its 
     {"cli", "estimator"},
     {"judging"},
     {"command", "arguments"},
-    {"catalogue", "demo"},
+    {"catalogue", "demo", "selftest"},
     {"criticism"},
     {"inference"},
     {"checkpoint"},

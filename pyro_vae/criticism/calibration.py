@@ -19,12 +19,11 @@ import numpy as np
 import pyro
 import torch
 
-from ..data import as_rows
 from ..guards import mode, seeded, whole_number
 from ..inference.mcmc import sample_posterior
 from ..inference.trees import dataset
 from ..vae import VAE
-from .draws import flat, guide_draws, needs_vae
+from .draws import flat, guide_draws, needs_vae, simulated
 
 if TYPE_CHECKING:
     import pandas
@@ -67,7 +66,7 @@ def calibrate(
     needs_vae("calibrate", vae)
     if vae.is_discrete:
         raise TypeError("calibrate needs continuous latents; over discrete ones compare the guide's probabilities")
-    z, x, given = _simulated(vae, c, num_simulations, seed)
+    z, x, given = simulated(vae, c, num_simulations, seed)
     if kernel is None:
         drawn = guide_draws(vae, x, given, num_samples=num_samples, seed=seed + 1)[0]["z"]
     else:
@@ -78,19 +77,6 @@ def calibrate(
     quantities = np.concatenate([flat({"z": both}, 2), _log_joint(vae, x, given, both)[..., None]], -1)
     names = [f"z_{number}" for number in range(quantities.shape[-1] - 1)] + ["log_joint"]
     return _judged(_ranks(quantities, seed + 2), names)
-
-
-def _simulated(vae: VAE, c: Any, num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """True latents, data, and the c that they were made for."""
-    given = None
-    if c is not None:
-        rows = as_rows(c)
-        given = rows.take(np.resize(np.arange(len(rows)), num)).numpy()
-    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
-        encoded = vae._checked(num, given)
-        z = vae._latent(encoded).expand(torch.Size([num])).sample()
-        x = vae._decoded(z, encoded).sample()
-    return z.numpy(force=True), x.numpy(force=True), given
 
 
 def _log_joint(vae: VAE, x: np.ndarray, c: Any, z: np.ndarray) -> np.ndarray:

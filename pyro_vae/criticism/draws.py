@@ -10,12 +10,12 @@ import pyro
 import torch
 from torch import Tensor
 
+from ..data import as_rows
 from ..guards import mode, own_store, seeded
 from ..inference.importance import TILE_DATA
 from ..inference.memory import Memory
 from ..inference.pareto import khat
 from ..inference.terms import Pair, entrance, replayed_terms, sites, under_particles
-from ..rows import DataError, Rows
 from ..vae import VAE
 
 Draws = dict[str, np.ndarray]
@@ -50,27 +50,6 @@ def needs_vae(who: str, vae: Any) -> None:
         raise TypeError(f"{who} needs a VAE; got {type(vae).__name__}; {by_pairs}")
 
 
-def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
-    """Raise unless `posterior` is a tree of MCMC draws for these very data.
-
-    Raises:
-        TypeError: It is no such tree.
-        DataError: It was drawn for other data, or another c.
-    """
-    import xarray
-
-    if not isinstance(posterior, xarray.DataTree) or "posterior" not in posterior.children:
-        raise TypeError(f"{who} needs posterior as sample_posterior gives it, a tree; got {type(posterior).__name__}")
-    if "guide" in posterior.children and "sample_stats" not in posterior.children:
-        raise TypeError(f"{who} needs draws of MCMC; this tree has draws of the guide in their place: sample_posterior")
-    for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
-        if group in posterior.children and own is not None:
-            theirs = posterior[group].to_dataset()[name].values
-            ours = own.take(slice(None), like=torch.as_tensor(theirs[:0])).numpy()
-            if not np.array_equal(theirs, ours, equal_nan=True):
-                raise DataError(f"{who} needs the data that the posterior was drawn for: its {group} are others")
-
-
 def flat(draws: Draws, leading: int) -> np.ndarray:
     """All latents of a datum as one vector, in double precision: shape ``(*leading, D)``."""
     together = [values.reshape(*values.shape[:leading], -1) for _, values in sorted(draws.items())]
@@ -88,3 +67,16 @@ def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
         "khat": shape,
     }
     return {name: values.numpy(force=True) for name, values in found.items()}
+
+
+def simulated(vae: VAE, c: Any, num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """True latents, data, and the c that they were made for."""
+    given = None
+    if c is not None:
+        rows = as_rows(c)
+        given = rows.take(np.resize(np.arange(len(rows)), num)).numpy()
+    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
+        encoded = vae._checked(num, given)
+        z = vae._latent(encoded).expand(torch.Size([num])).sample()
+        x = vae._decoded(z, encoded).sample()
+    return z.numpy(force=True), x.numpy(force=True), given

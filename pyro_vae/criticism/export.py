@@ -14,10 +14,10 @@ from torch import Tensor
 from ..guards import mode, seed_of, seeded, whole_number
 from ..inference.memory import TILE_ROWS
 from ..inference.pareto import khat
-from ..inference.trees import DRAWS, dataset, features, observed_groups
+from ..inference.trees import DRAWS, dataset, features, needs_draws_of, observed_groups
 from ..rows import DataError, Rows
 from ..vae import VAE
-from .draws import guide_draws, needs_draws_of, needs_vae
+from .draws import guide_draws, needs_vae
 
 if TYPE_CHECKING:
     import xarray

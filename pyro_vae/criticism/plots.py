@@ -219,19 +219,63 @@ def training(history: pandas.DataFrame) -> Figure:
 
 
 def evidence(result: xarray.Dataset) -> Figure:
-    """log p(x) of all data, and the k-hat that says which to trust.
+    """log p(x) of all data, the k-hat that says which to trust, and the mean of log p_K against K.
 
     Arguments:
-        result: What :func:`~pyro_vae.log_evidence` gave.
+        result: What :func:`~pyro_vae.log_evidence` gave, or :func:`~pyro_vae.annealed_log_evidence`.
     """
-    figure = _figure(9.0, 3.2)
-    left, right = figure.subplots(1, 2)
+    figure = _figure(12.5, 3.4)
+    left, middle, right = figure.subplots(1, 3)
     values, shape = result.log_evidence.values, result.khat.values
     left.hist(values[np.isfinite(values)], bins=40, color="C0", alpha=0.8)
     left.axvline(result.attrs["mean"], color="black", linewidth=1.0, linestyle="--")
     left.set(xlabel="log p(x) in nats, dashed: the mean", ylabel="data")
     known = np.isfinite(shape)
-    right.scatter(np.flatnonzero(known), shape[known], s=8, c=np.where(shape[known] > 0.7, "C3", "C0"))
-    right.axhline(0.7, color="black", linewidth=1.0, linestyle="--")
-    right.set(xlabel="datum", ylabel="k-hat, above 0.7: a lower bound only")
+    middle.scatter(np.flatnonzero(known), shape[known], s=8, c=np.where(shape[known] > 0.7, "C3", "C0"))
+    middle.axhline(0.7, color="black", linewidth=1.0, linestyle="--")
+    middle.set(xlabel="datum", ylabel="k-hat, above 0.7: a lower bound only")
+    _rising(right, result)
+    return figure
+
+
+def _rising(axes: Axes, result: xarray.Dataset) -> None:
+    """The mean of log p_K over data, with a band of two standard errors of what it still rises to the last."""
+    draws, last, num = (
+        result.get("num_samples", result.get("chains")),
+        result.log_evidence.values,
+        result.sizes["datum"],
+    )
+    whole = result.curve.notnull().all("datum").values & (result.particles.values < int(draws.min()))
+    curve, at = result.curve.values[whole], np.append(result.particles.values[whole], int(draws.max()))
+    mean = np.append(curve.mean(1), last.mean())
+    missing = np.append((curve - last).std(1), 0.0) / math.sqrt(num)
+    error = 2 * np.hypot(missing, result.attrs["mean_mc_se"])
+    axes.plot(at, mean, marker="o", markersize=4, color="C0")
+    axes.fill_between(at, mean - error, mean + error, color="C0", alpha=0.25, label="± 2 SE, for these data")
+    axes.set(xscale="log", xlabel="samples K for each datum", ylabel=r"mean of log $\hat p_K(x)$ in nats")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def bidirectional(found: xarray.Dataset) -> Figure:
+    """Lower and upper bounds of log p(x) of simulated data, and the gap between them.
+
+    Arguments:
+        found: What :func:`~pyro_vae.bidirectional_log_evidence` gave.
+    """
+    figure = _figure(9.0, 3.4)
+    left, right = figure.subplots(1, 2)
+    order = np.argsort(found.log_evidence.values)
+    lower, upper = found.log_evidence.values[order], found.upper.values[order]
+    at = np.arange(len(order))
+    left.plot(at, upper, ".", color="C3", markersize=5, label="upper bound")
+    left.plot(at, lower, ".", color="C0", markersize=5, label="lower bound")
+    left.set(xlabel="simulated data, in order", ylabel="log p(x) in nats")
+    left.legend(frameon=False, loc="upper left")
+    right.hist(found.gap.values, bins=40, color="C0", alpha=0.8)
+    right.axvline(found.attrs["gap"], color="black", linewidth=1.0, linestyle="--")
+    right.set(
+        xlabel="upper less lower bound, in nats",
+        ylabel="data",
+        title=f"mean gap {found.attrs['gap']:.3f} ± {found.attrs['gap_se']:.3f}",
+    )
     return figure

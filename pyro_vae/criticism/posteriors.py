@@ -18,10 +18,10 @@ import numpy as np
 
 from ..guards import whole_number
 from ..inference.terms import Pair, entrance
-from ..inference.trees import dataset
+from ..inference.trees import dataset, needs_draws_of
 from ..rows import DataError
 from ..vae import VAE
-from .draws import divergence, flat, guide_draws, needs_draws_of
+from .draws import divergence, flat, guide_draws
 
 if TYPE_CHECKING:
     import pandas

@@ -59,7 +59,7 @@ def log_evidence(
         num_samples: The number of samples K for each datum; exactly as many are drawn. With a tolerance, how many are
             drawn at first.
         tolerance: The standard error wanted for each datum, in nats. Data whose error is larger, or whose k-hat is
-            above 0.7, are given more draws, and then better proposals: rung by rung of the :mod:`.ladder`.
+            above 0.5, are given more draws, and then better proposals: rung by rung of the :mod:`.ladder`.
         max_samples: With a tolerance, the most samples for a datum on one rung.
         more: An earlier result for the same model and data, which `num_samples` are added to.
         seed: The seed of the draws.
@@ -70,8 +70,8 @@ def log_evidence(
         ``log_evidence``; ``se``, its standard error (NaN for one sample); ``ess``, the effective sample size, between
         1 and K; ``khat``, the Pareto shape of the largest weights (-inf for equal weights, NaN below 25 samples);
         ``max_weight``, the largest share of one weight in the sum; ``bias``, the jackknife's estimate of what is
-        missing to log p(x) at this K; ``elbo``; ``num_samples``; with a tolerance ``rung``, the name of the rung that
-        each datum needed. Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
+        missing to log p(x) at this K; ``elbo``, that of the guide; ``num_samples``; with a tolerance ``rung``, the name of
+        the rung that each datum needed. Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
         over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the largest log weights.
         Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of z), ``mean_mc_se``
         (of z alone), ``num_samples``, ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not
@@ -103,8 +103,9 @@ def log_evidence(
         elif tolerance is None:
             result = as_dataset(weights if earlier is None else earlier.plus(weights), about)
         else:
+            of_guide = (weights.total / weights.num).numpy(force=True)
             weights, rung = climb(weights, model, guide, rows, like, tolerance, max_samples, seed, memory)
-            result = as_dataset(weights, about, rung=rung)
+            result = as_dataset(weights, about, rung=rung, elbo=of_guide)
     warn_of_flags(result, REMEDY if tolerance is None else SPENT)
     return result
 

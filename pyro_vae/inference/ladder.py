@@ -1,12 +1,16 @@
 r"""A budget that follows the need: more draws where the error is large, better proposals where the weights are wild.
 
-Each datum climbs until its standard error is at most the tolerance and its k-hat at most 0.7:
+Each datum climbs until its standard error is at most the tolerance and its k-hat at most 0.5, above which the variance
+of the weights, and with it the standard error, need not exist:
 
 1. ``guide``: draws of the guide, as many as it takes;
 2. ``mixture``: draws of a wide Student-t with mean and covariance of the guide, mixed with the prior;
 3. ``refined``: the same with the mean and covariance of the datum's own posterior, from short chains of HMC that begin
    at the guide;
 4. ``annealed``: annealed importance sampling from there.
+
+What a narrow guide never draws leaves no trace in its k-hat. So each datum gets a second opinion, by a few draws of the
+mixture: where its estimate is higher by 4 standard errors, the guide's is refuted.
 
 The share of the prior is defensive: it bounds the weights by the likelihood (Hesterberg, 1995,
 https://doi.org/10.1080/00401706.1995.10484303); it is drawn as a stratum of its own. All proposals but the guide live
@@ -35,6 +39,8 @@ from .terms import Batch
 from .weights import Weights, beside, summed
 
 RUNGS = ("guide", "mixture", "refined", "annealed")
+FINITE_VARIANCE = 0.5  # the largest k-hat with it
+SECOND_OPINION, REFUTED = 500, 4.0  # draws, standard errors
 MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
 PRIOR_SHARE = 0.1
 WIDTHS = {"mixture": (1.2, 2.5), "refined": (1.0, 1.5)}  # of the Student-t components, in standard deviations
@@ -70,8 +76,7 @@ def climb(
     rung = torch.zeros(len(rows), dtype=torch.long)
     num_samples = int(weights.num.min())
     with judged(model, guide):
-        needy = _needy(weights, tolerance)
-        for number, tile in enumerate(needy.split(TILE_ROWS // CHAINS) if len(needy) else ()):
+        for number, tile in enumerate(torch.arange(len(rows)).split(TILE_ROWS // CHAINS)):
             with seeded(seed_of(seed, number, 3)):
                 batch = rows.batch(tile.numpy(), like=like)
                 climber = _Climber(model, guide, batch, weights.of(tile), num_samples, tolerance, max_samples)
@@ -81,7 +86,7 @@ def climb(
 
 
 def _good(weights: Weights, tolerance: float) -> Tensor:
-    return weights.log_evidence.isfinite() & (weights.khat <= KHAT_LIMIT) & (weights.se <= tolerance)
+    return weights.log_evidence.isfinite() & (weights.khat <= FINITE_VARIANCE) & (weights.se <= tolerance)
 
 
 def _needy(weights: Weights, tolerance: float) -> Tensor:
@@ -94,7 +99,7 @@ def _lengthened(weights: Weights, draw: Draw, tolerance: float, max_samples: int
     while True:
         done = int(weights.num.max())
         enough = weights.num * (weights.se / tolerance) ** 2 <= max_samples
-        promising = enough & (weights.khat <= KHAT_LIMIT) & ~_good(weights, tolerance) & (weights.num == done)
+        promising = enough & (weights.khat <= FINITE_VARIANCE) & ~_good(weights, tolerance) & (weights.num == done)
         index = promising.nonzero()[:, 0]
         if len(index) == 0 or done >= max_samples:
             return weights
@@ -163,8 +168,11 @@ class _Climber:
         """Rung by rung, with the data that still need it."""
         everyone = torch.arange(len(self.batch[0]))
         moments = _of_guide(self._target(everyone), self.guide)
-        self._sampled(1, everyone, moments)
+        self._doubt(everyone, moments)
         left = _needy(self.weights, self.tolerance)
+        if len(left):
+            self._sampled(1, left, moments.of(left))
+            left = _needy(self.weights, self.tolerance)
         found = _of_posterior(self._target(left), self.guide, moments.of(left)) if len(left) else None
         if found is None:
             return
@@ -180,12 +188,24 @@ class _Climber:
     def _target(self, index: Tensor) -> Target:
         return Target(self.model, tuple(part[index.to(part.device)] for part in self.batch))
 
+    def _doubt(self, everyone: Tensor, moments: Students) -> None:
+        """Take the mixture's estimate where it refutes the guide's."""
+        wide, guide = self._drawn(1, everyone, moments, min(self.num_samples, SECOND_OPINION)), self.weights
+        error = (wide.se.square() + guide.se.square()).sqrt()
+        refuted = (wide.log_evidence - guide.log_evidence > REFUTED * error).nonzero()[:, 0]
+        self.weights = guide.put(refuted, wide.of(refuted))
+        self.rung[refuted] = 1
+
+    def _drawn(self, rung: int, index: Tensor, moments: Students, num: int) -> Weights:
+        """Weights of draws from wide distributions and the prior."""
+        proposal = replace(moments, widths=WIDTHS[RUNGS[rung]])
+        return summed(_defended(self._target(index), proposal, num), self.precision)
+
     def _sampled(self, rung: int, index: Tensor, moments: Students) -> None:
-        """Importance sampling from wide distributions and the prior."""
+        """Importance sampling, as long as it takes."""
 
         def draw(some: Tensor, num: int, done: int) -> Weights:
-            proposal = replace(moments.of(some), widths=WIDTHS[RUNGS[rung]])
-            return summed(_defended(self._target(index[some]), proposal, num), self.precision)
+            return self._drawn(rung, index[some], moments.of(some), num)
 
         first = draw(torch.arange(len(index)), self.num_samples, 0)
         self._keep(rung, index, _lengthened(first, draw, self.tolerance, self.max_samples))
@@ -200,12 +220,18 @@ class _Climber:
         self._keep(3, index, beside(parts))
 
     def _keep(self, rung: int, index: Tensor, new: Weights) -> None:
-        """Take what is better than before: a k-hat that holds, and of those that do the smaller error."""
+        """Take what is better than before: a k-hat that holds, and of equals the smaller error or the higher rung."""
         old = self.weights.of(index)
-        held, holds = old.khat <= KHAT_LIMIT, new.khat <= KHAT_LIMIT
-        better = (holds & (~held | (new.se < old.se))) | (~holds & ~held & new.log_evidence.isfinite())
+        before, now = _trust(old), _trust(new)
+        equal = (now == before) & ((new.se < old.se) | (now == 0))
+        better = ((now > before) | equal) & new.log_evidence.isfinite()
         self.weights = self.weights.put(index[better], new.of(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung
+
+
+def _trust(weights: Weights) -> Tensor:
+    """0, where k-hat says that an estimate is none; 2, where its error is one too."""
+    return (weights.khat <= KHAT_LIMIT).long() + (weights.khat <= FINITE_VARIANCE).long()
 
 
 def _of_guide(target: Target, guide: Callable) -> Students:

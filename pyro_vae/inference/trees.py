@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from ..rows import Rows
+from ..rows import DataError, Rows
 
 if TYPE_CHECKING:
     import xarray
@@ -56,3 +57,24 @@ def observed_groups(rows: Rows, like: Tensor | None) -> dict[str, xarray.Dataset
             {"c": rows.c.take(slice(None), like).numpy(force=True)}, ("datum",), "condition"
         )
     return groups
+
+
+def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
+    """Raise unless `posterior` is a tree of MCMC draws for these very data.
+
+    Raises:
+        TypeError: It is no such tree.
+        DataError: It was drawn for other data, or another c.
+    """
+    import xarray
+
+    if not isinstance(posterior, xarray.DataTree) or "posterior" not in posterior.children:
+        raise TypeError(f"{who} needs posterior as sample_posterior gives it, a tree; got {type(posterior).__name__}")
+    if "guide" in posterior.children and "sample_stats" not in posterior.children:
+        raise TypeError(f"{who} needs draws of MCMC; this tree has draws of the guide in their place: sample_posterior")
+    for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
+        if group in posterior.children and own is not None:
+            theirs = posterior[group].to_dataset()[name].values
+            ours = own.take(slice(None), like=torch.as_tensor(theirs[:0])).numpy()
+            if not np.array_equal(theirs, ours, equal_nan=True):
+                raise DataError(f"{who} needs the data that the posterior was drawn for: its {group} are others")

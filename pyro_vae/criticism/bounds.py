@@ -1,0 +1,46 @@
+"""Bidirectional Monte Carlo: log p(x) held between a lower and an upper bound, on data that the model itself makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..guards import whole_number
+from ..inference.annealing import annealed_log_evidence
+from ..vae import VAE
+from .draws import needs_vae, simulated
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def bidirectional_log_evidence(
+    vae: VAE, c: Any = None, *, num_simulations: int = 100, seed: int = 0, **options: Any
+) -> xarray.Dataset:
+    """A lower and an upper bound of log p(x), in the mean, for data drawn from the model (Grosse et al., 2015).
+
+    The gap between the two says how far annealed importance sampling, with the same options, can be off on data like
+    the model's own: of a simulated datum the z that made it is an exact draw of the posterior, from which a chain can
+    run backwards.
+
+    Arguments:
+        vae: A VAE over continuous latents.
+        c: For a conditional VAE: rows to simulate for; they are repeated as often as it takes.
+        num_simulations: How many data are simulated.
+        seed: The seed of the simulations and of all draws.
+        options: Those of :func:`.annealed_log_evidence`: num_distributions, chains, start, schedule, num_steps.
+
+    Returns:
+        What :func:`.annealed_log_evidence` gives for data with known z: ``log_evidence`` is the lower bound, ``upper``
+        the upper one, ``gap`` their difference, in nats per datum; as attributes the mean ``gap`` and ``gap_se``.
+
+    Raises:
+        ValueError: An option makes no sense.
+        TypeError: It is no VAE, or its latents are discrete.
+    """
+    whole_number("num_simulations", num_simulations, at_least=1)
+    whole_number("seed", seed, at_least=0, at_most=2**62)
+    needs_vae("bidirectional_log_evidence", vae)
+    if vae.is_discrete:
+        raise TypeError("bidirectional_log_evidence needs continuous latents; log_evidence sums over discrete ones")
+    z, x, given = simulated(vae, c, num_simulations, seed)
+    return annealed_log_evidence(vae, x, given, z=z, seed=seed + 1, **options)
