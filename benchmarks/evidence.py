@@ -10,7 +10,7 @@ the data of the peer.
 
 Run it: python benchmarks/evidence.py
 The peer, if wanted: pip install pythae, into the environment that runs this.
-Memory, in minutes to an hour: python benchmarks/evidence.py --memory
+Memory, in some ten minutes: python benchmarks/evidence.py --memory
 """
 
 import argparse
@@ -202,7 +202,7 @@ def memory(num: int, num_samples: int) -> None:
         while not over.wait(0.02):
             peak = max(peak, resident())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.perf_counter()
     ours(vae, x, num_samples)

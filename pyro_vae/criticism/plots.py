@@ -240,11 +240,8 @@ def evidence(result: xarray.Dataset) -> Figure:
 
 def _rising(axes: Axes, result: xarray.Dataset) -> None:
     """The mean of log p_K over data, with a band of two standard errors of what it still rises to the last."""
-    draws, last, num = (
-        result.get("num_samples", result.get("chains")),
-        result.log_evidence.values,
-        result.sizes["datum"],
-    )
+    draws = result["num_samples" if "num_samples" in result else "chains"]
+    last, num = result.log_evidence.values, result.sizes["datum"]
     whole = result.curve.notnull().all("datum").values & (result.particles.values < int(draws.min()))
     curve, at = result.curve.values[whole], np.append(result.particles.values[whole], int(draws.max()))
     mean = np.append(curve.mean(1), last.mean())

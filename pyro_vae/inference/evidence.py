@@ -70,9 +70,10 @@ def log_evidence(
         ``log_evidence``; ``se``, its standard error (NaN for one sample); ``ess``, the effective sample size, between
         1 and K; ``khat``, the Pareto shape of the largest weights (-inf for equal weights, NaN below 25 samples);
         ``max_weight``, the largest share of one weight in the sum; ``bias``, the jackknife's estimate of what is
-        missing to log p(x) at this K; ``elbo``, that of the guide; ``num_samples``; with a tolerance ``rung``, the name of
-        the rung that each datum needed. Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
-        over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the largest log weights.
+        missing to log p(x) at this K; ``elbo``, that of the guide; ``num_samples``; with a tolerance ``rung``, the
+        name of the rung that each datum needed. Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4,
+        ..., each the mean over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the
+        largest log weights.
         Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of z), ``mean_mc_se``
         (of z alone), ``num_samples``, ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not
         finite, and what it is of: ``measure``, ``cells``, ``data``, ``model``. An exact sum has ``se`` and ``bias``
