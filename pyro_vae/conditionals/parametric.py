@@ -192,6 +192,11 @@ class Parametric(Conditional):
     def _origin(self, name: str) -> Tensor:
         return self._origins[name]
 
+    def _moved(self, name: str, read: Tensor) -> Tensor:
+        """What was read, from the origin on; as it is where that is 0, which saves a pass over wide data."""
+        origin = self._origin(name)
+        return read + origin.to(read) if origin.any() else read
+
     def _unconstrained_shape(self, name: str) -> torch.Size:
         return torch.Size(link(self.domain(name)).inverse_shape(self.parameter_shape(name)))
 
@@ -209,7 +214,7 @@ class Parametric(Conditional):
             raise ValueError(self._mismatch(context))
         pieces = context.split([shape.numel() for shape in self.read.values()], dim=-1)
         return {
-            name: link(self.domain(name))(piece.reshape(piece.shape[:-1] + shape) + self._origin(name).to(piece))
+            name: link(self.domain(name))(self._moved(name, piece.reshape(piece.shape[:-1] + shape)))
             for (name, shape), piece in zip(self.read.items(), pieces, strict=True)
         }
 

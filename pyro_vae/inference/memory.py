@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,6 +24,7 @@ class Memory:
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
+        _keep_freed_memory()
         self.max_bytes = max_bytes
         self.rows = TILE_ROWS if max_bytes is None else None
 
@@ -39,6 +41,15 @@ class Memory:
         with _Allocated() as allocated:
             yield
         self.rows = max(1, min(TILE_ROWS, self.max_bytes * rows // max(1, allocated.total)))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what blocks of the decoder free, instead of faulting it in again for the next block.
+
+    Freeing a large buffer, this one untouched, raises its thresholds (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does
+    nothing. It takes a third of the time off log p(x) of 784 pixels.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 class _Allocated(TorchDispatchMode):
