@@ -91,7 +91,16 @@ def test_commands_in_the_readme_run(tmp_path, monkeypatch):
     Path("digits.toml").write_text(spec)
     lines = "".join(blocks(ROOT / "README.md", "sh")).splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pyro-vae ")]
-    assert {command[0] for command in commands} == {"fit", "sample", "describe", "compare", "report", "evaluate", "check", "list"}
+    assert {command[0] for command in commands} == {
+        "fit",
+        "sample",
+        "describe",
+        "compare",
+        "report",
+        "evaluate",
+        "check",
+        "list",
+    }
     for command in commands:
         result = CliRunner().invoke(cli.app, command)
         assert result.exit_code == 0, (command, result.output, result.exception)

@@ -144,7 +144,7 @@ def annealed_log_evidence(
                 moved.append(acceptance)
                 if z is not None:
                     bounds.append(-_log_mean(path.backward(_positions(target, z, tile, len(rows)), chains)))
-    result = _result(beside(parts), about, torch.cat(moved), torch.cat(bounds) if bounds else None)
+    result = _result(beside(parts), about, torch.cat(moved), torch.cat(bounds).cpu() if bounds else None)
     warn_of_flags(result, REMEDY)
     return result
 
@@ -239,7 +239,7 @@ def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:
     """The true latents of a tile, in unconstrained space."""
     if len(target.latents) != 1:
         raise TypeError(f"z needs a model with one latent site; this one has {len(target.latents)}")
-    values = torch.as_tensor(z)
+    values = torch.as_tensor(z).to(target.batch[0].device)
     if len(values) != num:
         raise ValueError(f"z needs a row for each datum; got {len(values)} rows for {num} data")
     return target.unconstrain({target.latents[0].name: values[tile]})

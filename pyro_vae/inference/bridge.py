@@ -109,7 +109,7 @@ def _ratios(target: Target, guide: Any, position: Tensor, warp: bool) -> tuple[T
         log_slope = _log_det(ours[1]) - _log_det(theirs[1])
     at_posterior = _in_blocks(target, used) - _in_blocks(lambda u: target.densities(guide, u)[0], there) + log_slope
     at_guide = _in_blocks(target, back) - _in_blocks(lambda u: target.densities(guide, u)[0], drawn) + log_slope
-    return at_posterior.unflatten(0, (len(position), -1)), at_guide
+    return at_posterior.unflatten(0, (len(position), -1)).cpu(), at_guide.cpu()
 
 
 def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from .pareto import fit_tail, tail_length
 
 SUMS = ("num", "log_sum", "log_square", "total")
+ARRAYS = (*SUMS, "tail", "curve", "blocks")
 
 
 def _kept(num_samples: int) -> int:
@@ -31,7 +32,7 @@ def _kept(num_samples: int) -> int:
 
 @dataclass(frozen=True)
 class Weights:
-    """What is known of the weights of N data.
+    """What is known of the weights of N data, on the CPU.
 
     Arguments:
         num: The number of draws K, of shape ``(N,)``.
@@ -76,7 +77,7 @@ class Weights:
 
     def of(self, index: Tensor) -> Weights:
         """Those of some of the data."""
-        return replace(self, **{name: getattr(self, name)[..., index] for name in ("tail", "curve", "blocks", *SUMS)})
+        return replace(self, **{name: getattr(self, name)[..., index] for name in ARRAYS})
 
     def put(self, index: Tensor, other: Weights) -> Weights:
         """The same, with those of `other` in place of those of the data that `index` names."""
@@ -162,7 +163,8 @@ def summed(blocks: Iterable[Tensor], precision: float) -> Weights:
         sums = part if sums is None else sums.plus(part)
     assert sums is not None
     mean, count = curve.result()
-    return replace(sums, curve=mean, blocks=count)
+    whole = replace(sums, curve=mean, blocks=count)
+    return replace(whole, **{name: getattr(whole, name).cpu() for name in ARRAYS})
 
 
 def _block(log_weight: Tensor, precision: float) -> Weights:
