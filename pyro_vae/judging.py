@@ -154,8 +154,7 @@ def _evidence(found: xarray.Dataset) -> Table:
     table.add_row("mean log p(x) in nats", f"{about['mean']:.2f} ± {about['mean_se']:.2f}")
     if about["measure"] == "probability":
         table.add_row("bits per dimension", f"{bits_per_dim(found):.3f}")
-    of = " of the proposals" if "rung" in found else ""  # those of higher rungs are not the guide's
-    table.add_row(f"mean ELBO{of} in nats", f"{float(found.elbo.mean(skipna=False)):.2f}")
+    table.add_row("mean ELBO in nats", f"{float(found.elbo.mean(skipna=False)):.2f}")
     table.add_row("mean bias of finite K in nats", f"{float(found.bias.mean(skipna=False)):.2g}")
     table.add_row("flagged, not to be trusted", f"{about['flagged']} of {num}")
     for rung in RUNGS if "rung" in found else ():

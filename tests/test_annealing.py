@@ -22,11 +22,6 @@ MODELS = {q: LinearGaussian.with_diagonal_posterior(q + 4, q) for q in (2, 10, 5
 X = MODELS[2].draw(30)
 
 
-def known(defect):
-    """A defect of the library that has been reported; the mark goes with it."""
-    return pytest.mark.xfail(strict=True, reason=defect)
-
-
 def quiet(*args, method=pv.annealed_log_evidence, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -57,7 +52,7 @@ def test_estimates_are_within_four_standard_errors(q, method):
     """
     model, z, relative = MODELS[q], [], []
     vae, (_, x) = model.vae(shrink=1.2), simulated(model, (5 if (q, method) == (50, "guide") else 10) * SEEDS)
-    for seed, some in enumerate(np.array_split(x, -(-SEEDS // 5))):
+    for seed, some in enumerate(np.array_split(x, -(-SEEDS // 10))):
         if method == "importance":
             result = quiet(vae, some, method=pv.log_evidence, num_samples=5000, seed=seed)
         else:
@@ -333,11 +328,9 @@ def test_data_of_many_tiles(monkeypatch):
         ({"seed": -1}, "seed must be a whole number from 0; got -1"),
         ({"start": "posterior"}, "start must be 'guide' or 'prior'; got 'posterior'"),
         ({"schedule": "cosine"}, "schedule must be 'sigmoidal' or 'linear'; got 'cosine'"),
-        pytest.param(
-            {"chains": 0}, "chains must be a whole number from 1; got 0", marks=known("is called num_samples")
-        ),
+        ({"chains": 0}, "chains must be a whole number from 1; got 0"),
         ({"z": np.zeros((3, 2))}, "z needs a row for each datum; got 3 rows for 30 data"),
-        pytest.param({"z": np.zeros((30, 3))}, "z needs", marks=known("a RuntimeError of torch")),
+        ({"z": np.zeros((30, 3))}, "z needs"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
@@ -345,7 +338,6 @@ def test_options_that_make_no_sense(options, message):
         annealed(MODELS[2].vae(), X, **{"num_distributions": 2} | options)
 
 
-@known("the upper bound is made of them all the same")
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
 def test_latents_that_the_prior_cannot_draw(bad):
     """They are no draws of a posterior, so there is no bound to be had from them."""

@@ -53,7 +53,7 @@ def test_bridge_is_told_apart_from_other_data():
         pv.bridge_log_evidence(vae, x + 1, posterior)
     with pytest.raises(TypeError, match="needs posterior as sample_posterior gives it"):
         pv.bridge_log_evidence(vae, x, posterior["posterior"].to_dataset())
-    with pytest.raises(ValueError, match="at least 50 draws of the posterior; got 16"):
+    with pytest.raises(ValueError, match="at least 50 draws of the posterior, 8 of each chain; got 16, 4 of each"):
         pv.bridge_log_evidence(vae, x, few)
 
 

@@ -23,11 +23,6 @@ DATA = {q: model.draw(100) for q, model in MODELS.items()}
 BAD = {"narrow": {"shrink": 0.2}, "off": {"shift": 3.0}}
 
 
-def known(defect):
-    """A defect of the library that has been reported; the mark goes with it."""
-    return pytest.mark.xfail(strict=True, reason=defect)
-
-
 def quiet(*args, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -49,7 +44,7 @@ def test_a_bad_guide_is_seen(q, bad):
 def test_a_bad_guide_is_brought_to_the_truth(q, bad):
     """Over data and seeds z-scores are standard normal, and the error is what was asked for."""
     vae, exact, z = MODELS[q].vae(**BAD[bad]), MODELS[q].log_evidence(DATA[q]), []
-    for seed in range(max(2, SEEDS // 3)):
+    for seed in range(max(2, SEEDS // 5)):
         result = pv.log_evidence(vae, DATA[q], num_samples=1000, tolerance=0.05, seed=seed)
         assert result.attrs["flagged"] == 0
         assert (result.se <= 0.05).all()
@@ -280,7 +275,6 @@ def test_impossible_and_unknown_data_stay_so():
     assert (good.se <= 0.05).all()
 
 
-@known("another rung hides it")
 def test_a_weight_that_is_infinite_stays_so():
     """A density that is infinite where the guide draws, which another proposal would not meet."""
 
@@ -318,7 +312,6 @@ def test_a_guide_of_no_width():
     assert result.attrs["flagged"] == 0
 
 
-@known("densities are asked for outside of the support")
 def test_latents_outside_the_support_have_no_density():
     """A guide over the whole line for a prior on the positive half: half of the draws count nothing."""
 
@@ -363,7 +356,6 @@ def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
     assert 0.7 < z.std() < 1.25
 
 
-@known("blocks of the curve are all from the proposal, or all from the prior")
 def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     """A block of the curve is a mixture as all of the draws are, not those of one stratum."""
     model, _, exact = two_modes()
@@ -424,7 +416,6 @@ def test_a_discrete_latent_is_summed_over_whatever_the_tolerance():
     assert result.attrs["flagged"] == 0
 
 
-@known("a TypeError of MCMC")
 def test_a_discrete_latent_of_a_pair_stays_with_the_guide():
     """It has no unconstrained space to climb in: what the guide's draws give, they give."""
 

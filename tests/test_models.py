@@ -385,7 +385,7 @@ def test_with_a_tolerance_it_counts_the_rungs(folder):
     rungs = ("guide", "mixture", "refined", "annealed")
     assert [table[f"needed the rung {rung}"] for rung in rungs] == [f"{counted.get(rung, 0)} of 20" for rung in rungs]
     assert counted.sum() == 20
-    assert "mean ELBO of the proposals in nats" in table
+    assert "mean ELBO in nats" in table
     done("evaluate", "counts.safetensors", "counts.npy", *options, "-o", "rungs.nc")
     with xarray.open_dataset("rungs.nc", engine="h5netcdf") as whole:
         assert list(whole.rung.values) == list(pandas.read_csv("rungs.csv").rung)

@@ -26,7 +26,7 @@ import xarray
 from ..data import as_rows
 from ..guards import judged, seeded
 from ..inference.evidence import log_evidence
-from ..inference.results import observing
+from ..inference.results import observing, whole
 from ..inference.terms import Pair, entrance, trace_terms
 from ..rows import DataError
 from ..vae import VAE
@@ -34,7 +34,16 @@ from ..vae import VAE
 if TYPE_CHECKING:
     import pandas
 
-ATTRIBUTES = {"mean", "mean_se", "mean_mc_se", "flagged", "cells", "data", "measure"}  # of a result, all read here
+ATTRIBUTES = {
+    "num_data",
+    "mean",
+    "mean_se",
+    "mean_mc_se",
+    "flagged",
+    "cells",
+    "data",
+    "measure",
+}  # of a result, all read here
 KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
 
 
@@ -135,6 +144,9 @@ def _refuse_other_data(models: Mapping[Any, Any], x: Any, c: Any) -> None:
         found.append(("x", len(rows), rows.fingerprint() + ("" if c is None else as_rows(c).fingerprint())))
     for name, model in models.items():
         if isinstance(model, xarray.Dataset):
+            if not whole(model):
+                some = f"compare_models needs whole results in their own order; {name!r} is a part of one, or reordered"
+                raise DataError(f"{some}; score these data by themselves")
             found.append((f"the result {name!r}", model.sizes["datum"], model.attrs["data"]))
     for (one, num, data), (other, others, other_data) in pairwise(found):
         if num != others:

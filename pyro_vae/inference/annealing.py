@@ -122,6 +122,7 @@ def annealed_log_evidence(
     """
     whole_number("num_distributions", num_distributions, at_least=1)
     whole_number("num_steps", num_steps, at_least=1)
+    whole_number("chains", chains, at_least=1)
     whole_number("seed", seed, at_least=0)
     for name, value, known in (("start", start, ("guide", "prior")), ("schedule", schedule, tuple(SCHEDULES))):
         if value not in known:
@@ -242,7 +243,14 @@ def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:
     values = torch.as_tensor(z).to(target.batch[0].device)
     if len(values) != num:
         raise ValueError(f"z needs a row for each datum; got {len(values)} rows for {num} data")
-    return target.unconstrain({target.latents[0].name: values[tile]})
+    latent = target.latents[0]
+    if values.shape[1:] != latent.bend.forward_shape(latent.shape):
+        needs = (num, *latent.bend.forward_shape(latent.shape))
+        raise ValueError(f"z needs to have shape {needs}; got {tuple(values.shape)}")
+    position = target.unconstrain({latent.name: values[tile]})
+    if not bool(position.isfinite().all()):
+        raise ValueError("z needs latents that the prior can draw; some lie outside of its support")
+    return position
 
 
 def _log_mean(log_weight: Tensor) -> Tensor:

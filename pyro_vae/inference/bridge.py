@@ -31,7 +31,7 @@ from .hmc import covariance_factor
 from .importance import TILE_DATA
 from .memory import TILE_ROWS
 from .pareto import KHAT_LIMIT, khat
-from .results import describe_evidence, observing, warn_of_flags
+from .results import describe_evidence, fingerprint, observing, warn_of_flags
 from .targets import Target
 from .terms import Pair, entrance, trace_terms
 from .trees import dataset, needs_draws_of
@@ -66,7 +66,7 @@ def bridge_log_evidence(
     Raises:
         DataError: The data do not fit the likelihood, or the posterior was drawn for others.
         TypeError: `posterior` is no such tree.
-        ValueError: It has fewer than 50 draws.
+        ValueError: It has fewer than 50 draws, or 8 of a chain, or was drawn from another model.
 
     Warns:
         UserWarning: Some data are flagged.
@@ -76,11 +76,15 @@ def bridge_log_evidence(
     needs_draws_of("bridge_log_evidence", posterior, rows)
     draws = {str(name): values.values for name, values in posterior["posterior"].to_dataset().items()}
     chains, each = next(iter(draws.values())).shape[:2]
-    if chains * each < 50:
-        raise ValueError(f"bridge_log_evidence needs at least 50 draws of the posterior; got {chains * each}")
+    if chains * each < 50 or each < 8:
+        needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"
+        raise ValueError(f"{needs}; got {chains * each}, {each} of each")
     parts = []
     with torch.no_grad(), judged(model, guide):
         about = describe_evidence(model, guide, rows)
+        own = fingerprint(model, without="posterior")  # the guide may be another
+        if posterior.attrs.get("model", own) != own:
+            raise ValueError("bridge_log_evidence needs draws from the posterior of this very model; it is of another")
         for number, tile in enumerate(rows.chunks(TILE_DATA)):
             with seeded(seed_of(seed, number, 4)):
                 batch = rows.batch(tile, like=like)
@@ -88,7 +92,9 @@ def bridge_log_evidence(
                     trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
                 target = Target(model, batch)
                 here = {name: torch.as_tensor(values[:, :, tile]) for name, values in draws.items()}
-                flat = target.unconstrain({name: values.flatten(0, 1).to(batch[0]) for name, values in here.items()})
+                flat = target.unconstrain(
+                    {name: values.flatten(0, 1).to(batch[0].device) for name, values in here.items()}
+                )
                 position = flat.reshape(chains, each, *flat.shape[1:])
                 parts.append(_bridged(*_ratios(target, guide, position, warp)))
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
@@ -158,13 +164,13 @@ def _bridge(posterior: Tensor, guide: Tensor, log_r: Tensor, log_shares: Any) ->
 
 
 def _ess(draws: Tensor, method: str) -> Tensor:
-    """Of draws ``(chain, draw, N)``; of constant ones, which are as good as any number, their number."""
+    """Of draws ``(chain, draw, N)``; of constant ones, which are as good as any number, their number (ArviZ)."""
     from arviz_stats.base import array_stats
 
     values = draws.numpy(force=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         found = np.asarray(array_stats.ess(values, chain_axis=0, draw_axis=1, method=method))
-    return torch.as_tensor(np.where(np.isfinite(found), found, values.shape[0] * values.shape[1]))
+    return torch.as_tensor(found)
 
 
 def _result(found: dict[str, np.ndarray], good: np.ndarray, about: dict[str, Any]) -> xarray.Dataset:
@@ -174,7 +180,7 @@ def _result(found: dict[str, np.ndarray], good: np.ndarray, about: dict[str, Any
         "mean": float(values.mean()),
         "mean_se": float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else own,
         "mean_mc_se": own,
-        "flagged": int((~np.isfinite(values) | (found["khat"] > KHAT_LIMIT) | ~good).sum()),
+        "flagged": int((~np.isfinite(values + found["se"]) | (found["khat"] > KHAT_LIMIT) | ~good).sum()),
         "unit": "nats per datum",
     }
     return dataset(found, ("datum",), "").assign_attrs(attrs | about)

@@ -35,12 +35,13 @@ from .importance import importance_weights
 from .memory import TILE_ROWS, Memory
 from .pareto import KHAT_LIMIT
 from .targets import Target
-from .terms import Batch
+from .terms import Batch, sites, under_particles
 from .weights import Weights, beside, summed
 
 RUNGS = ("guide", "mixture", "refined", "annealed")
 FINITE_VARIANCE = 0.5  # the largest k-hat with it
 SECOND_OPINION, REFUTED = 500, 4.0  # draws, standard errors
+UNLIKELY = math.log(1000)  # by Markov's inequality, how far above log p(x) 1 estimate in 1000 is
 MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
 PRIOR_SHARE = 0.1
 WIDTHS = {"mixture": (1.2, 2.5), "refined": (1.0, 1.5)}  # of the Student-t components, in standard deviations
@@ -72,9 +73,11 @@ def climb(
     def draw(index: Tensor, num: int, done: int) -> Weights:
         return importance_weights(model, guide, rows.only(index.numpy()), like, num, (seed, done), memory)
 
-    weights = _lengthened(weights, draw, tolerance, max_samples)
-    rung = torch.zeros(len(rows), dtype=torch.long)
     num_samples = int(weights.num.min())
+    weights = _lengthened(weights, draw, tolerance, max_samples)
+    if _is_discrete(guide, rows, like):  # there is no unconstrained space to climb in
+        return weights, np.full(len(rows), RUNGS[0])
+    rung = torch.zeros(len(rows), dtype=torch.long)
     with judged(model, guide):
         for number, tile in enumerate(torch.arange(len(rows)).split(TILE_ROWS // CHAINS)):
             with seeded(seed_of(seed, number, 3)):
@@ -85,13 +88,20 @@ def climb(
     return weights, np.array(RUNGS)[rung.numpy()]
 
 
+def _is_discrete(guide: Callable, rows: Rows, like: Tensor | None) -> bool:
+    with seeded(0):
+        trace = under_particles(guide, rows.batch(slice(0, 1), like=like), 1)
+    return any(site["fn"].support.is_discrete for site in sites(trace, observed=False))
+
+
 def _good(weights: Weights, tolerance: float) -> Tensor:
     return weights.log_evidence.isfinite() & (weights.khat <= FINITE_VARIANCE) & (weights.se <= tolerance)
 
 
 def _needy(weights: Weights, tolerance: float) -> Tensor:
-    """Which data must climb on; what is NaN would only be hidden by another proposal."""
-    return (~_good(weights, tolerance) & ~weights.log_evidence.isnan()).nonzero()[:, 0]
+    """Which data must climb on; what is NaN or inf would only be hidden by another proposal."""
+    broken = weights.log_evidence.isnan() | (weights.log_evidence == math.inf)
+    return (~_good(weights, tolerance) & ~broken).nonzero()[:, 0]
 
 
 def _lengthened(weights: Weights, draw: Draw, tolerance: float, max_samples: int) -> Weights:
@@ -224,7 +234,10 @@ class _Climber:
         old = self.weights.of(index)
         before, now = _trust(old), _trust(new)
         equal = (now == before) & ((new.se < old.se) | (now == 0))
-        better = ((now > before) | equal) & new.log_evidence.isfinite()
+        error = (old.se.square() + new.se.square()).sqrt()
+        sure = torch.where(before > 0, REFUTED * error, (REFUTED * error).clamp(min=UNLIKELY))
+        refuted = old.log_evidence - new.log_evidence > sure  # a mode that was found is not lost again
+        better = ((now > before) | equal) & new.log_evidence.isfinite() & ~refuted
         self.weights = self.weights.put(index[better], new.of(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung
 
@@ -236,14 +249,16 @@ def _trust(weights: Weights) -> Tensor:
 
 def _of_guide(target: Target, guide: Callable) -> Students:
     draws = target.draw(guide, MOMENT_DRAWS)
+    draws = torch.where(draws.isfinite().all(-1, keepdim=True), draws, math.nan)  # a guide may draw what cannot be
+    draws = torch.where(draws.isnan(), draws.nanmean(0).nan_to_num(0.0), draws)
     return Students(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
 
 
 def _of_posterior(target: Target, guide: Callable, moments: Students) -> tuple[Tensor, Students] | None:
     """Which data have a finite density at some draw, and the moments of their posteriors; none, if no datum has."""
     draws = torch.cat([target.draw(guide, 4 * CHAINS), target.draw(target.model, 4 * CHAINS)])
-    at = evaluate(target, draws)
-    inside = at.log_density.isfinite() & at.gradient.isfinite().all(-1)
+    states = [evaluate(target, block) for block in draws.split(max(1, TILE_ROWS // draws.shape[1]))]
+    inside = torch.cat([at.log_density.isfinite() & at.gradient.isfinite().all(-1) for at in states])
     alive = inside.any(0).nonzero()[:, 0].cpu()
     if len(alive) == 0:
         return None
@@ -282,4 +297,4 @@ def _defended(target: Target, proposal: Students, num: int) -> Iterator[Tensor]:
         log_proposal = math.log1p(-share) + proposal.log_prob(u)
         if from_prior:
             log_proposal = torch.logaddexp(log_proposal, math.log(share) + prior)
-        yield prior + likelihood - log_proposal
+        yield (prior + likelihood - log_proposal)[torch.randperm(block, device=u.device)]  # strata mixed

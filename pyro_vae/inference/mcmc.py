@@ -27,6 +27,7 @@ from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC
 from .memory import TILE_ROWS
+from .results import fingerprint
 from .targets import Target
 from .terms import Batch, Pair, entrance, trace_terms
 from .trees import DRAWS, dataset, latents, observed_groups
@@ -106,7 +107,9 @@ def sample_posterior(
                 target = Target(model, batch, _flow(vae, batch) if neutra else None)
                 start, scale = _start(guide, batch, target, chains)
             parts.append(run(target, start, scale, warmup, num_samples, (seed, number)))
-    return _tree(parts, rows, like)
+    tree = _tree(parts, rows, like)
+    tree.attrs["model"] = fingerprint(model, without="posterior")
+    return tree
 
 
 def _flow(vae: Any, batch: Batch) -> Transform:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
@@ -30,7 +31,8 @@ def describe_evidence(model: Callable, guide: Callable, rows: Rows) -> dict[str,
     return {
         "cells": sum(int((~rows.take(chunk).isnan()).sum()) for chunk in rows.chunks()),
         "data": rows.fingerprint() + ("" if rows.c is None else rows.c.fingerprint()),
-        "model": _fingerprint(model, guide),
+        "model": fingerprint(model, guide),
+        "num_data": len(rows),
     }
 
 
@@ -51,6 +53,8 @@ class _Observing(Messenger):
         name = message["name"]
         if not message["is_observed"]:  # a latent, which only a guide was conditioned on
             self.measures.pop(name, None)
+        elif message["infer"].get("_deterministic") or isinstance(message["fn"], Unit):
+            return  # no distribution of data
         elif not site_is_subsample(message) and name not in self.measures:
             self.measures[name] = _measure(message["fn"].support)
 
@@ -68,14 +72,30 @@ def _measure(support: Any) -> str:
     return special.get(type(base), "density")
 
 
-def _fingerprint(*functions: Callable) -> str:
-    """A digest of the parameters of the modules behind some functions; empty where there are none."""
-    owners = [owner for owner in map(owner_of, functions) if isinstance(owner, nn.Module)]
+def fingerprint(*functions: Callable, without: str = "nothing") -> str:
+    """A digest of what some functions compute: parameters and parts of modules; code and closed-over tensors.
+
+    Of modules, the part named `without` is left out.
+    """
     digest = hashlib.sha256()
-    for owner in owners:
-        for name, value in owner.state_dict().items():
+    for owner in map(owner_of, functions):
+        if isinstance(owner, nn.Module):
+            parts = [type(part).__qualname__ for name, part in owner.named_modules() if not name.startswith(without)]
+            digest.update(" ".join(parts).encode())
+            values = {name: value for name, value in owner.state_dict().items() if not name.startswith(without)}
+        else:
+            digest.update(getattr(owner, "__qualname__", "").encode())
+            digest.update(getattr(getattr(owner, "__code__", None), "co_code", b""))
+            cells = [cell.cell_contents for cell in getattr(owner, "__closure__", None) or ()]
+            values = {str(number): value for number, value in enumerate(cells) if isinstance(value, torch.Tensor)}
+        for name, value in values.items():
             digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()[:16] if owners else ""
+    return digest.hexdigest()[:16]
+
+
+def whole(result: xarray.Dataset) -> bool:
+    """Whether a result is of all its data, in their own order: what it says of itself holds for no part of it."""
+    return np.array_equal(result.datum, np.arange(result.attrs["num_data"]))
 
 
 def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> xarray.Dataset:
@@ -140,10 +160,10 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
         DataError: It is of other data.
         ValueError: It is of another model, or its draws are not all from the guide.
     """
-    if not isinstance(result, xarray.Dataset) or not {"tail", "curve", "blocks"} <= set(result):
+    if not isinstance(result, xarray.Dataset) or not {"tail", "curve", "blocks", "num_samples"} <= set(result):
         raise TypeError(f"more needs what log_evidence gave earlier, a Dataset; got {type(result).__name__}")
-    if result.attrs["data"] != about["data"]:
-        raise DataError("more needs the result for these very data: it is of others; leave it out")
+    if result.attrs["data"] != about["data"] or not whole(result):
+        raise DataError("more needs the result for these very data, in this order: it is of others; leave it out")
     if result.attrs["model"] != about["model"]:
         raise ValueError("more needs the result of this very model: its parameters are others; leave it out")
     if "rung" in result:

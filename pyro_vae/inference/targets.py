@@ -14,7 +14,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..conditionals.links import is_real, onto
+from ..conditionals.links import base_of, is_real, onto
+from ..guards import seeded
+from .memory import TILE_ROWS
 from .terms import Batch, log_density, sites, under_particles
 
 
@@ -38,13 +40,30 @@ class Target:
 
     Raises:
         TypeError: A latent is discrete.
+        ValueError: The support of a latent depends on another.
     """
 
     def __init__(self, model: Callable, batch: Batch, through: Transform | None = None) -> None:
         self.model, self.batch, self.through = model, batch, through
         self.latents = [_latent(site) for site in sites(under_particles(model, batch, 1), observed=False)]
+        if len(self.latents) > 1:
+            self._refuse_moving_supports()
         self.sizes = [latent.shape.numel() for latent in self.latents]
         self.size = sum(self.sizes)
+
+    def _refuse_moving_supports(self) -> None:
+        with seeded(0):
+            latents = sites(under_particles(self.model, self.batch, 2), observed=False)
+        for site in latents:
+            support = base_of(site["fn"].support)
+            for bound in (getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)):
+                if not isinstance(bound, Tensor) or bound.dim() < 2 or len(bound) != 2:
+                    continue  # the same for all
+                if not torch.equal(bound[0], bound[1]):
+                    raise ValueError(
+                        f"the support of site {site['name']!r} depends on another latent, so no one map from real "
+                        f"numbers leads there; draw it on a fixed support and scale it, as in z = s * Uniform(0, 1)"
+                    )
 
     def __call__(self, position: Tensor) -> Tensor:
         """The log density, in nats, of shape ``(K, N)`` for positions of shape ``(K, N, size)``."""
@@ -69,6 +88,12 @@ class Target:
 
     def draw(self, function: Callable, num: int) -> Tensor:
         """Positions ``(num, N, size)`` drawn from a Pyro function's latents: from the prior, if it is the model."""
+        if function is self.model:  # which decodes what it draws
+            step = max(1, TILE_ROWS // len(self.batch[0]))
+            return torch.cat([self._draw(function, min(step, num - done)) for done in range(0, num, step)])
+        return self._draw(function, num)
+
+    def _draw(self, function: Callable, num: int) -> Tensor:
         trace = under_particles(function, self.batch, num)
         return self.unconstrain({latent.name: trace.nodes[latent.name]["value"] for latent in self.latents})
 

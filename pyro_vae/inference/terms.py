@@ -27,6 +27,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from ..conditionals.links import is_real
 from ..data import as_rows
 from ..guards import mode, own_store, owner_of, seeded, whole_number
 from ..rows import Rows
@@ -159,7 +160,13 @@ def _model_terms(model: Callable, guide_trace: Trace, batch: Batch, first: int, 
     if not names(trace, observed=True):
         raise ValueError("the model observes nothing; give one of its sample sites obs=x")
     shape = (last - first, len(batch[0]))
-    return log_density(trace, shape, observed=True), log_density(trace, shape, observed=False)
+    log_likelihood, log_prior = (log_density(trace, shape, observed=observed) for observed in (True, False))
+    for name in latents:
+        if is_real(guide_trace.nodes[name]["fn"].support) and not is_real(trace.nodes[name]["fn"].support):
+            inside = trace.nodes[name]["fn"].support.check(trace.nodes[name]["value"])  # a guide wider than the prior
+            log_prior = torch.where(inside, log_prior, -math.inf)
+            log_likelihood = torch.where(inside, log_likelihood, 0.0)
+    return log_likelihood, log_prior
 
 
 def _particles(trace: Trace, first: int, last: int) -> Trace:

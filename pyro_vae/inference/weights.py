@@ -110,11 +110,16 @@ class Weights:
     def bias(self) -> Tensor:
         """The jackknife's estimate of E log p_K - log p, mostly below 0; NaN for one draw.
 
-        Exact for the weights of the tail; of all others, which are small, to second order.
+        Exact for the weights of the tail; of all others, which are small, to second order about their mean.
         """
         share = torch.exp(self.tail - self.log_sum)
-        rest = (1 - share.sum(0)).clamp(min=0), (1 / self.ess - share.square().sum(0)).clamp(min=0)
-        without = torch.log1p(-share.clamp(max=1.0)).sum(0) - rest[0] - rest[1] / 2
+        others = self.num - (self.tail > -math.inf).sum(0)
+        mean = (1 - share.sum(0)).clamp(min=0) / others.clamp(min=1)
+        spread = (1 / self.ess - share.square().sum(0) - others * mean**2).clamp(min=0)
+        beside_it = torch.logaddexp(self.tail[1:].logsumexp(0), (others * mean).log() + self.log_sum) - self.log_sum
+        largest = torch.where(share[0] > 0.5, beside_it, torch.log1p(-share[0]))  # 1 less a share may round to 0
+        rest = others * torch.log1p(-mean) - spread / (2 * (1 - mean) ** 2)
+        without = largest + torch.log1p(-share[1:]).sum(0) + rest
         return (self.num - 1) * (without / self.num + torch.log(self.num / (self.num - 1)))
 
     @functools.cached_property
