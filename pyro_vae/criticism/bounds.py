@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 
 def bidirectional_log_evidence(
-    vae: VAE, c: Any = None, *, num_simulations: int = 100, seed: int = 0, **options: Any
+    vae: VAE,
+    c: Any = None,
+    *,
+    num_simulations: int = 100,
+    num_distributions: int = 500,
+    chains: int = 32,
+    start: str = "guide",
+    schedule: str = "sigmoidal",
+    num_steps: int = 10,
+    seed: int = 0,
 ) -> xarray.Dataset:
     """A lower and an upper bound of log p(x), in the mean, for data drawn from the model (Grosse et al., 2015).
 
@@ -26,8 +35,13 @@ def bidirectional_log_evidence(
         vae: A VAE over continuous latents.
         c: For a conditional VAE: rows to simulate for; they are repeated as often as it takes.
         num_simulations: How many data are simulated.
+        num_distributions: The number T of steps from the base to the joint density.
+        chains: The chains of each datum.
+        start: ``"guide"`` or ``"prior"``: where the chains begin. Where the guide misses a mode of the posterior, the
+            gap is huge: begin at the prior.
+        schedule: ``"sigmoidal"`` (finer at both ends) or ``"linear"``.
+        num_steps: The leapfrog steps of each transition.
         seed: The seed of the simulations and of all draws.
-        options: Those of :func:`.annealed_log_evidence`: num_distributions, chains, start, schedule, num_steps.
 
     Returns:
         What :func:`.annealed_log_evidence` gives for data with known z: ``log_evidence`` is the lower bound, ``upper``
@@ -43,4 +57,5 @@ def bidirectional_log_evidence(
     if vae.is_discrete:
         raise TypeError("bidirectional_log_evidence needs continuous latents; log_evidence sums over discrete ones")
     z, x, given = simulated(vae, c, num_simulations, seed)
-    return annealed_log_evidence(vae, x, given, z=z, seed=seed + 1, **options)
+    options = {"num_distributions": num_distributions, "chains": chains, "num_steps": num_steps}
+    return annealed_log_evidence(vae, x, given, z=z, start=start, schedule=schedule, seed=seed + 1, **options)

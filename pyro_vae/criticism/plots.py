@@ -224,6 +224,7 @@ def evidence(result: xarray.Dataset) -> Figure:
     Arguments:
         result: What :func:`~pyro_vae.log_evidence` gave, or :func:`~pyro_vae.annealed_log_evidence`.
     """
+    _needs("evidence", result, "curve", "log_evidence or annealed_log_evidence")
     figure = _figure(12.5, 3.4)
     left, middle, right = figure.subplots(1, 3)
     values, shape = result.log_evidence.values, result.khat.values
@@ -236,6 +237,11 @@ def evidence(result: xarray.Dataset) -> Figure:
     middle.set(xlabel="datum", ylabel="k-hat, above 0.7: a lower bound only")
     _rising(right, result)
     return figure
+
+
+def _needs(who: str, result: Any, name: str, source: str) -> None:
+    if not isinstance(result, xarray.Dataset) or name not in result:
+        raise TypeError(f"plots.{who} needs what {source} gave; got {type(result).__name__} without {name!r}")
 
 
 def _rising(axes: Axes, result: xarray.Dataset) -> None:
@@ -259,6 +265,7 @@ def bidirectional(found: xarray.Dataset) -> Figure:
     Arguments:
         found: What :func:`~pyro_vae.bidirectional_log_evidence` gave.
     """
+    _needs("bidirectional", found, "upper", "bidirectional_log_evidence")
     figure = _figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
     order = np.argsort(found.log_evidence.values)

@@ -31,7 +31,7 @@ from ..guards import judged, seed_of, seeded, whole_number
 from ..vae import VAE
 from .hmc import State, covariance_factor, evaluate, transition
 from .memory import TILE_ROWS
-from .results import as_dataset, describe_evidence, observing, warn_of_flags
+from .results import as_dataset, describe_evidence, flags, observing, warn_of_flags
 from .targets import Target
 from .terms import Pair, entrance, trace_terms
 from .weights import Weights, beside, summed
@@ -47,7 +47,8 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoidal": lambda share: 1 / (1 + np.exp(-SIGMOID * (2 * share - 1))),
     "linear": lambda share: share,
 }
-REMEDY = "raise num_distributions or chains"
+REMEDY = "or their chains hardly moved: raise num_distributions or chains, or start='prior'"
+HARDLY = 0.2  # an acceptance with which chains hardly move
 
 
 class Base(Protocol):
@@ -85,7 +86,7 @@ def annealed_log_evidence(
     *,
     z: Any = None,
     num_distributions: int = 500,
-    chains: int = 16,
+    chains: int = 32,
     start: str = "guide",
     schedule: str = "sigmoidal",
     num_steps: int = 10,
@@ -108,8 +109,9 @@ def annealed_log_evidence(
 
     Returns:
         A dataset as of :func:`.log_evidence`, the chains in place of draws (``khat`` needs 25 of them); and
-        ``acceptance``, the mean over chains and transitions. With z also ``upper``, the upper bound, and ``gap``, its
-        difference to ``log_evidence``, the lower one; as attributes ``gap`` and ``gap_se``, over data.
+        ``acceptance``, the mean over chains and transitions, flagged below 0.2. With z also ``upper``, the upper
+        bound, and ``gap``, its difference to ``log_evidence``, the lower one; as attributes ``gap`` and ``gap_se``,
+        over data.
 
     Raises:
         DataError: The data do not fit the likelihood.
@@ -262,6 +264,8 @@ def _result(weights: Weights, about: dict[str, Any], acceptance: Tensor, upper: 
     if upper is not None:
         extra |= {"upper": upper.numpy(force=True), "gap": (upper - weights.log_evidence).numpy(force=True)}
     result = as_dataset(weights, about, **extra).rename(num_samples="chains").drop_vars("elbo")
+    stuck = extra["acceptance"] < HARDLY
+    result.attrs["flagged"] += int((stuck & ~flags(result)).sum())
     result.attrs["chains"] = result.attrs.pop("num_samples")
     if upper is not None:
         gap = extra["gap"]

@@ -48,6 +48,8 @@ def bridge_log_evidence(
 ) -> xarray.Dataset:
     """log p(x) for each datum, by bridge sampling between the posterior and the guide.
 
+    It believes the draws: chains that all sit in one mode of several give the evidence of that mode.
+
     Arguments:
         vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
         x: Data of shape ``(N, *X)``, NaN where missing.

@@ -17,8 +17,10 @@ are bounded where the likelihood is.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 import xarray
@@ -26,8 +28,9 @@ import xarray
 from ..guards import mode, own_store, owner_of, whole_number
 from ..vae import VAE
 from .importance import importance_weights
-from .ladder import climb
+from .ladder import RUNGS, climb
 from .memory import Memory
+from .pareto import KHAT_LIMIT
 from .results import as_dataset, describe_evidence, exact_figures, from_dataset, observing, warn_of_flags
 from .terms import Pair, entrance
 
@@ -85,10 +88,11 @@ def log_evidence(
             makes no sense; `more` is of another model.
 
     Warns:
-        UserWarning: Some data are flagged.
+        UserWarning: Some data are flagged, or miss the tolerance.
     """
     whole_number("seed", seed, at_least=0)
     whole_number("max_bytes", max_bytes, at_least=1)
+    whole_number("max_samples", max_samples, at_least=1)
     model, guide, rows, like = entrance(vae, x, c, num_samples)
     if tolerance is not None:
         _check(tolerance, max_samples, num_samples, more)
@@ -100,7 +104,8 @@ def log_evidence(
         with observing(about):
             weights = importance_weights(model, guide, rows, like, num_samples, (seed, done), memory)
         if getattr(owner_of(guide), "is_discrete", False):
-            result = as_dataset(weights, about, **exact_figures(weights))
+            needed = {} if tolerance is None else {"rung": np.full(len(rows), RUNGS[0])}
+            result = as_dataset(weights, about, **exact_figures(weights), **needed)
         elif tolerance is None:
             result = as_dataset(weights if earlier is None else earlier.plus(weights), about)
         else:
@@ -108,6 +113,13 @@ def log_evidence(
             weights, rung = climb(weights, model, guide, rows, like, tolerance, max_samples, seed, memory)
             result = as_dataset(weights, about, rung=rung, elbo=of_guide)
     warn_of_flags(result, REMEDY if tolerance is None else SPENT)
+    missed = 0 if tolerance is None else int(((result.se > tolerance) & (result.khat <= KHAT_LIMIT)).sum())
+    if missed:
+        warnings.warn(
+            f"the standard error of {missed} of {len(rows)} data is above the tolerance of {tolerance}, the largest "
+            f"{float(result.se.max()):.2g}: raise max_samples, or the tolerance",
+            stacklevel=2,
+        )
     return result
 
 

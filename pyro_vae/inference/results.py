@@ -102,7 +102,7 @@ def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> 
     """The figures of each datum over ``datum``, their mean, and what :func:`from_dataset` makes weights of again."""
     figures = {name: values.numpy(force=True) for name, values in weights.figures().items()}
     figures |= {"num_samples": figures["num_samples"].astype(int), **extra}
-    flagged = _flags(figures)
+    flagged = flags(figures)
     arrays: dict[str, tuple] = {name: ("datum", values) for name, values in figures.items()}
     for name, dim in (("curve", "particles"), ("blocks", "particles"), ("tail", "rank")):
         arrays[name] = ((dim, "datum"), getattr(weights, name).numpy(force=True))
@@ -135,8 +135,9 @@ def _means(figures: dict[str, np.ndarray]) -> dict[str, float]:
         return {"mean": float(values.mean()), "mean_se": float(error), "mean_mc_se": float(own)}
 
 
-def _flags(figures: dict[str, np.ndarray]) -> np.ndarray:
-    return (figures["khat"] > KHAT_LIMIT) | ~np.isfinite(figures["log_evidence"])
+def flags(figures: Any) -> np.ndarray:
+    """Which data are not to be trusted, by their figures."""
+    return np.asarray((figures["khat"] > KHAT_LIMIT) | ~np.isfinite(figures["log_evidence"]))
 
 
 def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
@@ -161,7 +162,9 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
         ValueError: It is of another model, or its draws are not all from the guide.
     """
     if not isinstance(result, xarray.Dataset) or not {"tail", "curve", "blocks", "num_samples"} <= set(result):
-        raise TypeError(f"more needs what log_evidence gave earlier, a Dataset; got {type(result).__name__}")
+        raise TypeError(
+            f"more needs what log_evidence gave earlier, with its tail and num_samples; got {type(result).__name__}"
+        )
     if result.attrs["data"] != about["data"] or not whole(result):
         raise DataError("more needs the result for these very data, in this order: it is of others; leave it out")
     if result.attrs["model"] != about["model"]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Transform
 
@@ -80,11 +81,24 @@ class Target:
         values, log_slope = self._bent(position)
         conditioned = poutine.condition(function, values)
         trace = under_particles(conditioned, self.batch, len(position))
+        if function is not self.model:
+            self._refuse_without_density(trace)
         for latent in self.latents:
             trace.nodes[latent.name]["is_observed"] = False
         shape = len(position), position.shape[1]
         own, rest = (log_density(trace, shape, observed=observed).to(position) for observed in (False, True))
         return own + log_slope, rest
+
+    def _refuse_without_density(self, trace: Trace) -> None:
+        for latent in self.latents:
+            site = trace.nodes[latent.name]
+            try:
+                site["fn"].log_prob(site["value"])
+            except (KeyError, NotImplementedError):
+                raise TypeError(
+                    f"the guide has no density at draws of others: {type(site['fn']).__name__} at site {latent.name!r} "
+                    f"has no inverse, as planar flows have none; start='prior', or take a guide such as 'spline_flow'"
+                ) from None
 
     def draw(self, function: Callable, num: int) -> Tensor:
         """Positions ``(num, N, size)`` drawn from a Pyro function's latents: from the prior, if it is the model."""
