@@ -107,7 +107,7 @@ class TestBothSides:
             "annealed": both_sides(10),
         }.items():
             plots.evidence(result).savefig(tmp_path / f"{name}.png")
-        with pytest.raises(TypeError, match="plots.bidirectional needs what bidirectional_log_evidence gave"):
+        with pytest.raises(TypeError, match=r"plots\.bidirectional needs what bidirectional_log_evidence gave"):
             plots.bidirectional(pv.log_evidence(vae, x))
         assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
 
@@ -115,7 +115,7 @@ class TestBothSides:
 def test_a_guide_without_a_density_is_named():
     x = np.random.default_rng(0).normal(size=(5, 4))
     vae = pv.build(x, latent=2, guide="planar_flow", hidden=[4])
-    with pytest.raises(TypeError, match="no density at draws of others.*start='prior'"):
+    with pytest.raises(TypeError, match=r"no density at draws of others.*start='prior'"):
         pv.annealed_log_evidence(vae, x, num_distributions=2)
 
 
