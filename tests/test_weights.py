@@ -291,7 +291,9 @@ def test_a_result_with_impossible_data_outlives_a_file_and_is_continued(tmp_path
 def test_what_more_refuses():
     vae = MODEL.vae(shrink=1.3)
     first = drawn(vae, 50)
-    with pytest.raises(TypeError, match="more needs what log_evidence gave earlier, a Dataset; got dict"):
+    with pytest.raises(
+        TypeError, match="more needs what log_evidence gave earlier, with its tail and num_samples; got dict"
+    ):
         drawn(vae, 50, more={"tail": 1})
     with pytest.raises(TypeError, match="more needs what log_evidence gave earlier"):
         drawn(vae, 50, more=first.drop_vars("tail"))
