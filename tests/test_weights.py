@@ -318,6 +318,35 @@ def test_more_refuses_another_prior_with_the_same_parameters():
         drawn(vae, 50, more=first)
 
 
+def test_more_tells_pairs_apart():
+    """By what they close over, by their constants, and by the distributions that they name."""
+
+    def pair(scale, likelihood, narrow=False):
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+                pyro.sample("x", likelihood(z, scale), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+        def narrower(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(torch.zeros(()), 0.9))
+
+        return model, narrower if narrow else guide
+
+    normal, laplace = (lambda z, s: dist.Normal(z, s)), (lambda z, s: dist.Laplace(z, s))
+    x = torch.randn(5)
+    first = quiet(pair(1.0, normal), x, num_samples=30)
+    again = quiet(pair(1.0, normal), x, num_samples=30, more=first)
+    assert again.attrs["num_samples"] == 60
+    for other in (pair(2.0, normal), pair(1.0, laplace), pair(1.0, normal, narrow=True)):
+        with pytest.raises(ValueError, match="more needs the result of this very model"):
+            quiet(other, x, num_samples=30, more=first)
+
+
 def test_more_refuses_data_in_another_order_and_fewer_of_them():
     vae = MODEL.vae(shrink=1.3)
     first = drawn(vae, 50)

@@ -31,7 +31,7 @@ from .hmc import covariance_factor
 from .importance import TILE_DATA
 from .memory import TILE_ROWS
 from .pareto import KHAT_LIMIT, khat
-from .results import describe_evidence, fingerprint, observing, warn_of_flags
+from .results import describe_evidence, fingerprint, means, observing, warn_of_flags
 from .targets import Target
 from .terms import Pair, entrance, trace_terms
 from .trees import dataset, needs_draws_of
@@ -176,13 +176,7 @@ def _ess(draws: Tensor, method: str) -> Tensor:
 
 
 def _result(found: dict[str, np.ndarray], good: np.ndarray, about: dict[str, Any]) -> xarray.Dataset:
-    values, num = found["log_evidence"], len(found["log_evidence"])
-    own = float(np.sqrt(np.square(found["se"]).sum()) / num)
-    attrs = {
-        "mean": float(values.mean()),
-        "mean_se": float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else own,
-        "mean_mc_se": own,
-        "flagged": int((~np.isfinite(values + found["se"]) | (found["khat"] > KHAT_LIMIT) | ~good).sum()),
-        "unit": "nats per datum",
-    }
+    unknown = ~np.isfinite(found["log_evidence"] + found["se"])
+    flagged = int((unknown | (found["khat"] > KHAT_LIMIT) | ~good).sum())
+    attrs = {**means(found), "flagged": flagged, "unit": "nats per datum"}
     return dataset(found, ("datum",), "").assign_attrs(attrs | about)

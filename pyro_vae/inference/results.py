@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -73,23 +74,33 @@ def _measure(support: Any) -> str:
 
 
 def fingerprint(*functions: Callable, without: str = "nothing") -> str:
-    """A digest of what some functions compute: parameters and parts of modules; code and closed-over tensors.
+    """A digest of what some functions compute: parameters and parts of modules; code, and what it closes over.
 
-    Of modules, the part named `without` is left out.
+    Of modules, the part named `without` is left out. Globals that a function reads are not seen.
     """
-    digest = hashlib.sha256()
+    digest, seen = hashlib.sha256(), set()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, nn.Module):
+            inner = [(name, part) for name, part in thing.named_modules() if not name.startswith(without)]
+            digest.update(" ".join(f"{name} {type(part).__qualname__}" for name, part in inner).encode())
+            add([item for item in thing.state_dict().items() if not item[0].startswith(without)])
+        elif isinstance(thing, (torch.Tensor, np.ndarray)):
+            digest.update(torch.as_tensor(thing).detach().cpu().contiguous().view(-1).numpy().tobytes())
+        elif isinstance(thing, (bool, int, float, str)):
+            digest.update(f"{thing!r};".encode())
+        elif isinstance(thing, (tuple, list)):
+            for part in thing:
+                add(part)
+        elif isinstance(thing, CodeType):
+            digest.update(thing.co_code)
+            add([thing.co_names, thing.co_consts])
+        elif isinstance(thing, FunctionType) and id(thing) not in seen:
+            seen.add(id(thing))
+            add([thing.__code__, [cell.cell_contents for cell in thing.__closure__ or ()], thing.__defaults__])
+
     for owner in map(owner_of, functions):
-        if isinstance(owner, nn.Module):
-            parts = [type(part).__qualname__ for name, part in owner.named_modules() if not name.startswith(without)]
-            digest.update(" ".join(parts).encode())
-            values = {name: value for name, value in owner.state_dict().items() if not name.startswith(without)}
-        else:
-            digest.update(getattr(owner, "__qualname__", "").encode())
-            digest.update(getattr(getattr(owner, "__code__", None), "co_code", b""))
-            cells = [cell.cell_contents for cell in getattr(owner, "__closure__", None) or ()]
-            values = {str(number): value for number, value in enumerate(cells) if isinstance(value, torch.Tensor)}
-        for name, value in values.items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        add(owner)
     return digest.hexdigest()[:16]
 
 
@@ -112,7 +123,7 @@ def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> 
         "rank": np.arange(len(weights.tail)),
     }
     attrs = {
-        **_means(figures),
+        **means(figures),
         "num_samples": int(figures["num_samples"].max()),
         "flagged": int(flagged.sum()),
         "unit": "nats per datum",
@@ -127,7 +138,8 @@ def exact_figures(weights: Weights) -> dict[str, np.ndarray]:
     return {"se": 0 * num, "bias": 0 * num, "khat": 0 * num - np.inf, "ess": num, "max_weight": 1 / num}
 
 
-def _means(figures: dict[str, np.ndarray]) -> dict[str, float]:
+def means(figures: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean of log p(x) over data, its error over data and z, and that of z alone."""
     values, num = figures["log_evidence"], len(figures["log_evidence"])
     with np.errstate(invalid="ignore", over="ignore"):  # a datum that the model cannot have made: -inf, its error NaN
         own = math.sqrt(np.square(figures["se"]).sum()) / num
