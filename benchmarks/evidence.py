@@ -1,12 +1,13 @@
 """How fast is log p(x) for each datum, against a peer and against a loop by hand?
 
-A Bernoulli VAE of 784 pixels and 20 latents with one hidden layer of 400, on the CPU, in single precision: random
-weights and random images, since time depends on neither. Three ways to log p(x) by importance sampling, with the same
-weights: ours, with standard error and k-hat of each datum; the same matrix products in a plain loop of torch; and
-get_nll of pythae, which works datum by datum and so is given fewer data. Loop and peer are measured at the block size
-that suits them best. A sample is one z for one datum, and time is in seconds per million samples; on one thread it is
-time of the processor, which other programs do not lengthen. The estimates must agree: each is shown as its mean over
-the data of the peer.
+A Bernoulli VAE of 784 pixels and 20 latents with one hidden layer of 400, on the CPU, in single
+precision: random weights and random images, since time depends on neither. Three ways to log p(x)
+by importance sampling, with the same weights: ours, with standard error and k-hat of each datum;
+the same matrix products in a plain loop of torch; and get_nll of pythae, which works datum by datum
+and so is given fewer data. Loop and peer are measured at the block size that suits them best. A
+sample is one z for one datum, and time is in seconds per million samples; on one thread it is time
+of the processor, which other programs do not lengthen. The estimates must agree: each is shown as
+its mean over the data of the peer.
 
 Run it: python benchmarks/evidence.py
 The peer, if wanted: pip install pythae, into the environment that runs this.
@@ -34,7 +35,13 @@ import pyro_vae as pv
 LATENT, PIXELS, HIDDEN = 20, 784, [400]
 DATA, PEER_DATA, SAMPLES = 128, 16, 2000
 BLOCKS = (128, 256, 512, 1024, 2048, 4096)  # decoder rows at once, for the loop by hand
-BATCHES = (100, 250, 500, 1000, 2000)  # the same for pythae; each divides SAMPLES, or it would draw fewer
+BATCHES = (
+    100,
+    250,
+    500,
+    1000,
+    2000,
+)  # the same for pythae; each divides SAMPLES, or it would draw fewer
 STATUS = Path("/proc/self/status")
 
 Estimate = Callable[[Tensor, int], Any]  # of data, with a number of samples for each
@@ -73,7 +80,9 @@ def loc_and_scale(layers: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def ours(vae: pv.VAE, x: Tensor, num_samples: int) -> Tensor:
     """log p(x) of each datum by this library, with all that comes with it."""
-    return torch.as_tensor(pv.log_evidence(vae, x, num_samples=num_samples)["log_evidence"].to_numpy())
+    return torch.as_tensor(
+        pv.log_evidence(vae, x, num_samples=num_samples)["log_evidence"].to_numpy()
+    )
 
 
 def by_hand(vae: pv.VAE, x: Tensor, num_samples: int, block: int) -> Tensor:
@@ -139,11 +148,17 @@ def seconds(estimate: Estimate, x: Tensor) -> float:
     return (clock() - began) / (len(x) * SAMPLES) * 1e6
 
 
-def fastest(name: str, estimates: dict[int, Estimate], x: Tensor, repeats: int) -> tuple[str, Estimate]:
+def fastest(
+    name: str, estimates: dict[int, Estimate], x: Tensor, repeats: int
+) -> tuple[str, Estimate]:
     """The estimate at the block size with the lowest median, after trying all of them in turn."""
-    found = [{size: seconds(estimate, x) for size, estimate in estimates.items()} for _ in range(repeats)]
+    found = [
+        {size: seconds(estimate, x) for size, estimate in estimates.items()} for _ in range(repeats)
+    ]
     medians = {size: float(np.median([each[size] for each in found])) for size in estimates}
-    print(f"{name}: " + ", ".join(f"{size} rows {median:.1f} s" for size, median in medians.items()))
+    print(
+        f"{name}: " + ", ".join(f"{size} rows {median:.1f} s" for size, median in medians.items())
+    )
     best = min(medians, key=medians.__getitem__)
     return f"{name}, {best} rows", estimates[best]
 
@@ -157,16 +172,23 @@ def speed(repeats: int) -> None:
     print(f"torch {torch.__version__}, threads: {threads}; {unit} per million samples")
     for estimate, data in runs.values():
         seconds(estimate, data)  # the first call is slower
-    blocks: dict[int, Estimate] = {size: functools.partial(by_hand, vae, block=size) for size in BLOCKS}
+    blocks: dict[int, Estimate] = {
+        size: functools.partial(by_hand, vae, block=size) for size in BLOCKS
+    }
     name, estimate = fastest("by hand", blocks, x, repeats)
     runs[name] = estimate, x
     if importlib.util.find_spec("pythae"):
         model = pythae_vae(vae)
-        batches: dict[int, Estimate] = {size: functools.partial(by_pythae, model, batch_size=size) for size in BATCHES}
+        batches: dict[int, Estimate] = {
+            size: functools.partial(by_pythae, model, batch_size=size) for size in BATCHES
+        }
         name, estimate = fastest("pythae", batches, x[:PEER_DATA], repeats)
         runs[name] = estimate, x[:PEER_DATA]
     else:
-        print("pythae: not here, so its row is missing; pip install pythae, into this environment, brings it")
+        print(
+            "pythae: not here, so its row is missing; pip install pythae, into this environment, "
+            "brings it"
+        )
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, (estimate, data) in runs.items():
@@ -178,7 +200,9 @@ def speed(repeats: int) -> None:
         each = ", ".join(f"{time:.1f}" for time in times[name])
         print(f"{name:24}{np.median(times[name]):8.2f}{ratio:12.2f}{log_evidence:16.2f}   {each}")
     hand = next(name for name in runs if name.startswith("by hand"))
-    print(f"\nours over the loop by hand: {np.median(np.divide(times['pyro_vae'], times[hand])):.2f}")
+    print(
+        f"\nours over the loop by hand: {np.median(np.divide(times['pyro_vae'], times[hand])):.2f}"
+    )
 
 
 def resident() -> float:
@@ -216,7 +240,9 @@ def memory(num: int, num_samples: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="instead, how much memory 10,000 x 5,000 samples take")
+    parser.add_argument(
+        "--memory", action="store_true", help="instead, how much memory 10,000 x 5,000 samples take"
+    )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     with torch.no_grad():

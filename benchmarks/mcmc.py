@@ -1,8 +1,9 @@
 """How many effective posterior samples a second does batched HMC give, against Pyro's NUTS?
 
-A VAE of 8 x 8 digits with 8 latents, the posterior of 250 test digits. Three samplers of the same target: ours, all
-data at once; Pyro's NUTS on all data as one target; Pyro's NUTS datum by datum (a few of them). The effective samples
-of a datum are the smallest bulk ESS over its latents (ArviZ), and are summed over data; a second includes warm-up.
+A VAE of 8 x 8 digits with 8 latents, the posterior of 250 test digits. Three samplers of the same
+target: ours, all data at once; Pyro's NUTS on all data as one target; Pyro's NUTS datum by datum (a
+few of them). The effective samples of a datum are the smallest bulk ESS over its latents (ArviZ),
+and are summed over data; a second includes warm-up.
 
 Run it: python benchmarks/mcmc.py
 """
@@ -56,11 +57,17 @@ def main(repeats: int) -> None:
     """Run all samplers in turn, and print the medians."""
     warnings.simplefilter("ignore")
     vae, x = digits_vae()
-    rates: dict[str, list[float]] = {"batched HMC": [], "NUTS, joint": [], "NUTS, datum by datum": []}
+    rates: dict[str, list[float]] = {
+        "batched HMC": [],
+        "NUTS, joint": [],
+        "NUTS, datum by datum": [],
+    }
     for seed in range(repeats):
         rates["batched HMC"].append(batched(vae, x, seed))
         rates["NUTS, joint"].append(nuts(vae, x, seed))
-        rates["NUTS, datum by datum"].append(float(np.median([nuts(vae, x[i : i + 1], seed) for i in range(3)])))
+        rates["NUTS, datum by datum"].append(
+            float(np.median([nuts(vae, x[i : i + 1], seed) for i in range(3)]))
+        )
     ours = np.median(rates["batched HMC"])
     print(f"{'sampler':24}{'effective samples a second':>28}{'ours over it':>14}   repeats")
     for name, found in rates.items():

@@ -1,19 +1,23 @@
-"""Does a fitted linear VAE reach the exact likelihood of probabilistic PCA, and does log_evidence give it?
+"""Does a fitted linear VAE reach the exact likelihood of probabilistic PCA, and does log_evidence
+give it?
 
-With a linear decoder, one noise scale and a linear encoder, a VAE is probabilistic PCA, whose maximum likelihood is a
-closed form (Tipping & Bishop, 1999, https://doi.org/10.1111/1467-9868.00196). Where the loadings are orthogonal the
-posterior is a diagonal normal, so the ELBO of a VAE can reach that maximum (Lucas et al., 2019,
+With a linear decoder, one noise scale and a linear encoder, a VAE is probabilistic PCA, whose
+maximum likelihood is a closed form (Tipping & Bishop, 1999,
+https://doi.org/10.1111/1467-9868.00196). Where the loadings are orthogonal the posterior is a
+diagonal normal, so the ELBO of a VAE can reach that maximum (Lucas et al., 2019,
 https://arxiv.org/abs/1911.02469). Three tables, in nats per datum:
 
-1. the closed form, scored by scipy and by scikit-learn, beside figures that were computed elsewhere;
-2. log_evidence of a VAE with the parameters of the closed form, its guide the exact posterior with sds too wide by a
-   fifth, so that importance sampling has work to do. An estimate is below the truth by se^2 / 2 in the mean, since its
-   logarithm is taken: in 20 dimensions that is most of an error of the mean (E z). The mean over the training data is
-   at a maximum, so that W wrong by 1 % hides in it; datum by datum it takes a twentieth out of 4 standard errors;
+1. the closed form, scored by scipy and by scikit-learn, beside figures that were computed
+   elsewhere;
+2. log_evidence of a VAE with the parameters of the closed form, its guide the exact posterior with
+   sds too wide by a fifth, so that importance sampling has work to do. An estimate is below the
+   truth by se^2 / 2 in the mean, since its logarithm is taken: in 20 dimensions that is most of an
+   error of the mean (E z). The mean over the training data is at a maximum, so that W wrong by 1 %
+   hides in it; datum by datum it takes a twentieth out of 4 standard errors;
 3. a VAE built by name and fitted from scratch, and how far it stays below the maximum.
 
-Breast cancer comes with scikit-learn; FOLDER holds the others: frey_faces.npz with images, uci_tabular.npz with the
-tables wine_white and banknote, whose last column is left out.
+Breast cancer comes with scikit-learn; FOLDER holds the others: frey_faces.npz with images,
+uci_tabular.npz with the tables wine_white and banknote, whose last column is left out.
 
 Run it: python benchmarks/ppca.py [--data FOLDER]
 """
@@ -36,9 +40,18 @@ from torch import nn
 
 import pyro_vae as pv
 
-FREY = {2: (556.756, 559.171), 5: (669.403, 670.961), 10: (756.674, 759.730), 20: (865.473, 857.387)}
+FREY = {
+    2: (556.756, 559.171),
+    5: (669.403, 670.961),
+    10: (756.674, 759.730),
+    20: (865.473, 857.387),
+}
 WIDER = 1.2  # times the sds of the posterior are those of the guide
-BAR, ERRORS, SHARE = 0.5, 4.0, 0.999  # what a fit may miss, in %; standard errors; the share of data within them
+BAR, ERRORS, SHARE = (
+    0.5,
+    4.0,
+    0.999,
+)  # what a fit may miss, in %; standard errors; the share of data within them
 BATCH, RATE = 128, 0.01
 
 
@@ -65,7 +78,9 @@ class ProbabilisticPCA:
         """The maximum of the likelihood, from the eigenvalues of the covariance with divisor N."""
         values, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
         kept, noise = values[::-1][:latents], values[::-1][latents:].mean()
-        return cls(vectors[:, ::-1][:, :latents] * np.sqrt(kept - noise), x.mean(0), math.sqrt(noise))
+        return cls(
+            vectors[:, ::-1][:, :latents] * np.sqrt(kept - noise), x.mean(0), math.sqrt(noise)
+        )
 
     def log_evidence(self, x: np.ndarray) -> np.ndarray:
         covariance = self.weight @ self.weight.T + self.sigma**2 * np.eye(len(self.mean))
@@ -95,17 +110,27 @@ def affine(weight: np.ndarray, bias: np.ndarray) -> nn.Linear:
 
 def problems(folder: Path | None) -> Iterator[Problem]:
     """All of them, or without a folder the one that scikit-learn brings along."""
-    yield Problem("breast cancer", 2, {"train": standardised(load_breast_cancer().data)}, {"train": -31.6849})
+    yield Problem(
+        "breast cancer", 2, {"train": standardised(load_breast_cancer().data)}, {"train": -31.6849}
+    )
     if folder is None:
         return
     tables = np.load(folder / "uci_tabular.npz", allow_pickle=False)
-    for name, key, reference in (("white wine", "wine_white", -14.7453), ("banknote", "banknote", -4.8601)):
+    for name, key, reference in (
+        ("white wine", "wine_white", -14.7453),
+        ("banknote", "banknote", -4.8601),
+    ):
         yield Problem(name, 2, {"train": standardised(tables[key][:, :-1])}, {"train": reference})
     images = np.load(folder / "frey_faces.npz", allow_pickle=False)["images"]
     x = images.reshape(len(images), -1) / 255
     x = x[np.random.RandomState(0).permutation(len(x))]  # the rows of the reference
     for latents, (train, test) in FREY.items():
-        yield Problem("Frey faces", latents, {"train": x[:1565], "test": x[-200:]}, {"train": train, "test": test})
+        yield Problem(
+            "Frey faces",
+            latents,
+            {"train": x[:1565], "test": x[-200:]},
+            {"train": train, "test": test},
+        )
 
 
 def standardised(x: np.ndarray) -> np.ndarray:
@@ -115,15 +140,22 @@ def standardised(x: np.ndarray) -> np.ndarray:
 
 
 def by_sklearn(train: np.ndarray, x: np.ndarray, latents: int) -> np.ndarray:
-    """log p(x) by scikit-learn, whose variances have divisor N - 1 and are not those of the maximum."""
+    """log p(x) by scikit-learn, whose variances have divisor N - 1 and are not those of the
+    maximum.
+    """
     pca = PCA(latents, svd_solver="full").fit(train)
     biased = 1 - 1 / len(train)
-    pca.explained_variance_, pca.noise_variance_ = pca.explained_variance_ * biased, pca.noise_variance_ * biased
+    pca.explained_variance_, pca.noise_variance_ = (
+        pca.explained_variance_ * biased,
+        pca.noise_variance_ * biased,
+    )
     return pca.score_samples(x)
 
 
 def error_of_mean(evidence: xarray.Dataset) -> float:
-    """The Monte Carlo error of the mean over data; its attribute mean_se is over the draw of the data as well."""
+    """The Monte Carlo error of the mean over data; its attribute mean_se is over the draw of the
+    data as well.
+    """
     return float(np.sqrt((evidence.se**2).sum())) / len(evidence.se)
 
 
@@ -133,9 +165,12 @@ def closed_form(problem: Problem) -> None:
     for part, x in problem.parts.items():
         exact = model.log_evidence(x)
         apart = np.abs(exact - by_sklearn(problem.parts["train"], x, problem.latents)).max()
-        agrees = abs(exact.mean() - problem.reference[part]) < 1e-6 * abs(problem.reference[part]) + 5e-5
+        agrees = (
+            abs(exact.mean() - problem.reference[part]) < 1e-6 * abs(problem.reference[part]) + 5e-5
+        )
         print(
-            f"{problem.name:14}{problem.latents:3}  {part:6}{len(x):6}{model.sigma**2:12.8f}{exact.mean():12.4f}"
+            f"{problem.name:14}{problem.latents:3}  "
+            f"{part:6}{len(x):6}{model.sigma**2:12.8f}{exact.mean():12.4f}"
             f"{problem.reference[part]:11.7g}{apart:13.0e}{verdict(agrees and apart < 1e-6):>8}"
         )
 
@@ -152,7 +187,8 @@ def by_hand(problem: Problem, num_samples: int) -> None:
         z = float(off.mean()) / error
         within = float((abs(off) < ERRORS * evidence.se).mean())
         print(
-            f"{problem.name:14}{problem.latents:3}  {part:6}{evidence.attrs['mean']:12.5f}{error:10.5f}{z:8.2f}"
+            f"{problem.name:14}{problem.latents:3}  "
+            f"{part:6}{evidence.attrs['mean']:12.5f}{error:10.5f}{z:8.2f}"
             f"{-float((evidence.se**2).mean()) / 2 / error:8.2f}{within:10.2%}{evidence.attrs['flagged']:9}"
             f"{time.perf_counter() - began:9.0f}{verdict(abs(z) < ERRORS and within > SHARE):>8}",
             flush=True,
@@ -191,7 +227,8 @@ def from_scratch(problem: Problem, num_samples: int, steps: int, seed: int) -> N
     reached = short > -BAR and mean < exact + ERRORS * error_of_mean(evidence)
     sigma = float(vae.decode(torch.zeros(1, problem.latents)).base_dist.scale.flatten()[0].detach())
     print(
-        f"{problem.name:14}{problem.latents:3}{exact:12.4f}{mean:12.4f}{short:9.4f} %{elbo:12.4f}{bound:9.4f} %"
+        f"{problem.name:14}{problem.latents:3}{exact:12.4f}{mean:12.4f}{short:9.4f} "
+        f"%{elbo:12.4f}{bound:9.4f} %"
         f"{sigma**2 / model.sigma**2:12.4f}{evidence.attrs['flagged']:9}{epochs:8}{fitted - began:8.0f}"
         f"{time.perf_counter() - fitted:9.0f}{verdict(reached):>8}",
         flush=True,
@@ -206,17 +243,25 @@ def verdict(holds: bool) -> str:
 def main(folder: Path | None, num_samples: int, steps: int, seed: int) -> None:
     """Print the three tables."""
     warnings.simplefilter("ignore")  # of data with a high k-hat, which are counted
-    torch.set_default_dtype(torch.float64)  # before anything is built: fixed parameters are kept in it
+    torch.set_default_dtype(
+        torch.float64
+    )  # before anything is built: fixed parameters are kept in it
     began = time.perf_counter()
     every = list(problems(folder))
     row = f"{'data':14}{'q':>3}"
     print("1. Probabilistic PCA at its maximum, mean log p(x)")
-    print(f"{row}  {'part':6}{'N':>6}{'sigma^2':>12}{'exact':>12}{'reference':>11}{'scikit-learn':>13}{'agree':>8}")
+    print(
+        f"{row}  "
+        f"{'part':6}{'N':>6}{'sigma^2':>12}{'exact':>12}{'reference':>11}{'scikit-learn':>13}{'agree':>8}"
+    )
     for problem in every:
         closed_form(problem)
-    print(f"\n2. The same by log_evidence, K = {num_samples}, sds of the guide too wide by {WIDER:g}")
     print(
-        f"{row}  {'part':6}{'estimate':>12}{'MC error':>10}{'z':>8}{'E z':>8}{'in 4 SE':>10}{'flagged':>9}"
+        f"\n2. The same by log_evidence, K = {num_samples}, sds of the guide too wide by {WIDER:g}"
+    )
+    print(
+        f"{row}  "
+        f"{'part':6}{'estimate':>12}{'MC error':>10}{'z':>8}{'E z':>8}{'in 4 SE':>10}{'flagged':>9}"
         f"{'seconds':>9}{'agree':>8}"
     )
     for problem in every:
@@ -233,7 +278,9 @@ def main(folder: Path | None, num_samples: int, steps: int, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="the folder of frey_faces.npz and uci_tabular.npz")
+    parser.add_argument(
+        "--data", type=Path, help="the folder of frey_faces.npz and uci_tabular.npz"
+    )
     parser.add_argument("--num-samples", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=2000, help="steps of training")
     parser.add_argument("--seed", type=int, default=0, help="of training")

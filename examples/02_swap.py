@@ -1,8 +1,10 @@
-"""Four priors times three likelihoods, swapped by name: which model of 8 x 8 digits has the largest log p(x)?
+"""Four priors times three likelihoods, swapped by name: which model of 8 x 8 digits has the largest
+log p(x)?
 
-All three likelihoods are probabilities of the grey levels 0..16, so log p(x) may be compared. The same digits are
-scored each time, so differences are taken digit by digit: their standard errors are far smaller than those of the
-means. Above a k-hat of 0.7 log p(x) is a lower bound rather than an estimate; the picture shows for how many digits.
+All three likelihoods are probabilities of the grey levels 0..16, so log p(x) may be compared. The
+same digits are scored each time, so differences are taken digit by digit: their standard errors are
+far smaller than those of the means. Above a k-hat of 0.7 log p(x) is a lower bound rather than an
+estimate; the picture shows for how many digits.
 
 Run it: python examples/02_swap.py [--data FILE.npy]   (grey levels 0..16 of shape (images, 64))
 """
@@ -32,21 +34,34 @@ Scores = dict[tuple[str, str], xarray.Dataset]
 
 
 def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/examples")) -> None:
-    """Fit each pair, score held-out digits, compare with the first prior digit by digit, draw a picture."""
-    x = np.random.default_rng(0).permutation(pv.data.load("digits") if data is None else np.load(data))
-    train, validation, test = np.split(x[:600] if small else x, [-150, -100] if small else [-420, -240])
+    """Fit each pair, score held-out digits, compare with the first prior digit by digit, draw a
+    picture.
+    """
+    x = np.random.default_rng(0).permutation(
+        pv.data.load("digits") if data is None else np.load(data)
+    )
+    train, validation, test = np.split(
+        x[:600] if small else x, [-150, -100] if small else [-420, -240]
+    )
     priors = {label: PRIORS[label] for label in list(PRIORS)[: 2 if small else None]}
 
-    print("likelihood            prior         log p(x) ± SE, nats   minus normal prior   k-hat > 0.7")
+    print(
+        "likelihood            prior         log p(x) ± SE, nats   minus normal prior   k-hat > 0.7"
+    )
     scores: Scores = {}
     for likelihood, prior in ((one, two) for one in LIKELIHOODS for two in priors):
-        vae = pv.build(train, latent=8, prior=priors[prior], likelihood=LIKELIHOODS[likelihood], hidden=[200])
+        vae = pv.build(
+            train, latent=8, prior=priors[prior], likelihood=LIKELIHOODS[likelihood], hidden=[200]
+        )
         pv.fit(vae, train, validation=validation, epochs=5 if small else 60)
-        score = scores[likelihood, prior] = pv.log_evidence(vae, test, num_samples=50 if small else 500)
+        score = scores[likelihood, prior] = pv.log_evidence(
+            vae, test, num_samples=50 if small else 500
+        )
         mean, error = difference(score, scores[likelihood, "normal"])
         print(
-            f"{likelihood:21s} {prior:12s} {score.attrs['mean']:9.2f} ± {score.attrs['mean_se']:.2f}"
-            f"{mean:17.2f} ± {error:.2f}{score.attrs['flagged'] / len(test):15.0%}"
+            f"{likelihood:21s} {prior:12s} {score.attrs['mean']:9.2f} ± "
+            f"{score.attrs['mean_se']:.2f}{mean:17.2f} ± "
+            f"{error:.2f}{score.attrs['flagged'] / len(test):15.0%}"
         )
 
     out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +91,9 @@ def picture(scores: Scores, priors: list[str]) -> Figure:
             axes.annotate(f"k-hat > 0.7: {share:.0%}", (gains[row, 0], row), **where)
         axes.axvline(0, color="0.6", linewidth=1, zorder=0)
         title = f"{likelihood}\nnormal prior: {normal.attrs['mean']:.1f} ± {normal.attrs['mean_se']:.1f} nats"
-        axes.set(xlabel="gain in log p(x), nats ± 2 SE", title=title, ylim=(len(priors) - 0.5, -0.7))
+        axes.set(
+            xlabel="gain in log p(x), nats ± 2 SE", title=title, ylim=(len(priors) - 0.5, -0.7)
+        )
         axes.margins(x=0.4)
     panels[0].set_yticks(range(len(priors)), priors)
     return figure

@@ -1,12 +1,14 @@
-"""Which likelihood do single-cell counts want? Poisson, negative binomial and zero-inflated, by log p(x) of new cells.
+"""Which likelihood do single-cell counts want? Poisson, negative binomial and zero-inflated, by log
+p(x) of new cells.
 
-The three are densities over the same counts, so log p(x) may be compared, cell by cell. The simulated cells are
-negative binomial: a Poisson must lose, and extra zeros must buy nothing. The standard errors are over the choice of
-cells. What importance sampling still misses they do not show: that is what k-hat is for, and where it is above 0.7
-log p(x) is a lower bound rather than an estimate.
+The three are densities over the same counts, so log p(x) may be compared, cell by cell. The
+simulated cells are negative binomial: a Poisson must lose, and extra zeros must buy nothing. The
+standard errors are over the choice of cells. What importance sampling still misses they do not
+show: that is what k-hat is for, and where it is above 0.7 log p(x) is a lower bound rather than an
+estimate.
 
-Run it: python examples/03_counts.py [--data FILE.npz]   (with an array "counts" of shape (cells, genes))
-"""
+Run it: python examples/03_counts.py [--data FILE.npz]   (with an array "counts" of shape (cells,
+genes))"""
 
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from matplotlib.figure import Figure
 import pyro_vae as pv
 
 LIKELIHOODS = {
-    "negative binomial": {"name": "negative_binomial", "total_count": "learned"},  # one dispersion per gene
+    "negative binomial": {
+        "name": "negative_binomial",
+        "total_count": "learned",
+    },  # one dispersion per gene
     "zero-inflated": {"name": "zero_inflated_negative_binomial", "total_count": "learned"},
     "Poisson": {"name": "poisson"},
 }
@@ -27,15 +32,27 @@ LIKELIHOODS = {
 
 def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/examples")) -> None:
     """Fit the three, score held-out cells, compare them in pairs, draw."""
-    x = simulated(500 if small else 2000) if data is None else np.load(data)["counts"].astype(np.float32)
+    x = (
+        simulated(500 if small else 2000)
+        if data is None
+        else np.load(data)["counts"].astype(np.float32)
+    )
     x = np.random.default_rng(0).permutation(x)
     train, validation, test = np.split(x, [int(0.7 * len(x)), int(0.8 * len(x))])
-    print(f"{len(train)} cells to train, {len(test)} to score, {x.shape[1]} genes; nats per cell ± SE")
+    print(
+        f"{len(train)} cells to train, {len(test)} to score, {x.shape[1]} genes; nats per cell ± SE"
+    )
     print("likelihood           log p(x)       | minus neg. binom. | minus ELBO | k-hat > 0.7")
 
     scores: dict[str, xarray.Dataset] = {}
     for label, likelihood in LIKELIHOODS.items():
-        vae = pv.build(train, latent=4 if data is None else 10, likelihood=likelihood, guide="student_t", hidden=[64])
+        vae = pv.build(
+            train,
+            latent=4 if data is None else 10,
+            likelihood=likelihood,
+            guide="student_t",
+            hidden=[64],
+        )
         pv.fit(vae, train, validation=validation, epochs=8 if small else 100, learning_rate=3e-3)
         scores[label] = pv.log_evidence(vae, test, num_samples=100 if small else 1000)
         report(label, scores[label], scores["negative binomial"])
@@ -47,15 +64,17 @@ def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/e
     unsure = max(recovered(score) for score in scores.values())
     assert spread - 5 * spread_error > unsure, "counts that vary more than a Poisson must say so"
     if data is None:
-        assert zeros + 3 * zeros_error < 0.1 * spread, "extra zeros must hardly help where there are none"
+        assert zeros + 3 * zeros_error < 0.1 * spread, (
+            "extra zeros must hardly help where there are none"
+        )
 
 
 def report(label: str, score: xarray.Dataset, reference: xarray.Dataset) -> None:
     """A line of the table."""
     mean, error = difference(score, reference)
     print(
-        f"{label:18s}{score.attrs['mean']:9.2f} ± {score.attrs['mean_se']:.2f} |{mean:8.2f} ± {error:.2f} |"
-        f"{recovered(score):6.2f} |{score.attrs['flagged'] / len(score.datum):5.0%}"
+        f"{label:18s}{score.attrs['mean']:9.2f} ± {score.attrs['mean_se']:.2f} |{mean:8.2f} ± "
+        f"{error:.2f} |{recovered(score):6.2f} |{score.attrs['flagged'] / len(score.datum):5.0%}"
     )
 
 
@@ -75,12 +94,16 @@ def difference(one: xarray.Dataset, other: xarray.Dataset) -> tuple[float, float
 
 
 def recovered(score: xarray.Dataset) -> float:
-    """What importance sampling found above the ELBO: the scale of what it may still miss where k-hat is above 0.7."""
+    """What importance sampling found above the ELBO: the scale of what it may still miss where
+    k-hat is above 0.7.
+    """
     return float((score.log_evidence - score.elbo).mean())
 
 
 def picture(scores: dict[str, xarray.Dataset]) -> Figure:
-    """The share of cells below each difference from the negative binomial; the scale is linear from -1 to 1."""
+    """The share of cells below each difference from the negative binomial; the scale is linear from
+    -1 to 1.
+    """
     figure = Figure(figsize=(6.0, 3.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for label in ("Poisson", "zero-inflated"):
@@ -89,7 +112,10 @@ def picture(scores: dict[str, xarray.Dataset]) -> Figure:
         axes.ecdf(pairs, label=f"{label}, mean {mean:.2f} ± {error:.2f}")
     axes.axvline(0, color="0.6", linewidth=1)
     axes.set_xscale("symlog", linthresh=1.0)
-    axes.set(xlabel="log p(x) minus that of the negative binomial, nats", ylabel="share of held-out cells")
+    axes.set(
+        xlabel="log p(x) minus that of the negative binomial, nats",
+        ylabel="share of held-out cells",
+    )
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     return figure
 

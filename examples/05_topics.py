@@ -1,12 +1,13 @@
-"""Topics of documents: a prior over compositions, a multinomial over words, and an affine decoder between them.
+"""Topics of documents: a prior over compositions, a multinomial over words, and an affine decoder
+between them.
 
-A document is a composition z of topics (Dirichlet, or logistic normal), its words are drawn from softmax(W z + b).
-So the words of topic k are read off the decoder at the k-th corner of the simplex (Srivastava & Sutton, 2017,
-https://arxiv.org/abs/1703.01488). The baseline is one bag for all: the multinomial of the training words, exact.
+A document is a composition z of topics (Dirichlet, or logistic normal), its words are drawn from
+softmax(W z + b). So the words of topic k are read off the decoder at the k-th corner of the simplex
+(Srivastava & Sutton, 2017, https://arxiv.org/abs/1703.01488). The baseline is one bag for all: the
+multinomial of the training words, exact.
 
-Run it: python examples/05_topics.py [--data FILE.npz]   (arrays "docs_packed", packed bits of words by document, and
-"words")
-"""
+Run it: python examples/05_topics.py [--data FILE.npz]   (arrays "docs_packed", packed bits of words
+by document, and "words")"""
 
 from pathlib import Path
 
@@ -26,7 +27,9 @@ PRIORS = {
 
 
 def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/examples")) -> None:
-    """Fit both priors, score held-out documents, compare the topics with the true ones, draw a picture."""
+    """Fit both priors, score held-out documents, compare the topics with the true ones, draw a
+    picture.
+    """
     x, words, true = simulated(500 if small else 2000) if data is None else loaded(data)
     train, test = x[: int(0.8 * len(x))], x[int(0.8 * len(x)) :][:500]
     total = train.sum(0) + 1
@@ -39,7 +42,13 @@ def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/e
     for label, prior in PRIORS.items():
         likelihood = {"name": "multinomial", "network": {"name": "mlp", "hidden": []}}
         vae = pv.build(train, latent=TOPICS, prior=prior, likelihood=likelihood, hidden=[100])
-        pv.fit(vae, train, epochs=40 if small else 100, batch_size=32 if small else 128, learning_rate=1e-2)
+        pv.fit(
+            vae,
+            train,
+            epochs=40 if small else 100,
+            batch_size=32 if small else 128,
+            learning_rate=1e-2,
+        )
         score = pv.log_evidence(vae, test, num_samples=100 if small else 1000)
         gain, error = mean(score.log_evidence.values - baseline)
         print(
@@ -54,15 +63,23 @@ def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/e
         else:
             tables[label], distance = matched(tables[label], true)
             print(f"{'':16s} total variation to the true topics {distance.diagonal().round(2)}")
-            assert (distance.argmin(1) == np.arange(TOPICS)).all(), "each topic must be nearest to its own true one"
-            assert distance.diagonal().max() < 0.5 * distance[~np.eye(TOPICS, dtype=bool)].min(), "and near"
+            assert (distance.argmin(1) == np.arange(TOPICS)).all(), (
+                "each topic must be nearest to its own true one"
+            )
+            assert distance.diagonal().max() < 0.5 * distance[~np.eye(TOPICS, dtype=bool)].min(), (
+                "and near"
+            )
 
     out.mkdir(parents=True, exist_ok=True)
-    picture(tables if true is None else {"true": true, **tables}, words).savefig(out / "05_topics.png")
+    picture(tables if true is None else {"true": true, **tables}, words).savefig(
+        out / "05_topics.png"
+    )
 
 
 def simulated(documents: int) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Latent Dirichlet allocation: a topic for each of the 60 words of a document, a word from each topic."""
+    """Latent Dirichlet allocation: a topic for each of the 60 words of a document, a word from each
+    topic.
+    """
     rng = np.random.default_rng(0)
     true = rng.dirichlet(np.full(WORDS, 0.1), TOPICS)
     composition = rng.dirichlet(np.full(TOPICS, 0.2), documents)

@@ -1,7 +1,9 @@
-"""One table with real, count, binary, categorical and ordinal columns: a family for each block, one VAE for all.
+"""One table with real, count, binary, categorical and ordinal columns: a family for each block, one
+VAE for all.
 
-Two hidden causes make nine columns, and a tenth of the cells is missing. The VAE must beat nine independent columns in
-log p(x) of new rows, and knowing the other columns it must fill in a hidden one better than its marginal does.
+Two hidden causes make nine columns, and a tenth of the cells is missing. The VAE must beat nine
+independent columns in log p(x) of new rows, and knowing the other columns it must fill in a hidden
+one better than its marginal does.
 
 Run it: python examples/06_columns.py
 """
@@ -23,7 +25,17 @@ BLOCKS = [
     {"columns": [7], "name": "categorical", "categories": 3},
     {"columns": [8], "name": "ordinal", "categories": 5, "cutpoints": "learned"},
 ]
-NAMES = ["real 1", "real 2", "real 3", "count 1", "count 2", "binary 1", "binary 2", "class", "grade"]
+NAMES = [
+    "real 1",
+    "real 2",
+    "real 3",
+    "count 1",
+    "count 2",
+    "binary 1",
+    "binary 2",
+    "class",
+    "grade",
+]
 REAL = 3  # so many columns are real
 
 
@@ -43,10 +55,15 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     print(f"{len(train)} rows to train, {len(test)} to score; nats per row ± SE")
     print(f"log p(x), VAE          {score.attrs['mean']:7.2f} ± {score.attrs['mean_se']:.2f}")
     print("independent columns    {:7.2f} ± {:.2f}".format(*mean(alone)))
-    print(f"difference, row by row {gain:7.2f} ± {error:.2f}, k-hat > 0.7: {score.attrs['flagged'] / len(test):.0%}")
+    print(
+        f"difference, row by row {gain:7.2f} ± {error:.2f}, k-hat > 0.7: "
+        f"{score.attrs['flagged'] / len(test):.0%}"
+    )
 
     print("error of a hidden column ± SE (numbers: squared, classes: share of wrong ones)")
-    errors = np.array([hidden_column(vae, train, test, column, num_samples) for column in range(len(NAMES))])
+    errors = np.array(
+        [hidden_column(vae, train, test, column, num_samples) for column in range(len(NAMES))]
+    )
     for name, (ours, theirs) in zip(NAMES, errors, strict=True):
         line = "  {:9s} VAE {:7.3f} ± {:.3f}   marginal {:7.3f} ± {:.3f}"
         print(line.format(name, *mean(ours), *mean(theirs)))
@@ -61,31 +78,47 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
 def simulated(rng: np.random.Generator, rows: int) -> np.ndarray:
     """Two causes for each row, and columns of every kind that follow them."""
     z = rng.normal(size=(rows, 2))
-    along = np.array([[1.0, 0.0, 0.7, 0.8, -0.6, 1.5, -1.5, 1.5, 1.2], [0.0, 1.0, 0.7, 0.4, 0.8, 1.5, 1.5, -1.0, -1.2]])
+    along = np.array(
+        [
+            [1.0, 0.0, 0.7, 0.8, -0.6, 1.5, -1.5, 1.5, 1.2],
+            [0.0, 1.0, 0.7, 0.4, 0.8, 1.5, 1.5, -1.0, -1.2],
+        ]
+    )
     h = z @ along
     real = h[:, :3] + 0.4 * rng.normal(size=(rows, 3))
     count = rng.poisson(np.exp(1.0 + h[:, 3:5]))
     binary = rng.random((rows, 2)) < 1 / (1 + np.exp(-2 * h[:, 5:7]))
-    kind = np.argmax(np.stack([h[:, 7], -h[:, 7], 0.5 + z[:, 1]], 1) + rng.gumbel(size=(rows, 3)), 1)
+    kind = np.argmax(
+        np.stack([h[:, 7], -h[:, 7], 0.5 + z[:, 1]], 1) + rng.gumbel(size=(rows, 3)), 1
+    )
     grade = np.digitize(h[:, 8] + 0.4 * rng.logistic(size=rows), [-1.5, -0.5, 0.5, 1.5])
     return np.column_stack([real, count, binary, kind, grade]).astype(np.float32)
 
 
 def frequencies(column: np.ndarray) -> np.ndarray:
-    """How probable each whole number is, none with probability 0: the best that a column can do for itself."""
+    """How probable each whole number is, none with probability 0: the best that a column can do for
+    itself.
+    """
     counted = np.bincount(column[~np.isnan(column)].astype(int), minlength=1000) + 1e-3
     return counted / counted.sum()
 
 
 def independent(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """log p(x) of each row under independent columns: normal ones, and frequencies for all others."""
-    real = norm.logpdf(test[:, :REAL], np.nanmean(train[:, :REAL], 0), np.nanstd(train[:, :REAL], 0)).sum(1)
-    rest = [np.log(frequencies(train[:, i])[test[:, i].astype(int)]) for i in range(REAL, len(NAMES))]
+    real = norm.logpdf(
+        test[:, :REAL], np.nanmean(train[:, :REAL], 0), np.nanstd(train[:, :REAL], 0)
+    ).sum(1)
+    rest = [
+        np.log(frequencies(train[:, i])[test[:, i].astype(int)]) for i in range(REAL, len(NAMES))
+    ]
     return real + np.sum(rest, 0)
 
 
-def hidden_column(vae: pv.VAE, train: np.ndarray, test: np.ndarray, column: int, num_samples: int) -> np.ndarray:
-    """The error of each row when a column is hidden: by the VAE, and by the marginal; shape (2, rows).
+def hidden_column(
+    vae: pv.VAE, train: np.ndarray, test: np.ndarray, column: int, num_samples: int
+) -> np.ndarray:
+    """The error of each row when a column is hidden: by the VAE, and by the marginal; shape (2,
+    rows).
 
     Numbers are filled in by their mean and judged by the square, classes by the most probable one.
     """
@@ -114,7 +147,11 @@ def picture(errors: np.ndarray) -> Figure:
         _, error = mean((ours - ratio * theirs) / theirs.mean())  # of a ratio, by the delta method
         axes.errorbar(ratio, row, xerr=2 * error, fmt="o", color="C0", capsize=3)
     axes.axvline(1, color="0.6", linewidth=1)
-    axes.set(xlabel="error of the VAE / error of the marginal, ± 2 SE", xlim=(0, 1.1), title="one column hidden")
+    axes.set(
+        xlabel="error of the VAE / error of the marginal, ± 2 SE",
+        xlim=(0, 1.1),
+        title="one column hidden",
+    )
     axes.set_yticks(range(len(NAMES)), NAMES)
     axes.invert_yaxis()
     return figure

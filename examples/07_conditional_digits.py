@@ -1,8 +1,10 @@
-"""A VAE given the label: p(x | c). It draws the digit it is asked for, and read backwards it is a classifier.
+"""A VAE given the label: p(x | c). It draws the digit it is asked for, and read backwards it is a
+classifier.
 
-By Bayes' rule p(c | x) is proportional to p(x | c) p(c), so ten numbers log p(x | c) classify a digit. Without latents
-the same rule is naive Bayes: independent binomial pixels given the label. Mixed over c the ten numbers give log p(x)
-again, at most log 10 nats less; that may be held against a VAE that never saw a label.
+By Bayes' rule p(c | x) is proportional to p(x | c) p(c), so ten numbers log p(x | c) classify a
+digit. Without latents the same rule is naive Bayes: independent binomial pixels given the label.
+Mixed over c the ten numbers give log p(x) again, at most log 10 nats less; that may be held against
+a VAE that never saw a label.
 
 Run it: python examples/07_conditional_digits.py
 """
@@ -35,7 +37,9 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     blind = pv.build(train, **options)
     pv.fit(blind, train, epochs=epochs, learning_rate=3e-3)
 
-    given = np.stack([evidence(vae, test, num_samples, np.full(len(test), digit)) for digit in range(10)])
+    given = np.stack(
+        [evidence(vae, test, num_samples, np.full(len(test), digit)) for digit in range(10)]
+    )
     own = given[truth, np.arange(len(test))]
     without = evidence(blind, test, num_samples)
     mixed = logsumexp(given, axis=0) - np.log(10)
@@ -54,11 +58,17 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     told, told_error = mean(own - mixed)
     gain, error = mean(right.astype(float) - right_naive)
     assert told > 5 * told_error, "the label must tell something of the digit"
-    assert small or gain > 3 * error, "with latents it must classify better than with independent pixels"
+    assert small or gain > 3 * error, (
+        "with latents it must classify better than with independent pixels"
+    )
 
 
-def evidence(vae: pv.VAE, x: np.ndarray, num_samples: int, c: np.ndarray | None = None) -> np.ndarray:
-    """log p(x), or log p(x | c), of each digit. The guide knows little of wrong labels: there it is a lower bound."""
+def evidence(
+    vae: pv.VAE, x: np.ndarray, num_samples: int, c: np.ndarray | None = None
+) -> np.ndarray:
+    """log p(x), or log p(x | c), of each digit. The guide knows little of wrong labels: there it is
+    a lower bound.
+    """
     return pv.log_evidence(vae, x, c, num_samples=num_samples).log_evidence.values
 
 
@@ -85,7 +95,11 @@ def picture(vae: pv.VAE) -> Figure:
     axes.imshow(framed.transpose(0, 2, 1, 3).reshape(100, 100), cmap="gray_r", vmin=0, vmax=16)
     axes.set_yticks(np.arange(10) * 10 + 4.5, range(10))
     axes.set_xticks([])
-    axes.set(ylabel="label c", xlabel="ten draws of z, the same in each row", title="means of p(x | z, c)")
+    axes.set(
+        ylabel="label c",
+        xlabel="ten draws of z, the same in each row",
+        title="means of p(x | z, c)",
+    )
     return figure
 
 

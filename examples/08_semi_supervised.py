@@ -1,9 +1,10 @@
-"""A few labels and 1200 digits without: Kingma's M2, from this package's conditionals in plain Pyro functions.
+"""A few labels and 1200 digits without: Kingma's M2, from this package's conditionals in plain Pyro
+functions.
 
     p(x, y, z) = p(y) p(z) p(x | y, z),    q(y, z | x) = q(y | x) q(z | x, y)
 
-(Kingma et al., 2014, https://arxiv.org/abs/1406.5298). Pyro sums over the labels y that are not known, so q(y | x), the
-classifier, learns from every digit. Alone it would learn from a hundred.
+(Kingma et al., 2014, https://arxiv.org/abs/1406.5298). Pyro sums over the labels y that are not
+known, so q(y | x), the classifier, learns from every digit. Alone it would learn from a hundred.
 
 Run it: python examples/08_semi_supervised.py
 """
@@ -23,14 +24,23 @@ from torch import Tensor, nn
 import pyro_vae as pv
 
 CLASSES, LATENTS, PIXELS = 10, 8, 64
-WEIGHT = 50.0  # of log q(y | x) where y is known: the ELBO of a known y says nothing to the classifier
+WEIGHT = (
+    50.0  # of log q(y | x) where y is known: the ELBO of a known y says nothing to the classifier
+)
 
 
 def parts(x: Tensor) -> nn.ModuleDict:
-    """The networks, before the distributions whose parameters they give; two of them read pixels, standardised."""
-    digit, both = pv.MLP(PIXELS, CLASSES, hidden=[200]), pv.MLP(PIXELS + CLASSES, 2 * LATENTS, hidden=[200])
+    """The networks, before the distributions whose parameters they give; two of them read pixels,
+    standardised.
+    """
+    digit, both = (
+        pv.MLP(PIXELS, CLASSES, hidden=[200]),
+        pv.MLP(PIXELS + CLASSES, 2 * LATENTS, hidden=[200]),
+    )
     digit.standardize(x.mean(0), x.std(0))
-    both.standardize(torch.cat([x.mean(0), torch.zeros(CLASSES)]), torch.cat([x.std(0), torch.ones(CLASSES)]))
+    both.standardize(
+        torch.cat([x.mean(0), torch.zeros(CLASSES)]), torch.cat([x.std(0), torch.ones(CLASSES)])
+    )
     decoder = pv.MLP(LATENTS + CLASSES, 2 * PIXELS, hidden=[200])
     return nn.ModuleDict(
         {

@@ -1,9 +1,12 @@
-"""How good is a guide? Three guides for one model, held against MCMC and against the best of their own family.
+"""How good is a guide? Three guides for one model, held against MCMC and against the best of their
+own family.
 
-The decoder of a VAE of digits is fitted once and then held fixed, so that there is one posterior for each digit. A
-diagonal normal, a full normal and a spline flow are fitted to it, and judged on digits that none of them has seen:
+The decoder of a VAE of digits is fitted once and then held fixed, so that there is one posterior
+for each digit. A diagonal normal, a full normal and a spline flow are fitted to it, and judged on
+digits that none of them has seen:
 
-* the gap between log p(x) and the ELBO, split into what no member of the family can close (approximation) and what is
+* the gap between log p(x) and the ELBO, split into what no member of the family can close
+(approximation) and what is
   lost because one network serves all digits (amortisation; Cremer et al., 2018);
 * the distance from the draws of batched HMC, in standard deviations of the posterior.
 
@@ -38,11 +41,17 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     vaes = {name: guided(model, train, name, epochs) for name in GUIDES}
     posterior = pv.sample_posterior(model, test, num_samples=200 if small else 1000, warmup=300)
     steps = 50 if small else 400
-    found = {name: pv.gaps(vae, test, steps=steps, num_samples=500 if small else 2000) for name, vae in vaes.items()}
+    found = {
+        name: pv.gaps(vae, test, steps=steps, num_samples=500 if small else 2000)
+        for name, vae in vaes.items()
+    }
     apart = {name: pv.compare_posteriors(vae, test, posterior) for name, vae in vaes.items()}
 
     table = pandas.DataFrame({name: row(found[name], apart[name]) for name in GUIDES}).T
-    print(f"{len(test)} digits; gaps in nats, the mean over digits; distances in posterior sd, medians")
+    print(
+        f"{len(test)} digits; gaps in nats, the mean over digits; distances in posterior sd, "
+        "medians"
+    )
     print(table.round(2).to_string())
     out.mkdir(parents=True, exist_ok=True)
     picture(found).savefig(out / "09_guides_on_trial.png")
@@ -51,7 +60,9 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
         for kind in ("approximation_gap", "amortisation_gap"):
             assert (gap[kind] > -4 * gap[f"{kind}_se"]).all(), f"{name}: no gap is negative"
     closed = (found["normal"] - found["spline_flow"]).approximation_gap.values
-    assert small or closed.mean() > 2 * closed.std(ddof=1) / len(closed) ** 0.5, "a flow follows the posterior closer"
+    assert small or closed.mean() > 2 * closed.std(ddof=1) / len(closed) ** 0.5, (
+        "a flow follows the posterior closer"
+    )
 
 
 def guided(model: pv.VAE, x: np.ndarray, name: str, epochs: int) -> pv.VAE:
@@ -89,7 +100,9 @@ def picture(found: dict[str, xarray.Dataset]) -> Figure:
     for number, kind in enumerate(("approximation_gap", "amortisation_gap")):
         width = np.array([found[name].attrs[kind] for name in names])
         error = [2 * found[name].attrs[f"{kind}_mean_se"] for name in names]
-        axes.barh(names, width, left=left, xerr=error, color=f"C{number}", label=kind.replace("_", " "))
+        axes.barh(
+            names, width, left=left, xerr=error, color=f"C{number}", label=kind.replace("_", " ")
+        )
         left += width
     axes.invert_yaxis()
     axes.set(xlabel="log p(x) less the ELBO, in nats ± 2 SE", title="what the guide loses")

@@ -1,7 +1,8 @@
-"""A VAE as a scikit-learn estimator: for pipelines, cross-validation and searches over its arguments.
+"""A VAE as a scikit-learn estimator: for pipelines, cross-validation and searches over its
+arguments.
 
-This module imports scikit-learn, so the package imports it only when ``pyro_vae.VAEEstimator`` is asked for.
-"""
+This module imports scikit-learn, so the package imports it only when ``pyro_vae.VAEEstimator`` is
+asked for."""
 
 from __future__ import annotations
 
@@ -14,40 +15,57 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from pyro.infer import ELBO
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 from torch import Tensor
 
+from .assembly.missing import mean_of, mode_of
 from .conditionals.base import Shape
-from .construction import Part
+from .evidence.evidence import log_evidence
 from .guards import mode, seeded, whole_number
-from .inference.evidence import log_evidence
-from .inference.schedules import Schedule
-from .inference.svi import fit
-from .missing import mean_of, mode_of
-from .spec import build
+from .spec.build import build
+from .spec.parts import Part
+from .training.fit import fit
+from .training.schedules import Schedule
 
 BUILT = ("latent", "prior", "likelihood", "guide", "hidden")  # arguments of build
-FITTED = ("loss", "particles", "beta", "free_bits", "epochs", "batch_size", "learning_rate", "clip_norm", "patience")
+FITTED = (
+    "loss",
+    "particles",
+    "beta",
+    "free_bits",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "clip_norm",
+    "patience",
+)
 
 
 class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, BaseEstimator):
     """A VAE as a scikit-learn estimator: a density of the rows of X, and a map of X to latents.
 
-    The arguments are mostly those of :func:`build` and :func:`fit`; nothing looks at them before ``fit``. X is a table
-    of shape ``(N, features)``, NaN where missing. For data of another shape, data given c, and the error of log p(x)
-    there are :func:`build`, :func:`fit` and :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
+    The arguments are mostly those of :func:`build` and :func:`fit`; nothing looks at them before
+    ``fit``. X is a table of shape ``(N, features)``, NaN where missing. For data of another shape,
+    data given c, and the error of log p(x) there are :func:`build`, :func:`fit` and
+    :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
 
-    After ``fit`` there are ``vae_``; ``history_``, a data frame with a row an epoch; ``seed_``, with which
-    ``log_evidence(vae_, X, seed=seed_)`` makes the draws of ``score_samples``; ``n_features_in_`` and, where X was a
-    data frame, ``feature_names_in_``.
+    After ``fit`` there are ``vae_``; ``history_``, a data frame with a row an epoch; ``seed_``,
+    with which ``log_evidence(vae_, X, seed=seed_)`` makes the draws of ``score_samples``;
+    ``n_features_in_`` and, where X was a data frame, ``feature_names_in_``.
 
     Arguments:
         latent: The shape of the latents, ``Z``.
         prior: The prior, a name or a table.
         likelihood: The likelihood, a name or a table.
-        guide: The guide, a name or a table (default: normal; over discrete latents the prior's own family).
+        guide: The guide, a name or a table (default: normal; over discrete latents the prior's own
+            family).
         hidden: The widths of the hidden layers (default: those of MLP); ``[]`` for a linear VAE.
         loss: The name of a loss, or a Pyro ELBO.
         particles: The samples of z for each datum in training (default: by the loss).
@@ -57,11 +75,13 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         batch_size: How many data make one step.
         learning_rate: A number, or a function of the epoch.
         clip_norm: The largest norm of the gradient of the loss per datum.
-        validation_fraction: The share of rows, or how many, that are held out for early stopping; None for none.
-        patience: After how many epochs without a lower validation loss training stops; None for never.
+        validation_fraction: The share of rows, or how many, that are held out for early stopping;
+            None for none.
+        patience: After how many epochs without a lower validation loss training stops; None for
+            never.
         num_samples: The samples of z for each datum after training.
-        random_state: A whole number is the seed of all that is drawn. None (numpy's global state, which then moves on)
-            and a RandomState give a new seed at each ``fit``.
+        random_state: A whole number is the seed of all that is drawn. None (numpy's global state,
+            which then moves on) and a RandomState give a new seed at each ``fit``.
         progress: Whether a terminal shows a progress bar.
 
     Example:
@@ -93,9 +113,20 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         random_state: int | RandomState | None = 0,
         progress: bool = False,
     ) -> None:
-        self.latent, self.prior, self.likelihood, self.guide, self.hidden = latent, prior, likelihood, guide, hidden
+        self.latent, self.prior, self.likelihood, self.guide, self.hidden = (
+            latent,
+            prior,
+            likelihood,
+            guide,
+            hidden,
+        )
         self.loss, self.particles, self.beta, self.free_bits = loss, particles, beta, free_bits
-        self.epochs, self.batch_size, self.learning_rate, self.clip_norm = epochs, batch_size, learning_rate, clip_norm
+        self.epochs, self.batch_size, self.learning_rate, self.clip_norm = (
+            epochs,
+            batch_size,
+            learning_rate,
+            clip_norm,
+        )
         self.validation_fraction, self.patience = validation_fraction, patience
         self.num_samples, self.random_state, self.progress = num_samples, random_state, progress
 
@@ -114,7 +145,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         whole_number("num_samples", self.num_samples, at_least=1)
         seed, train, held_out = _seed(self.random_state), X, None
         if self.validation_fraction is not None:
-            train, held_out = train_test_split(X, test_size=self.validation_fraction, random_state=seed)
+            train, held_out = train_test_split(
+                X, test_size=self.validation_fraction, random_state=seed
+            )
         vae = build(X, **{name: getattr(self, name) for name in BUILT}, seed=seed)
         options = {name: getattr(self, name) for name in FITTED}
         history = fit(vae, train, validation=held_out, **options, seed=seed, progress=self.progress)
@@ -124,7 +157,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each row, in nats: of the cells that are seen, where some are missing.
 
-        It is exact over discrete latents, else by importance sampling. A row has other draws in another place of X.
+        It is exact over discrete latents, else by importance sampling. A row has other draws in
+        another place of X.
 
         Returns:
             An array of shape ``(N,)``.
@@ -138,17 +172,21 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             UserWarning: For some rows the number cannot be trusted: k-hat is above 0.7.
         """
         self._check(X)
-        return log_evidence(self.vae_, X, num_samples=self.num_samples, seed=self.seed_)["log_evidence"].values
+        return log_evidence(self.vae_, X, num_samples=self.num_samples, seed=self.seed_)[
+            "log_evidence"
+        ].values
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of ``score_samples``, in nats per datum; y is not looked at."""
         return float(self.score_samples(X).mean())
 
     def transform(self, X: Any) -> np.ndarray:
-        r"""The mean of :math:`q(z \mid x)`, or of `num_samples` draws where the guide does not know its mean.
+        r"""The mean of :math:`q(z \mid x)`, or of `num_samples` draws where the guide does not know
+        its mean.
 
         Returns:
-            An array of shape ``(N, latents)`` in the precision of the VAE; latents of another shape are flattened.
+            An array of shape ``(N, latents)`` in the precision of the VAE; latents of another shape
+            are flattened.
 
         Raises:
             DataError, ValueError, NotFittedError: As ``score_samples``.
@@ -158,7 +196,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             return _mean(self.vae_.encode(X), self.num_samples).flatten(1).numpy(force=True)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        r"""The mean of :math:`p(x \mid z)`, or its mode where it has none (classes), for latents as of ``transform``.
+        r"""The mean of :math:`p(x \mid z)`, or its mode where it has none (classes), for latents as
+        of ``transform``.
 
         Returns:
             An array of shape ``(N, features)`` in the precision of the VAE.
@@ -177,11 +216,13 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             return torch.where(mean.isfinite(), mean, mode_of(decoded)).numpy(force=True)
 
     def sample(self, n_samples: int = 1, random_state: int | RandomState | None = 0) -> np.ndarray:
-        """Data drawn from the model: an array alone, as of ``KernelDensity``, the same for the same whole number.
+        """Data drawn from the model: an array alone, as of ``KernelDensity``, the same for the same
+        whole number.
 
         Arguments:
             n_samples: How many data.
-            random_state: A whole number is the seed; None and a RandomState give other data at each call.
+            random_state: A whole number is the seed; None and a RandomState give other data at each
+                call.
 
         Returns:
             An array of shape ``(n_samples, features)`` in the precision of the VAE.
@@ -199,7 +240,10 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         return self.vae_.prior.event_shape.numel()
 
     def _check(self, X: Any) -> None:
-        """Ask whether X has the columns of ``fit``. The library then reads X itself, to name the cell that is wrong."""
+        """Ask whether X has the columns of ``fit``.
+
+        The library then reads X itself, to name the cell that is wrong.
+        """
         check_is_fitted(self)
         validate_data(self, X, reset=False, ensure_all_finite=False)
 
@@ -213,7 +257,11 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
 def _seed(random_state: int | RandomState | None) -> int:
     """A seed from what scikit-learn takes as random state."""
     generator = check_random_state(random_state)
-    return int(random_state) if isinstance(random_state, numbers.Integral) else int(generator.randint(2**31))
+    return (
+        int(random_state)
+        if isinstance(random_state, numbers.Integral)
+        else int(generator.randint(2**31))
+    )
 
 
 def _mean(guide: Any, num_samples: int) -> Tensor:

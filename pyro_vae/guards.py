@@ -1,4 +1,6 @@
-"""Arguments are checked at the door; what the library touches and does not own is put back on the way out."""
+"""Arguments are checked at the door; what the library touches and does not own is put back on the
+way out.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,18 @@ def whole_numbers(name: str, values: Any) -> list[int]:
         ValueError: It is no list, or a number in it is none.
     """
     if not isinstance(values, Sequence) or isinstance(values, str):
-        raise ValueError(f"{name} must be a list of whole numbers; got {values!r}; one is [{values!r}]")
+        raise ValueError(
+            f"{name} must be a list of whole numbers; got {values!r}; one is [{values!r}]"
+        )
     for value in values:
         whole_number(f"every number in {name}", value, at_least=1)
     return list(values)
 
 
 def seed_of(*words: int) -> int:
-    """A seed made of several numbers, such as a user's seed and the number of a tile: independent draws for each."""
+    """A seed made of several numbers, such as a user's seed and the number of a tile: independent
+    draws for each.
+    """
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
@@ -58,14 +64,18 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def owner_of(function: Any) -> Any:
-    """The object whose method `function` is, through any handlers wrapped around it; else `function` itself."""
+    """The object whose method `function` is, through any handlers wrapped around it; else
+    `function` itself.
+    """
     function = inspect.unwrap(unwrap(function))
     return getattr(function, "__self__", function)
 
 
 @contextmanager
 def mode(*owners: object, training: bool) -> Iterator[None]:
-    """Train or eval mode for the modules among `owners` (and for those whose methods they are), then as before."""
+    """Train or eval mode for the modules among `owners` (and for those whose methods they are),
+    then as before.
+    """
     modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
     with _process:
         before = [(part, part.training) for module in modules for part in module.modules()]
@@ -83,7 +93,12 @@ def frozen(*owners: object) -> Iterator[None]:
     """No parameter of the modules among `owners` asks for a gradient inside; then as before."""
     modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
     with _process:
-        asked = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+        asked = [
+            parameter
+            for module in modules
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
         try:
             for parameter in asked:
                 parameter.requires_grad_(False)
@@ -95,7 +110,9 @@ def frozen(*owners: object) -> Iterator[None]:
 
 @contextmanager
 def judged(*owners: object) -> Iterator[None]:
-    """Eval mode, no gradients for parameters, a parameter store that is put back, no validation: then as before."""
+    """Eval mode, no gradients for parameters, a parameter store that is put back, no validation:
+    then as before.
+    """
     quiet = torch.inference_mode(False), pyro.validation_enabled(False)
     with own_store(), mode(*owners, training=False), frozen(*owners), quiet[0], quiet[1]:
         yield
@@ -103,7 +120,9 @@ def judged(*owners: object) -> Iterator[None]:
 
 @contextmanager
 def own_store() -> Iterator[None]:
-    """A copy of Pyro's parameter store inside: what is registered there is gone afterwards, what was there stays."""
+    """A copy of Pyro's parameter store inside: what is registered there is gone afterwards, what
+    was there stays.
+    """
     store = pyro.get_param_store()
     with _process, store.scope(store.get_state()):
         yield

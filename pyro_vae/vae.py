@@ -2,14 +2,13 @@ r"""The variational autoencoder: a prior, a likelihood and a guide that fit toge
 
 .. math::
 
-    p_\theta(x) = \int p_\theta(x \mid z)\, p_\theta(z)\, dz, \qquad
-    \log p_\theta(x) \ge \mathbb{E}_{q_\phi(z \mid x)} \big[ \log p_\theta(x \mid z) + \log p_\theta(z)
+    p_\theta(x) = \int p_\theta(x \mid z)\, p_\theta(z)\, dz, \qquad \log p_\theta(x) \ge
+    \mathbb{E}_{q_\phi(z \mid x)} \big[ \log p_\theta(x \mid z) + \log p_\theta(z)
     - \log q_\phi(z \mid x) \big]
 
-(Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro functions: everything that
-Pyro offers works on them, and everything in this package uses nothing else. How the parts
-are put together stands in :mod:`.assembly`.
-"""
+(Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro
+functions: everything that Pyro offers works on them, and everything in this package uses nothing
+else. How the parts are put together stands in :mod:`.assembly`."""
 
 from __future__ import annotations
 
@@ -23,16 +22,16 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from .assembly import UNCONDITIONAL, Assembly
-from .condition import Condition
+from .assembly.base import UNCONDITIONAL, Assembly
+from .assembly.compatibility import check_parts, title
+from .assembly.condition import Condition
+from .assembly.missing import impute, mean_of, mode_of, observed
+from .assembly.refinement import refine
+from .assembly.support import check
 from .conditionals.base import Conditional
-from .data import as_rows
+from .data.arrays import as_rows
+from .data.rows import DataError, Rows
 from .guards import mode, seeded, whole_number
-from .missing import impute, mean_of, mode_of, observed
-from .parts import check_parts, title
-from .refinement import refine
-from .rows import DataError, Rows
-from .support import check
 
 
 class VAE(Assembly):
@@ -40,7 +39,8 @@ class VAE(Assembly):
 
     Arguments:
         prior: :math:`p(z)`, over latents of shape ``Z``.
-        likelihood: :math:`p(x \mid z)`, over data of shape ``X``, given latents of shape ``(*, *Z)``.
+        likelihood: :math:`p(x \mid z)`, over data of shape ``X``, given latents of shape ``(*,
+            *Z)``.
         guide: :math:`q(z \mid x)` in unconstrained space, given data of shape ``(*, *X)``.
         condition: For a conditional VAE: what c is, and which parts see it.
 
@@ -59,18 +59,27 @@ class VAE(Assembly):
     """
 
     def __init__(
-        self, prior: Conditional, likelihood: Conditional, guide: Conditional, *, condition: Condition | None = None
+        self,
+        prior: Conditional,
+        likelihood: Conditional,
+        guide: Conditional,
+        *,
+        condition: Condition | None = None,
     ) -> None:
         super().__init__(prior, likelihood, guide, condition)
         check_parts(self)
 
     # The model, as Pyro functions
 
-    def model(self, x: Tensor | None = None, c: Tensor | None = None, *, size: int | None = None) -> Tensor:
-        r"""The Pyro model :math:`p(z)\,p(x \mid z)`: plate ``"data"`` at dim -1, sites ``"z"`` and ``"x"``.
+    def model(
+        self, x: Tensor | None = None, c: Tensor | None = None, *, size: int | None = None
+    ) -> Tensor:
+        r"""The Pyro model :math:`p(z)\,p(x \mid z)`: plate ``"data"`` at dim -1, sites ``"z"`` and
+        ``"x"``.
 
         Arguments:
-            x: Data of shape ``(N, *X)`` to observe, NaN where missing; left out, `size` data are drawn.
+            x: Data of shape ``(N, *X)`` to observe, NaN where missing; left out, `size` data are
+                drawn.
             c: What a conditional VAE is conditional on, a row for each datum.
             size: The number of data to draw.
 
@@ -93,13 +102,17 @@ class VAE(Assembly):
                 decoded, x = observed(decoded, x, title(self.likelihood))
             return pyro.sample("x", decoded, obs=x)
 
-    def guide(self, x: Tensor, c: Tensor | None = None, *, observations: dict[str, Tensor] | None = None) -> Tensor:
-        r"""The Pyro guide :math:`q(z \mid x)`: plate ``"data"`` at dim -1, site ``"z"`` of shape ``(N, *Z)``.
+    def guide(
+        self, x: Tensor, c: Tensor | None = None, *, observations: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        r"""The Pyro guide :math:`q(z \mid x)`: plate ``"data"`` at dim -1, site ``"z"`` of shape
+        ``(N, *Z)``.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
             c: What a conditional VAE is conditional on, a row for each datum.
-            observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x, of shape ``(*, N, *X)``.
+            observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x, of shape
+                ``(*, N, *X)``.
 
         Returns:
             Latents of shape ``(N, *Z)``.
@@ -121,8 +134,8 @@ class VAE(Assembly):
             c: What a conditional VAE is conditional on, a row for each datum.
 
         Returns:
-            A distribution of batch shape ``(N,)`` and event shape ``Z``. Where the prior is not real-valued, its draws
-            are in double precision.
+            A distribution of batch shape ``(N,)`` and event shape ``Z``. Where the prior is not
+            real-valued, its draws are in double precision.
 
         Raises:
             DataError: The data do not fit the likelihood.
@@ -136,7 +149,8 @@ class VAE(Assembly):
 
         Arguments:
             z: Latents of shape ``(*, *Z)``.
-            c: What a conditional VAE is conditional on: a row for each of the last dimension of ``*``.
+            c: What a conditional VAE is conditional on: a row for each of the last dimension of
+                ``*``.
 
         Returns:
             A distribution of batch shape ``*`` and event shape ``X``.
@@ -149,7 +163,9 @@ class VAE(Assembly):
         if z.shape[z.dim() - len(shape) :] != shape:
             raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
         with mode(self, training=False):
-            return self._decoded(z, self._checked(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c))
+            return self._decoded(
+                z, self._checked(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c)
+            )
 
     def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Tensor:
         """Data drawn from the model, with the VAE in eval mode: the same for the same seed.
@@ -168,9 +184,11 @@ class VAE(Assembly):
             return self._decoded(self._latent(c).expand(torch.Size([size])).sample(), c).sample()
 
     def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
-        r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z from the guide.
+        r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z
+        from the guide.
 
-        Where the likelihood has no mean (classes, the heaviest tails), its mode stands in, for one draw of z.
+        Where the likelihood has no mean (classes, the heaviest tails), its mode stands in, for one
+        draw of z.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
@@ -193,12 +211,20 @@ class VAE(Assembly):
             return torch.where(none, mode_of(decoded)[0], mean) if none.any() else mean
 
     def impute(
-        self, x: Any, c: Any = None, *, num_samples: int = 1000, draws: int | None = None, seed: int = 0
+        self,
+        x: Any,
+        c: Any = None,
+        *,
+        num_samples: int = 1000,
+        draws: int | None = None,
+        seed: int = 0,
     ) -> Tensor:
-        r"""Missing cells filled in: the mean of :math:`p(x_{missing} \mid x_{seen})`, or draws from it.
+        r"""Missing cells filled in: the mean of :math:`p(x_{missing} \mid x_{seen})`, or draws from
+        it.
 
         By self-normalised importance sampling from the guide (Mattei & Frellsen, 2019, eq. 12,
-        https://arxiv.org/abs/1812.02633). Where the likelihood has no mean, the class with most weight stands in.
+        https://arxiv.org/abs/1812.02633). Where the likelihood has no mean, the class with most
+        weight stands in.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
@@ -221,13 +247,21 @@ class VAE(Assembly):
             return impute(self, rows, num_samples, draws)
 
     def refine(
-        self, x: Any, c: Any = None, *, steps: int = 100, learning_rate: float = 0.05, particles: int = 8, seed: int = 0
+        self,
+        x: Any,
+        c: Any = None,
+        *,
+        steps: int = 100,
+        learning_rate: float = 0.05,
+        particles: int = 8,
+        seed: int = 0,
     ) -> TorchDistribution:
-        r""":math:`q(z \mid x)` improved for these very data: what the guide's head reads is optimised for each datum.
+        r""":math:`q(z \mid x)` improved for these very data: what the guide's head reads is
+        optimised for each datum.
 
-        The amortised guide is the start, Adam on the ELBO the way (semi-amortised inference, Kim et al., 2018,
-        https://arxiv.org/abs/1802.02550). A datum for which that did not help keeps the amortised guide. No parameter
-        of the VAE is touched.
+        The amortised guide is the start, Adam on the ELBO the way (semi-amortised inference, Kim et
+        al., 2018, https://arxiv.org/abs/1802.02550). A datum for which that did not help keeps the
+        amortised guide. No parameter of the VAE is touched.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
@@ -248,13 +282,16 @@ class VAE(Assembly):
         whole_number("particles", particles, at_least=1)
         rows = self.check(x, c)
         if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be a finite number above 0; got {learning_rate!r}")
+            raise ValueError(
+                f"learning_rate must be a finite number above 0; got {learning_rate!r}"
+            )
         quiet = torch.inference_mode(False), pyro.validation_enabled(False)
         with seeded(seed), mode(self, training=False), quiet[0], quiet[1]:
             return refine(self, rows, steps, learning_rate, particles)
 
     def check(self, x: Any, c: Any = None) -> Rows:
-        """Data as rows that fit the likelihood: shape, support, finite density; and c as rows that fit the condition.
+        """Data as rows that fit the likelihood: shape, support, finite density; and c as rows that
+        fit the condition.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
@@ -264,18 +301,28 @@ class VAE(Assembly):
             The data as rows, unchanged.
 
         Raises:
-            DataError: They do not fit; the message names row, column and value, and says what to do.
+            DataError: They do not fit; the message names row, column and value, and says what to
+                do.
             ValueError: A parameter of the VAE is not finite.
         """
         for name, parameter in self.named_parameters():
             if not bool(parameter.isfinite().all()):
-                raise ValueError(f"the parameter {name} of the VAE is not finite; build or load it again")
+                raise ValueError(
+                    f"the parameter {name} of the VAE is not finite; build or load it again"
+                )
         rows = copy.copy(as_rows(x, self.likelihood.event_shape))
         if self.condition is not None:
             rows.c = self.condition.check(c, len(rows))
         elif c is not None:
             raise ValueError(UNCONDITIONAL)
         with torch.no_grad(), seeded(0), mode(self, training=False), pyro.validation_enabled(False):
-            none = None if self.condition is None else self.reference.new_zeros(self.condition.width)
-            check(rows, self._decoded(self._latent(none).sample(), none), title(self.likelihood), self.reference)
+            none = (
+                None if self.condition is None else self.reference.new_zeros(self.condition.width)
+            )
+            check(
+                rows,
+                self._decoded(self._latent(none).sample(), none),
+                title(self.likelihood),
+                self.reference,
+            )
         return rows

@@ -1,4 +1,6 @@
-"""Every test runs in double precision from a fixed seed, and must leave Pyro and torch as it found them."""
+"""Every test runs in double precision from a fixed seed, and must leave Pyro and torch as it found
+them.
+"""
 
 import matplotlib
 import pyro
@@ -11,7 +13,9 @@ torch.set_num_threads(1)  # the tensors are small, and other processes may want 
 
 @pytest.fixture(autouse=True)
 def clean_room(request):
-    """Double precision and a fixed seed inside; afterwards the parameter store is empty, no validation flag changed."""
+    """Double precision and a fixed seed inside; afterwards the parameter store is empty, no
+    validation flag changed.
+    """
     pyro.clear_param_store()
     flags = (pyro.infer.is_validation_enabled(), pyro.poutine.is_validation_enabled())
     before = torch.get_default_dtype()

@@ -1,4 +1,6 @@
-"""Annealed importance sampling against the linear-Gaussian model, from below and, on simulated data, from above."""
+"""Annealed importance sampling against the linear-Gaussian model, from below and, on simulated
+data, from above.
+"""
 
 import itertools
 import math
@@ -14,8 +16,8 @@ from scipy import integrate, stats
 from truth import Direct, LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.inference import annealing as module
-from pyro_vae.inference.annealing import ladder_of_betas
+from pyro_vae.evidence import annealing as module
+from pyro_vae.evidence.annealing import ladder_of_betas
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 MODELS = {q: LinearGaussian.with_diagonal_posterior(q + 4, q) for q in (2, 10, 50)}
@@ -41,35 +43,51 @@ def simulated(model, num, seed=0):
     """Latents and the data made from them: each z is an exact draw of its posterior."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(num, model.weight.shape[1]))
-    return z, z @ model.weight.T + model.bias + rng.normal(size=(num, len(model.bias))) * np.sqrt(model.noise)
+    return z, z @ model.weight.T + model.bias + rng.normal(size=(num, len(model.bias))) * np.sqrt(
+        model.noise
+    )
 
 
-@pytest.mark.parametrize(("q", "method"), [*itertools.product(MODELS, ("importance", "guide")), (2, "prior")])
+@pytest.mark.parametrize(
+    ("q", "method"), [*itertools.product(MODELS, ("importance", "guide")), (2, "prior")]
+)
 def test_estimates_are_within_four_standard_errors(q, method):
     """Many data, each with draws of its own: at least 99 % within four, z-scores standard normal.
 
-    In 50 dimensions a few dozen chains from the prior leave weights too heavy for an honest error, so that is left out.
-    """
+    In 50 dimensions a few dozen chains from the prior leave weights too heavy for an honest error,
+    so that is left out."""
     model, z, relative = MODELS[q], [], []
-    vae, (_, x) = model.vae(shrink=1.2), simulated(model, (5 if (q, method) == (50, "guide") else 10) * SEEDS)
+    vae, (_, x) = (
+        model.vae(shrink=1.2),
+        simulated(model, (5 if (q, method) == (50, "guide") else 10) * SEEDS),
+    )
     for seed, some in enumerate(np.array_split(x, -(-SEEDS // 10))):
         if method == "importance":
             result = quiet(vae, some, method=pv.log_evidence, num_samples=5000, seed=seed)
         else:
-            result = annealed(vae, some, start=method, num_distributions=100 if q < 50 else 200, seed=seed)
+            result = annealed(
+                vae, some, start=method, num_distributions=100 if q < 50 else 200, seed=seed
+            )
         z.append(in_standard_errors(result, model.log_evidence(some)))
         relative.append(float(result.se.mean()))
     z = np.concatenate(z)
     assert (np.abs(z) < 4).mean() >= 0.99
     assert abs(z.std() - 1) < max(0.2, 4 / math.sqrt(2 * z.size))
-    assert abs(z.mean() + np.mean(relative) / 2) < 4 / math.sqrt(z.size) + 0.1  # of 32 weights the error is skewed
+    assert (
+        abs(z.mean() + np.mean(relative) / 2) < 4 / math.sqrt(z.size) + 0.1
+    )  # of 32 weights the error is skewed
 
 
 @pytest.mark.parametrize("schedule", ["sigmoidal", "linear"])
 def test_weights_have_the_mean_of_the_evidence(schedule):
     """Unbiased however short the path and poor the chains: over 640 chains for each datum."""
     result = annealed(
-        MODELS[2].vae(shrink=1.5, shift=0.5), X, num_distributions=5, num_steps=1, chains=640, schedule=schedule
+        MODELS[2].vae(shrink=1.5, shift=0.5),
+        X,
+        num_distributions=5,
+        num_steps=1,
+        chains=640,
+        schedule=schedule,
     )
     z = in_standard_errors(result, MODELS[2].log_evidence(X))
     assert result.attrs["flagged"] == 0
@@ -110,19 +128,27 @@ def test_the_truth_lies_between_the_bounds(start):
             assert error.mean() > -4 * error.std() / math.sqrt(len(x))
         np.testing.assert_allclose(result.gap, result.upper - result.log_evidence)
         assert result.attrs["gap"] == pytest.approx(float(result.gap.mean()))
-        assert result.attrs["gap_se"] == pytest.approx(float(result.gap.std(ddof=1)) / math.sqrt(len(x)))
+        assert result.attrs["gap_se"] == pytest.approx(
+            float(result.gap.std(ddof=1)) / math.sqrt(len(x))
+        )
         gaps.append(result.attrs["gap"])
     assert gaps[0] > gaps[1] + 0.3 > gaps[2] + 0.3 - 4 * result.attrs["gap_se"]
     assert float((result.upper - exact).mean()) < 0.5
 
 
 def test_backward_weights_have_the_mean_of_the_inverse():
-    """Over z drawn afresh from the exact posterior of one x, the mean of 1 / upper is that of 1 / p(x)."""
+    """Over z drawn afresh from the exact posterior of one x, the mean of 1 / upper is that of 1 /
+    p(x).
+    """
     model, num = MODELS[2], 400
     covariance, gain = model.posterior()
     x = X[:1].repeat(num, 0)
-    z = (X[0] - model.bias) @ gain.T + np.random.default_rng(0).normal(size=(num, 2)) * np.sqrt(np.diag(covariance))
-    result = annealed(model.vae(shrink=0.8, shift=0.3), x, z=z, num_distributions=6, num_steps=2, chains=4)
+    z = (X[0] - model.bias) @ gain.T + np.random.default_rng(0).normal(size=(num, 2)) * np.sqrt(
+        np.diag(covariance)
+    )
+    result = annealed(
+        model.vae(shrink=0.8, shift=0.3), x, z=z, num_distributions=6, num_steps=2, chains=4
+    )
     ratio = np.exp(model.log_evidence(x) - result.upper).values
     assert ratio.std() > 0.03
     assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(num)
@@ -138,7 +164,9 @@ def test_a_bad_guide_is_brought_to_the_truth():
     light = (result.khat <= 0.7).values
     assert light.mean() > 0.8
     assert (np.abs(in_standard_errors(result, exact)[light]) < 4.5).all()
-    assert float(np.abs(result.log_evidence - exact).mean()) < 0.2 * float(np.abs(plain.log_evidence - exact).mean())
+    assert float(np.abs(result.log_evidence - exact).mean()) < 0.2 * float(
+        np.abs(plain.log_evidence - exact).mean()
+    )
 
 
 # the path
@@ -178,7 +206,9 @@ def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
     for before, after, _ in seen:
         assert torch.equal(before, after)
         assert before.shape == (31, len(X))
-    assert torch.equal(seen[0][0], seen[1][0]), "the number of chains that are weighed has no part in it"
+    assert torch.equal(seen[0][0], seen[1][0]), (
+        "the number of chains that are weighed has no part in it"
+    )
     assert seen[0][0].std(0).min() > 0, "the pilot adapts"
     assert (few.acceptance > 0.3).all()
     assert abs(float(many.acceptance.mean()) - module.TARGET_ACCEPTANCE) < 0.1
@@ -188,7 +218,9 @@ def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
 
 
 def test_chains_outside_the_support_weigh_nothing():
-    """The likelihood is 0 for z below 0: half of the chains from the prior are lost at once, and count as zeros."""
+    """The likelihood is 0 for z below 0: half of the chains from the prior are lost at once, and
+    count as zeros.
+    """
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -226,7 +258,9 @@ def test_data_that_are_impossible_or_unknown():
     x = torch.tensor([0.5, 6.0, -6.0])
     for start in ("guide", "prior"):
         with pytest.warns(UserWarning, match="log p.x. of 2 of 3 data cannot be trusted"):
-            result = pv.annealed_log_evidence((model, guide), x, num_distributions=10, chains=8, start=start)
+            result = pv.annealed_log_evidence(
+                (model, guide), x, num_distributions=10, chains=8, start=start
+            )
         np.testing.assert_array_equal(result.log_evidence[1:], [-math.inf, math.nan])
         assert np.isfinite(result.log_evidence[0])
 
@@ -245,7 +279,9 @@ def test_a_constrained_prior(start):
     z_scores = in_standard_errors(result, exact)
     assert (np.abs(z_scores) < 5).all()
     assert abs(z_scores.mean()) < 1
-    assert float((result.upper - exact).mean()) > -4 * float((result.upper - exact).std()) / math.sqrt(40)
+    assert float((result.upper - exact).mean()) > -4 * float(
+        (result.upper - exact).std()
+    ) / math.sqrt(40)
     assert abs(result.attrs["gap"]) < 0.2
 
 
@@ -264,7 +300,9 @@ def test_a_pair_of_functions_with_two_latents():
             pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 0.7))
 
     x = torch.linspace(-3, 3, 15)
-    density = lambda s, v: stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)  # noqa: E731
+    density = lambda s, v: (
+        stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)
+    )  # noqa: E731
     exact = [math.log(integrate.quad(density, 0, np.inf, args=(float(v),))[0]) for v in x]
     result = annealed((model, guide), x, chains=64)
     assert (np.abs(in_standard_errors(result, exact)) < 4.5).all()
@@ -300,7 +338,9 @@ def test_single_precision_has_the_same_truth():
 def test_the_dataset():
     z, x = simulated(MODELS[2], 5)
     result = annealed(MODELS[2].vae(shrink=1.2), x, z=z, num_distributions=10, chains=16)
-    assert {"log_evidence", "se", "ess", "bias", "acceptance", "upper", "gap", "chains"} <= set(result)
+    assert {"log_evidence", "se", "ess", "bias", "acceptance", "upper", "gap", "chains"} <= set(
+        result
+    )
     assert not {"elbo", "num_samples"} & set(result)
     assert result.attrs["chains"] == 16
     assert (result.chains == 16).all()

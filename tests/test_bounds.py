@@ -1,4 +1,6 @@
-"""ELBO, importance-weighted bounds and weights: against the linear-Gaussian closed form and against Pyro."""
+"""ELBO, importance-weighted bounds and weights: against the linear-Gaussian closed form and against
+Pyro.
+"""
 
 import itertools
 import math
@@ -17,7 +19,9 @@ X = MODEL.draw(20)
 
 
 def pyro_loss(elbo, vae, x, seed):
-    """Minus Pyro's loss from a given seed; the evaluation mode and the store are the caller's affair."""
+    """Minus Pyro's loss from a given seed; the evaluation mode and the store are the caller's
+    affair.
+    """
     with pyro.get_param_store().scope(), torch.random.fork_rng():
         torch.manual_seed(seed)
         return -elbo.loss(vae.model, vae.guide, torch.as_tensor(x))
@@ -37,14 +41,24 @@ def test_bounds_are_ordered_in_the_mean():
     truth = MODEL.log_evidence(X).mean()
     rounds, means = 200, []
     for k in (1, 2, 4, 8, 16):
-        bounds = [float(pv.iwae(pv.terms(vae, X, num_samples=k, seed=seed)).mean()) for seed in range(rounds)]
+        bounds = [
+            float(pv.iwae(pv.terms(vae, X, num_samples=k, seed=seed)).mean())
+            for seed in range(rounds)
+        ]
         means.append((np.mean(bounds), np.std(bounds, ddof=1) / math.sqrt(rounds)))
     means.append((truth, 0.0))
-    elbo = np.mean([float(pv.elbo(pv.terms(vae, X, num_samples=4, seed=seed)).mean()) for seed in range(rounds)])
+    elbo = np.mean(
+        [
+            float(pv.elbo(pv.terms(vae, X, num_samples=4, seed=seed)).mean())
+            for seed in range(rounds)
+        ]
+    )
     assert abs(elbo - means[0][0]) < 4 * math.hypot(means[0][1], means[0][1] / 2)
     for (low, low_error), (high, high_error) in itertools.pairwise(means):
         assert low < high + 4 * math.hypot(low_error, high_error), means
-    assert means[0][0] < means[-2][0] - 4 * math.hypot(means[0][1], means[-2][1]), "the test has no power"
+    assert means[0][0] < means[-2][0] - 4 * math.hypot(means[0][1], means[-2][1]), (
+        "the test has no power"
+    )
 
 
 @torch.no_grad()
@@ -62,7 +76,10 @@ def test_elbo_has_its_closed_form():
 def test_elbo_equals_trace_elbo(num_samples):
     vae = MODEL.vae(shrink=0.6, shift=0.5)
     theirs = pyro_loss(
-        Trace_ELBO(num_samples, max_plate_nesting=1, vectorize_particles=num_samples > 1), vae, X, seed=5
+        Trace_ELBO(num_samples, max_plate_nesting=1, vectorize_particles=num_samples > 1),
+        vae,
+        X,
+        seed=5,
     )
     ours = pv.elbo(pv.terms(vae, X, num_samples=num_samples, seed=5)).sum()
     assert float(ours) == pytest.approx(theirs, rel=1e-10)
@@ -92,9 +109,13 @@ def test_gradients_equal_those_of_trace_elbo():
 def test_mean_field_elbo_agrees_in_the_mean():
     vae = MODEL.vae(shrink=0.6, shift=0.5)
     k = 20_000
-    theirs = pyro_loss(TraceMeanField_ELBO(k, max_plate_nesting=1, vectorize_particles=True), vae, X, seed=5)
+    theirs = pyro_loss(
+        TraceMeanField_ELBO(k, max_plate_nesting=1, vectorize_particles=True), vae, X, seed=5
+    )
     total = pv.terms(vae, X, num_samples=k, seed=6).log_weight.sum(1)
-    assert abs(float(total.mean()) - theirs) < 4.5 * math.sqrt(2) * float(total.std()) / math.sqrt(k)
+    assert abs(float(total.mean()) - theirs) < 4.5 * math.sqrt(2) * float(total.std()) / math.sqrt(
+        k
+    )
 
 
 def test_ess_is_between_one_and_k():
@@ -105,7 +126,9 @@ def test_ess_is_between_one_and_k():
 
 
 def test_evidence_by_quadrature_of_a_bernoulli_model():
-    """One latent, a network, a Bernoulli likelihood: nothing is conjugate, so integrate numerically."""
+    """One latent, a network, a Bernoulli likelihood: nothing is conjugate, so integrate
+    numerically.
+    """
     vae = pv.VAE(
         pv.Normal((1,), loc=0.0, scale=1.0),
         pv.Amortised(pv.MLP(1, 5, hidden=[4]), pv.Bernoulli((5,))),
@@ -150,10 +173,14 @@ class TestPairs:
     def test_scales_do_not_count_and_masks_do(self):
         x = torch.randn(10)
         plain = pv.terms((self.model, self.guide), x, seed=1).log_weight
-        scaled = pv.terms(tuple(pyro.poutine.scale(f, 3.0) for f in (self.model, self.guide)), x, seed=1).log_weight
+        scaled = pv.terms(
+            tuple(pyro.poutine.scale(f, 3.0) for f in (self.model, self.guide)), x, seed=1
+        ).log_weight
         torch.testing.assert_close(plain, scaled)
         mask = torch.arange(10) % 2 == 0
-        masked = pv.terms(tuple(pyro.poutine.mask(f, mask) for f in (self.model, self.guide)), x, seed=1).log_weight
+        masked = pv.terms(
+            tuple(pyro.poutine.mask(f, mask) for f in (self.model, self.guide)), x, seed=1
+        ).log_weight
         torch.testing.assert_close(masked, torch.where(mask, plain, 0.0))
 
     def test_subsampled_plate_is_not_weighted(self):
@@ -168,7 +195,9 @@ class TestPairs:
 
         x = torch.randn(10)
         expected = pyro.distributions.Normal(0.0, 2**0.5).log_prob(x)
-        torch.testing.assert_close(pv.terms((model, guide), x, num_samples=3).log_weight, expected.expand(3, -1))
+        torch.testing.assert_close(
+            pv.terms((model, guide), x, num_samples=3).log_weight, expected.expand(3, -1)
+        )
 
     def test_a_global_latent_is_refused(self):
         def model(x):
@@ -187,7 +216,9 @@ class TestPairs:
             with pyro.plate("data", len(x)):
                 pyro.sample("first", pyro.distributions.Normal(0.0, 1.0))
 
-        with pytest.raises(ValueError, match=r"same latent sites; got \['first', 'second'\] and \['first'\]"):
+        with pytest.raises(
+            ValueError, match=r"same latent sites; got \['first', 'second'\] and \['first'\]"
+        ):
             pv.terms((self.model, guide), torch.randn(4))
 
     def test_a_model_without_observation_is_refused(self):

@@ -10,7 +10,8 @@ from truth import LinearGaussian
 from typer.testing import CliRunner
 
 import pyro_vae as pv
-from pyro_vae import cli, selftest
+from pyro_vae import cli
+from pyro_vae.cli import selftest
 from pyro_vae.criticism import plots
 
 SMALL = LinearGaussian.with_diagonal_posterior(features=8, latents=3)
@@ -53,7 +54,9 @@ def test_bridge_is_told_apart_from_other_data():
         pv.bridge_log_evidence(vae, x + 1, posterior)
     with pytest.raises(TypeError, match="needs posterior as sample_posterior gives it"):
         pv.bridge_log_evidence(vae, x, posterior["posterior"].to_dataset())
-    with pytest.raises(ValueError, match="at least 50 draws of the posterior, 8 of each chain; got 16, 4 of each"):
+    with pytest.raises(
+        ValueError, match="at least 50 draws of the posterior, 8 of each chain; got 16, 4 of each"
+    ):
         pv.bridge_log_evidence(vae, x, few)
 
 
@@ -62,7 +65,10 @@ def both_sides(num_distributions):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return pv.bidirectional_log_evidence(
-            SMALL.vae(shrink=0.5, shift=1.0), num_simulations=200, num_distributions=num_distributions, num_steps=5
+            SMALL.vae(shrink=0.5, shift=1.0),
+            num_simulations=200,
+            num_distributions=num_distributions,
+            num_steps=5,
         )
 
 
@@ -85,7 +91,9 @@ class TestBothSides:
         exact = model.log_evidence(x)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            bounds = pv.annealed_log_evidence(model.vae(shrink=0.5), x, z=z, num_distributions=20, num_steps=5)
+            bounds = pv.annealed_log_evidence(
+                model.vae(shrink=0.5), x, z=z, num_distributions=20, num_steps=5
+            )
         below, above = exact - bounds.log_evidence.values, bounds.upper.values - exact
         assert below.mean() > -4 * below.std() / np.sqrt(200)
         assert above.mean() > -4 * above.std() / np.sqrt(200)
@@ -107,7 +115,9 @@ class TestBothSides:
             "annealed": both_sides(10),
         }.items():
             plots.evidence(result).savefig(tmp_path / f"{name}.png")
-        with pytest.raises(TypeError, match=r"plots\.bidirectional needs what bidirectional_log_evidence gave"):
+        with pytest.raises(
+            TypeError, match=r"plots\.bidirectional needs what bidirectional_log_evidence gave"
+        ):
             plots.bidirectional(pv.log_evidence(vae, x))
         assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
 

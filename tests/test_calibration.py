@@ -1,4 +1,6 @@
-"""Simulation-based calibration tells right guides from wrong ones; predictive checks tell right models."""
+"""Simulation-based calibration tells right guides from wrong ones; predictive checks tell right
+models.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ def test_an_exact_guide_is_accepted():
 
 def test_an_exact_guide_is_accepted_as_often_as_it_should_be():
     """The single p-values are uniform over seeds: the least of 40 is no miracle."""
-    found = [pv.calibrate(TRUTH.vae(), num_simulations=100, num_samples=49, seed=seed) for seed in range(40)]
+    found = [
+        pv.calibrate(TRUTH.vae(), num_simulations=100, num_samples=49, seed=seed)
+        for seed in range(40)
+    ]
     lean = np.concatenate([each.p_lean.values for each in found])
     assert lean.min() > 1e-4
     assert 0.35 < np.mean(lean) < 0.65
@@ -44,7 +49,9 @@ def test_a_biased_or_misjudged_spread_is_rejected(wrong, test):
 
 
 def test_a_missed_correlation_is_seen_by_the_joint_density():
-    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.95], [0.0, 0.3]]), TRUTH.bias, TRUTH.noise)
+    truth = LinearGaussian(
+        TRUTH.weight @ np.array([[1.0, 0.95], [0.0, 0.3]]), TRUTH.bias, TRUTH.noise
+    )
     covariance, gain = truth.posterior()
     vae = truth.vae()
     scale = torch.as_tensor(np.sqrt(np.diag(covariance)))
@@ -72,7 +79,9 @@ def test_what_cannot_be_calibrated():
     x, c = TRUTH.draw(60), np.arange(60) % 3
     with pytest.raises(pv.DataError):
         pv.calibrate(pv.build(x, c=c, latent=2, hidden=[4]), [])
-    with pytest.raises(TypeError, match="calibrate needs a VAE; got str; terms, log_evidence, sample_posterior and"):
+    with pytest.raises(
+        TypeError, match="calibrate needs a VAE; got str; terms, log_evidence, sample_posterior and"
+    ):
         pv.calibrate("a")
     x = np.random.default_rng(0).poisson(2.0, (20, 3))
     with pytest.raises(TypeError, match="calibrate needs continuous latents"):
@@ -98,10 +107,14 @@ def test_predictions_of_the_true_model_and_of_a_wrong_one():
 def test_a_statistic_that_is_nan_says_nothing():
     x = TRUTH.draw(20)
     x[0, 0] = np.nan
-    table = pv.check_predictions(TRUTH.vae(), x, statistics={"mean": np.mean, "seen": np.nanmean}, num_samples=50)
+    table = pv.check_predictions(
+        TRUTH.vae(), x, statistics={"mean": np.mean, "seen": np.nanmean}, num_samples=50
+    )
     assert np.isnan(table.p_value["mean"])
     assert table.p_value["seen"] > 0
-    with pytest.raises(TypeError, match="check_predictions needs statistics as functions by name; got"):
+    with pytest.raises(
+        TypeError, match="check_predictions needs statistics as functions by name; got"
+    ):
         pv.check_predictions(TRUTH.vae(), x, statistics={"a": "mean"})
 
 
@@ -109,5 +122,7 @@ def test_missing_cells_are_left_out_of_predictions():
     x = TRUTH.draw(50)
     x[::2, 0] = np.nan
     counted = []
-    pv.check_predictions(TRUTH.vae(), x, statistics={"seen": lambda y: counted.append(np.isnan(y).sum()) or 0.0})
+    pv.check_predictions(
+        TRUTH.vae(), x, statistics={"seen": lambda y: counted.append(np.isnan(y).sum()) or 0.0}
+    )
     assert set(counted) == {25}

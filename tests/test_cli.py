@@ -15,9 +15,10 @@ from matplotlib import image
 from typer.testing import CliRunner
 
 import pyro_vae as pv
-from pyro_vae import catalogue, cli
+from pyro_vae import cli
+from pyro_vae.cli import catalogue
 from pyro_vae.criticism import plots
-from pyro_vae.inference.svi import losses
+from pyro_vae.training.fit import losses
 
 REGISTRIES = {**pv.Conditional.registry, **pv.Network.registry}
 QUICK = ["--epochs", "2", "--num-samples", "30", "--hidden", "8", "--latent", "2"]
@@ -54,13 +55,23 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "unknown.toml").write_text('latent = [2]\nprio = "normal"\n')
     (tmp_path / "module.toml").write_text('latent = [2]\nmodules = ["no_such_module"]\n')
     (tmp_path / "folder").mkdir()
-    pv.save(pv.build({"event": [3], "latent": [2], "likelihood": "poisson"}, hidden=[4]), "model.safetensors")
+    pv.save(
+        pv.build({"event": [3], "latent": [2], "likelihood": "poisson"}, hidden=[4]),
+        "model.safetensors",
+    )
     return tmp_path
 
 
 def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
     result = done("demo", "--out", tmp_path / "demo", "--epochs", 3, "--num-samples", 200)
-    for part in ("ELBO", "importance sampling", "naive sampling", "independent pixels", "k-hat > 0.7", "unknown"):
+    for part in (
+        "ELBO",
+        "importance sampling",
+        "naive sampling",
+        "independent pixels",
+        "k-hat > 0.7",
+        "unknown",
+    ):
         assert part in result.output
     files = {file.name for file in (tmp_path / "demo").iterdir()}
     pictures = {"reconstructions.png", "samples.png", "latent_space.png", "bounds.png"}
@@ -90,12 +101,34 @@ def halves(x, share=0.1, seed=0):
 @pytest.mark.filterwarnings("ignore:log p")
 def test_fit_by_flags_is_what_python_does():
     table = '{name = "gamma", concentration = 2.0}'
-    flags = ["--prior", table, "--likelihood", "poisson", "--guide", "student_t", "--loss", "iwae", "--particles", "3"]
-    flags += ["--batch-size", "16", "--learning-rate", "0.01", "--validation", "0.25", "--seed", "7"]
+    flags = [
+        "--prior",
+        table,
+        "--likelihood",
+        "poisson",
+        "--guide",
+        "student_t",
+        "--loss",
+        "iwae",
+        "--particles",
+        "3",
+    ]
+    flags += [
+        "--batch-size",
+        "16",
+        "--learning-rate",
+        "0.01",
+        "--validation",
+        "0.25",
+        "--seed",
+        "7",
+    ]
     result = done("fit", "counts.npy", *flags, *QUICK, "-o", "new/fitted.safetensors")
     x = np.load("counts.npy")
     prior = {"name": "gamma", "concentration": 2.0}
-    vae = pv.build(x, latent=2, prior=prior, likelihood="poisson", guide="student_t", hidden=[8], seed=7)
+    vae = pv.build(
+        x, latent=2, prior=prior, likelihood="poisson", guide="student_t", hidden=[8], seed=7
+    )
     train, validation = halves(x, 0.25, 7)
     options = {"loss": "iwae", "particles": 3, "batch_size": 16, "learning_rate": 0.01}
     history = pv.fit(vae, train, validation=validation, epochs=2, seed=7, **options)
@@ -106,22 +139,37 @@ def test_fit_by_flags_is_what_python_does():
     built, trained, scored, saved = result.stdout.splitlines()
     number = sum(parameter.numel() for parameter in vae.parameters())
     assert built == (
-        f"Built a VAE: prior gamma, likelihood poisson, guide student_t; data of shape (3,), latents of shape (2,), "
-        f"{number:,} parameters."
+        "Built a VAE: prior gamma, likelihood poisson, guide student_t; data of shape (3,), "
+        f"latents of shape (2,), {number:,} parameters."
     )
     best = f"{history.validation.min():.2f}"
     assert re.fullmatch(
-        rf"Trained 2 epochs on 30 data in \d+ s; the best validation loss is {best} nats per datum\.", trained
+        rf"Trained 2 epochs on 30 data in \d+ s; the best validation loss is {best} nats per datum\.",
+        trained,
     )
     mean = f"{score.attrs['mean']:.2f} ± {score.attrs['mean_se']:.2f}"
     flagged = score.attrs["flagged"]
-    assert scored == f"log p(x) of 10 validation data: {mean} nats per datum (K = 30, {flagged} flagged)."
+    assert (
+        scored
+        == f"log p(x) of 10 validation data: {mean} nats per datum (K = 30, {flagged} flagged)."
+    )
     assert saved == "The model is in new/fitted.safetensors."
 
 
 @pytest.mark.filterwarnings("ignore:log p")
 def test_fit_by_a_spec_is_what_python_does():
-    done("fit", "counts.npy", "--spec", "spec.toml", "--epochs", 1, "--num-samples", 30, "-o", "fitted.safetensors")
+    done(
+        "fit",
+        "counts.npy",
+        "--spec",
+        "spec.toml",
+        "--epochs",
+        1,
+        "--num-samples",
+        30,
+        "-o",
+        "fitted.safetensors",
+    )
     x = np.load("counts.npy")
     vae = pv.build("spec.toml", x)
     train, validation = halves(x)
@@ -141,21 +189,38 @@ def test_fit_a_conditional_vae_and_draw_from_it():
     pv.fit(vae, train, c_train, validation=(validation, c_validation), epochs=2)
     loaded = pv.load("fitted.safetensors")
     assert pv.describe(loaded)["condition"] == {"categories": 3, "seen_by": ["likelihood", "guide"]}
-    one, other = (pv.log_evidence(v, validation, c_validation, num_samples=30) for v in (loaded, vae))
+    one, other = (
+        pv.log_evidence(v, validation, c_validation, num_samples=30) for v in (loaded, vae)
+    )
     assert one.identical(other)
     done("sample", "fitted.safetensors", "--condition", "classes.csv", "-o", "drawn.npy")
     assert np.array_equal(np.load("drawn.npy"), loaded.sample(40, c).numpy())
 
 
 def test_fit_without_validation_and_a_named_array():
-    result = done("fit", "two.npz", "--key", "b", "--validation", 0, *QUICK, "-o", "fitted.safetensors")
-    assert re.search(r"Trained 2 epochs on 20 data in \d+ s; the loss is \d+\.\d\d nats per datum\.", result.stdout)
+    result = done(
+        "fit", "two.npz", "--key", "b", "--validation", 0, *QUICK, "-o", "fitted.safetensors"
+    )
+    assert re.search(
+        r"Trained 2 epochs on 20 data in \d+ s; the loss is \d+\.\d\d nats per datum\.",
+        result.stdout,
+    )
     assert "log p(x)" not in result.output
     assert pv.load("fitted.safetensors").likelihood.event_shape == (3,)
 
 
 def test_a_warning_is_one_line():
-    result = done("fit", "numbers.npy", "--validation", 0.5, *QUICK, "--hidden", "", "-o", "fitted.safetensors")
+    result = done(
+        "fit",
+        "numbers.npy",
+        "--validation",
+        0.5,
+        *QUICK,
+        "--hidden",
+        "",
+        "-o",
+        "fitted.safetensors",
+    )
     line = r"pyro-vae: warning: log p\(x\) of \d+ of 20 data cannot be trusted: k-hat is above 0\.7 .*\n"
     assert re.fullmatch(line, result.stderr)
     assert re.search(r"\(K = 30, [1-9]\d* flagged\)", result.stdout)
@@ -165,7 +230,9 @@ def test_a_warning_is_one_line():
 
 
 def test_sample_is_reproducible(files):
-    shown = [done("sample", "model.safetensors", "-n", 5, "--seed", seed).stdout for seed in (3, 3, 4)]
+    shown = [
+        done("sample", "model.safetensors", "-n", 5, "--seed", seed).stdout for seed in (3, 3, 4)
+    ]
     assert shown[0] == shown[1] != shown[2]
     drawn = pv.load("model.safetensors").sample(5, seed=3).numpy()
     for out in ("drawn.csv", "drawn.npy"):
@@ -238,7 +305,9 @@ def test_describe_explains_every_name(name):
     image = {"event": [1, 8, 8]} if name in pv.Network.registry else {"event": [2]}
     for table in tables:
         part = tomllib.loads(inspect.cleandoc(table))
-        discrete = name not in pv.Network.registry and REGISTRIES[name].example().support.is_discrete
+        discrete = (
+            name not in pv.Network.registry and REGISTRIES[name].example().support.is_discrete
+        )
         prior = {"prior": {**part["guide"], "network": {}}} if "guide" in part and discrete else {}
         vae = pv.build({**image, "latent": [2], **part, **prior})
         assert f"'name': '{name}'" in str(pv.describe(vae))
@@ -264,7 +333,9 @@ def test_describe_a_model_gives_its_spec(files):
     vae = pv.load("model.safetensors")
     assert tomllib.loads(text) == pv.describe(vae)
     number = sum(parameter.numel() for parameter in vae.parameters())
-    first = rf"# model\.safetensors: a VAE with {number} parameters, saved with pyro-ppl \S+, torch \S+"
+    first = (
+        rf"# model\.safetensors: a VAE with {number} parameters, saved with pyro-ppl \S+, torch \S+"
+    )
     assert re.fullmatch(first, text.splitlines()[0])
     (files / "again.toml").write_text(text)
     assert pv.describe(pv.build("again.toml")) == pv.describe(vae)
@@ -276,47 +347,107 @@ def test_describe_a_model_gives_its_spec(files):
 FIT = ["fit", "counts.npy", "-o", "model.safetensors"]
 NUMBERS = ["fit", "numbers.npy", "-o", "model.safetensors", "--epochs", "3"]
 ERRORS = [  # what is wrong, the arguments, how the one line begins
-    ("prior", [*FIT, "--prior", "gama"], "prior: no conditional is named 'gama'; did you mean 'gamma'?\n"),
-    ("likelihood", [*FIT, "--likelihood", "poison"], "likelihood: no conditional is named 'poison'; did you mean"),
-    ("guide", [*FIT, "--guide", "gamma"], "VAE: the guide lives in unconstrained space; Gamma(8,) has support"),
-    ("kind", [*FIT, "--prior", "planar_flow"], "VAE: PlanarFlow(8,) cannot stand as prior: its transforms have no"),
+    (
+        "prior",
+        [*FIT, "--prior", "gama"],
+        "prior: no conditional is named 'gama'; did you mean 'gamma'?\n",
+    ),
+    (
+        "likelihood",
+        [*FIT, "--likelihood", "poison"],
+        "likelihood: no conditional is named 'poison'; did you mean",
+    ),
+    (
+        "guide",
+        [*FIT, "--guide", "gamma"],
+        "VAE: the guide lives in unconstrained space; Gamma(8,) has support",
+    ),
+    (
+        "kind",
+        [*FIT, "--prior", "planar_flow"],
+        "VAE: PlanarFlow(8,) cannot stand as prior: its transforms have no",
+    ),
     ("table", [*FIT, "--prior", '{name = "gamma"'], "--prior is no table in TOML: "),
     (
         "key",
         [*FIT, "--prior", '{name = "gamma", rte = 1.0}'],
         "prior.rte: gamma has no such argument; did you mean 'rate'?",
     ),
-    ("value", [*FIT, "--prior", '{name = "gamma", rate = -1.0}'], "prior: Gamma(8,) needs rate in GreaterThan("),
+    (
+        "value",
+        [*FIT, "--prior", '{name = "gamma", rate = -1.0}'],
+        "prior: Gamma(8,) needs rate in GreaterThan(",
+    ),
     ("missing", [*FIT, "--prior", "ladder"], "prior: ladder needs layers"),
-    ("network", [*FIT, "--guide", '{name = "normal", network = {name = "mpl"}}'], "guide.network: no network is named"),
+    (
+        "network",
+        [*FIT, "--guide", '{name = "normal", network = {name = "mpl"}}'],
+        "guide.network: no network is named",
+    ),
     ("loss", [*FIT, "--loss", "elb"], "no loss is named 'elb'; there are elbo, "),
     (
         "sizes",
         [*FIT, "--hidden", "4x4"],
         "sizes are whole numbers with commas between them, such as 400,400; got '4x4'",
     ),
-    ("size", [*FIT, "--latent", "0"], "latent: every size of a shape must be a whole number from 1; got 0"),
-    ("particles", [*FIT, "--loss", "wake_sleep", "--particles", "1"], "particles must be a whole number from 2; got 1"),
-    ("share", [*FIT, "--validation", "1"], "--validation 1 of 40 data leaves none to train on; use a smaller share"),
+    (
+        "size",
+        [*FIT, "--latent", "0"],
+        "latent: every size of a shape must be a whole number from 1; got 0",
+    ),
+    (
+        "particles",
+        [*FIT, "--loss", "wake_sleep", "--particles", "1"],
+        "particles must be a whole number from 2; got 1",
+    ),
+    (
+        "share",
+        [*FIT, "--validation", "1"],
+        "--validation 1 of 40 data leaves none to train on; use a smaller share",
+    ),
     (
         "one row",
         ["fit", "one.npy", "-o", "m"],
         "--validation 0.1 of 1 data leaves none to train on; use a smaller share",
     ),
-    ("support", [*NUMBERS, "--likelihood", "poisson"], "Poisson(3,) needs whole numbers from 0; got "),
+    (
+        "support",
+        [*NUMBERS, "--likelihood", "poisson"],
+        "Poisson(3,) needs whole numbers from 0; got ",
+    ),
     (
         "text",
         ["fit", "text.csv", "-o", "m"],
         "data must be numbers; got 'x' (str) at row 0, column 'b'; encode or drop",
     ),
-    ("no data", ["fit", "digit", "-o", "m"], "there is no data set or file 'digit'; did you mean 'digits'?\n"),
-    ("two arrays", ["fit", "two.npz", "-o", "m"], "two.npz holds a, b; got key=None; name one of them\n"),
-    ("array", ["fit", "two.npz", "--key", "c", "-o", "m"], "two.npz holds a, b; got key='c'; name one of them\n"),
-    ("condition", ["fit", "two.npz", "--key", "a", "--condition", "classes.csv", "-o", "m"], "c must have shape (20,)"),
+    (
+        "no data",
+        ["fit", "digit", "-o", "m"],
+        "there is no data set or file 'digit'; did you mean 'digits'?\n",
+    ),
+    (
+        "two arrays",
+        ["fit", "two.npz", "-o", "m"],
+        "two.npz holds a, b; got key=None; name one of them\n",
+    ),
+    (
+        "array",
+        ["fit", "two.npz", "--key", "c", "-o", "m"],
+        "two.npz holds a, b; got key='c'; name one of them\n",
+    ),
+    (
+        "condition",
+        ["fit", "two.npz", "--key", "a", "--condition", "classes.csv", "-o", "m"],
+        "c must have shape (20,)",
+    ),
     ("no spec", [*FIT, "--spec", "none.toml"], "there is no spec file 'none.toml'"),
     ("broken spec", [*FIT, "--spec", "broken.toml"], "broken.toml is no TOML: "),
     ("encoding", [*FIT, "--spec", "latin.toml"], "latin.toml is no TOML: "),
-    ("entry", [*FIT, "--spec", "unknown.toml"], "prio: a spec has no such entry; did you mean 'prior'?"),
+    (
+        "entry",
+        [*FIT, "--spec", "unknown.toml"],
+        "prio: a spec has no such entry; did you mean 'prior'?",
+    ),
     (
         "module",
         [*FIT, "--spec", "module.toml"],
@@ -344,8 +475,16 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
         ["compare", "model.safetensors", "counts.npy", "--kernel", "gibbs"],
         "no kernel is named 'gibbs'; ",
     ),
-    ("tree", ["mcmc", "model.safetensors", "counts.npy", "-o", "tree.txt"], "the file must end in .nc; got 'tree.txt'"),
-    ("report", ["report", "model.safetensors", "counts.npy", "-o", "r.txt"], "the file must end in .html; got 'r.txt'"),
+    (
+        "tree",
+        ["mcmc", "model.safetensors", "counts.npy", "-o", "tree.txt"],
+        "the file must end in .nc; got 'tree.txt'",
+    ),
+    (
+        "report",
+        ["report", "model.safetensors", "counts.npy", "-o", "r.txt"],
+        "the file must end in .html; got 'r.txt'",
+    ),
     ("no model", ["sample", "none.safetensors"], "none.safetensors could not be read as a model: "),
     ("other file", ["sample", "one.npy"], "one.npy could not be read as a model: "),
     (
@@ -358,14 +497,26 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
         ["sample", "model.safetensors", "--condition", "classes.csv"],
         "this VAE has no condition, so it takes no c",
     ),
-    ("name", ["describe", "gama"], "no conditional, network or model file is named 'gama'; did you mean 'gamma'?\n"),
+    (
+        "name",
+        ["describe", "gama"],
+        "no conditional, network or model file is named 'gama'; did you mean 'gamma'?\n",
+    ),
     (
         "strange",
         ["describe", "!"],
         "no conditional, network or model file is named '!'; pyro-vae list shows the names\n",
     ),
-    ("no file", ["describe", "none.safetensors"], "none.safetensors could not be read as a model: "),
-    ("demo", ["demo", "--out", "one.npy"], "one.npy cannot be written to: File exists; choose another folder\n"),
+    (
+        "no file",
+        ["describe", "none.safetensors"],
+        "none.safetensors could not be read as a model: ",
+    ),
+    (
+        "demo",
+        ["demo", "--out", "one.npy"],
+        "one.npy cannot be written to: File exists; choose another folder\n",
+    ),
     ("demo flag", ["demo", "--num-samples", "1"], "Invalid value for '--num-samples': "),
 ]
 
@@ -374,7 +525,9 @@ def contents(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize(("arguments", "beginning"), [case[1:] for case in ERRORS], ids=[case[0] for case in ERRORS])
+@pytest.mark.parametrize(
+    ("arguments", "beginning"), [case[1:] for case in ERRORS], ids=[case[0] for case in ERRORS]
+)
 def test_an_error_is_one_line(arguments, beginning, files):
     before = contents(files)
     result = run(*arguments)
@@ -386,7 +539,10 @@ def test_an_error_is_one_line(arguments, beginning, files):
 
 
 def test_a_conditional_model_says_what_it_needs():
-    pv.save(pv.build({"event": [3], "latent": [2], "condition": {"size": 2}}, hidden=[4]), "given.safetensors")
+    pv.save(
+        pv.build({"event": [3], "latent": [2], "condition": {"size": 2}}, hidden=[4]),
+        "given.safetensors",
+    )
     result = run("sample", "given.safetensors")
     assert result.exit_code == 2
     assert (
@@ -407,7 +563,9 @@ def test_an_interrupt_ends_with_130(files, monkeypatch):
     assert contents(files) == before
 
 
-@pytest.mark.parametrize("mistake", [lambda: 1 / 0, lambda: len(3), lambda: int("x"), lambda: {}["x"]])
+@pytest.mark.parametrize(
+    "mistake", [lambda: 1 / 0, lambda: len(3), lambda: int("x"), lambda: {}["x"]]
+)
 def test_a_mistake_in_the_code_keeps_its_traceback(mistake, monkeypatch):
     monkeypatch.setattr(cli, "train", lambda *_, **__: mistake())
     result = run(*FIT)
@@ -417,7 +575,9 @@ def test_a_mistake_in_the_code_keeps_its_traceback(mistake, monkeypatch):
 
 
 def test_module_and_help():
-    result = subprocess.run([sys.executable, "-m", "pyro_vae", "--help"], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "pyro_vae", "--help"], capture_output=True, text=True, check=True
+    )
     for command in ("fit", "sample", "list", "describe", "demo"):
         assert command in result.stdout
     assert done().stdout.split() == done("--help").stdout.split()
@@ -436,7 +596,9 @@ def test_an_error_in_a_process_of_its_own():
 
 def test_pictures_need_square_images():
     vae = pv.build({"event": [5], "latent": [2], "likelihood": "poisson"})
-    with pytest.raises(ValueError, match=r"a picture needs square images; got data of shape \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"a picture needs square images; got data of shape \(5,\)"
+    ):
         plots.reconstructions(vae, np.ones((3, 5)))
 
 
@@ -445,18 +607,22 @@ def test_pictures_leave_the_random_state(tmp_path):
     state = torch.get_rng_state()
     plots.samples(vae, rows=2, columns=2).savefig(tmp_path / "samples.png")
     plots.reconstructions(vae, np.ones((3, 4))).savefig(tmp_path / "reconstructions.png")
-    plots.latent_space(vae, np.arange(12).reshape(3, 4), [0, 1, 1]).savefig(tmp_path / "latent_space.png")
+    plots.latent_space(vae, np.arange(12).reshape(3, 4), [0, 1, 1]).savefig(
+        tmp_path / "latent_space.png"
+    )
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
     """A file never says what to run: the user names the module."""
     (files / "my_part.py").write_text(
-        "import pyro.distributions as dist\nfrom pyro_vae.conditionals.parametric import Parametric\n\n\n"
-        "class MyGumbel(Parametric, name='cli_gumbel'):\n"
-        "    family, params, standard = dist.Gumbel, ('loc', 'scale'), {'loc': 0.0, 'scale': 1.0}\n"
+        "import pyro.distributions as dist\nfrom pyro_vae.conditionals.parametric import "
+        "Parametric\n\n\nclass MyGumbel(Parametric, name='cli_gumbel'):\n    family, params, "
+        "standard = dist.Gumbel, ('loc', 'scale'), {'loc': 0.0, 'scale': 1.0}\n"
     )
-    (files / "own.toml").write_text('latent = [2]\nmodules = ["my_part"]\nlikelihood = "cli_gumbel"\n')
+    (files / "own.toml").write_text(
+        'latent = [2]\nmodules = ["my_part"]\nlikelihood = "cli_gumbel"\n'
+    )
     try:
         done(*FIT, "--spec", "own.toml", "--epochs", 1)
         monkeypatch.delitem(sys.modules, "my_part")
@@ -464,15 +630,35 @@ def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
         refused = run("sample", "model.safetensors")
         assert refused.exit_code == 2
         assert "import it first (--module my_part)" in refused.stderr
-        assert len(done("sample", "model.safetensors", "--module", "my_part", "-n", 3).stdout.splitlines()) == 4
+        assert (
+            len(
+                done(
+                    "sample", "model.safetensors", "--module", "my_part", "-n", 3
+                ).stdout.splitlines()
+            )
+            == 4
+        )
         assert "cli_gumbel" in done("describe", "model.safetensors", "--module", "my_part").stdout
-        assert "--module no_part: No module named 'no_part'" in run("describe", "normal", "--module", "no_part").stderr
+        assert (
+            "--module no_part: No module named 'no_part'"
+            in run("describe", "normal", "--module", "no_part").stderr
+        )
     finally:
         pv.Conditional.registry.pop("cli_gumbel", None)
 
 
 def test_the_guide_is_held_against_mcmc(files):
-    result = done("compare", "model.safetensors", "counts.npy", "-n", 5, "-o", "guide.csv", "--picture", "guide.png")
+    result = done(
+        "compare",
+        "model.safetensors",
+        "counts.npy",
+        "-n",
+        5,
+        "-o",
+        "guide.csv",
+        "--picture",
+        "guide.png",
+    )
     for measure in ("mean error", "sd ratio", "c2st", "coverage", "kl", "exact", "worst tenth"):
         assert measure in result.output
     assert len(pandas.read_csv("guide.csv")) == 5 * 2  # data and latents
@@ -496,6 +682,7 @@ def test_a_condition_of_another_length_is_refused(files):
 
 def test_a_report_of_a_saved_model(files):
     assert (
-        "The report is in r.html" in done("report", "model.safetensors", "counts.npy", "-o", "r.html", "-n", 4).output
+        "The report is in r.html"
+        in done("report", "model.safetensors", "counts.npy", "-o", "r.html", "-n", 4).output
     )
     assert "Guide against MCMC, 4 data" in (files / "r.html").read_text()

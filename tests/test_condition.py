@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import pyro_vae as pv
-from pyro_vae.condition import PARTS
+from pyro_vae.assembly.condition import PARTS
 
 X = np.random.default_rng(0).poisson(4.0, (40, 3))
 LABELS = np.arange(40) % 3
@@ -24,7 +24,9 @@ def conditional(c=LABELS, **options):
 @pytest.mark.parametrize("c", [LABELS, NUMBERS], ids=["classes", "numbers"])
 def test_exactly_the_named_parts_see_it(seen_by, c):
     vae = conditional(
-        c, condition={"seen_by": list(seen_by)}, prior={"name": "normal"} if "prior" in seen_by else "normal"
+        c,
+        condition={"seen_by": list(seen_by)},
+        prior={"name": "normal"} if "prior" in seen_by else "normal",
     )
     other = np.roll(c, 1, axis=0)
     z = torch.randn(40, 2)
@@ -107,7 +109,9 @@ def test_evidence_and_posterior_of_an_exact_conditional_model():
     evidence = pv.log_evidence(vae, x, c, num_samples=2000)
     exact = stats.norm(c, 1.25**0.5).logpdf(x)[:, 0]
     assert (np.abs(evidence.log_evidence - exact) < 5 * evidence.se + 1e-6).all()
-    torch.testing.assert_close(vae.encode(x, c).mean, torch.as_tensor(0.8 * (x - c)), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        vae.encode(x, c).mean, torch.as_tensor(0.8 * (x - c)), atol=0.1, rtol=0
+    )
 
 
 def test_a_pair_of_functions_takes_c_too():
@@ -115,12 +119,16 @@ def test_a_pair_of_functions_takes_c_too():
     pair = (lambda x, c: vae.model(x, c), lambda x, c: vae.guide(x, c))
     first = pv.log_evidence(vae, X, LABELS, num_samples=20)
     np.testing.assert_allclose(
-        pv.log_evidence(pair, X.astype(float), LABELS, num_samples=20).log_evidence, first.log_evidence
+        pv.log_evidence(pair, X.astype(float), LABELS, num_samples=20).log_evidence,
+        first.log_evidence,
     )
 
 
 def test_what_c_suggests():
-    assert pv.Condition.of(LABELS).describe() == {"categories": 3, "seen_by": ["likelihood", "guide"]}
+    assert pv.Condition.of(LABELS).describe() == {
+        "categories": 3,
+        "seen_by": ["likelihood", "guide"],
+    }
     assert pv.Condition.of(NUMBERS).describe() == {"size": 2, "seen_by": ["likelihood", "guide"]}
     assert pv.Condition.of(LABELS + 0.5).describe()["size"] == 1
 
@@ -134,41 +142,79 @@ def test_whole_numbers_may_be_declared_numbers():
 EVERYWHERE = {"seen_by": ["prior", "likelihood", "guide"]}
 ERRORS = {
     "no c": (lambda vae: vae.encode(X), "this VAE is conditional: give c, a row for each datum"),
-    "model without c": (lambda vae: vae.model(torch.as_tensor(X)), "this VAE is conditional: give c"),
+    "model without c": (
+        lambda vae: vae.model(torch.as_tensor(X)),
+        "this VAE is conditional: give c",
+    ),
     "fit without c": (lambda vae: pv.fit(vae, X), "this VAE is conditional: give c"),
-    "length": (lambda vae: vae.encode(X, LABELS[:5]), "c must have shape (40,), a row for each datum; got (5,)"),
-    "class": (lambda vae: vae.encode(X, LABELS + 1), "c needs classes from 0 to 2; got 3.0 at row 2"),
-    "fraction": (lambda vae: vae.encode(X, LABELS / 2), "c needs classes from 0 to 2; got 0.5 at row 1"),
+    "length": (
+        lambda vae: vae.encode(X, LABELS[:5]),
+        "c must have shape (40,), a row for each datum; got (5,)",
+    ),
+    "class": (
+        lambda vae: vae.encode(X, LABELS + 1),
+        "c needs classes from 0 to 2; got 3.0 at row 2",
+    ),
+    "fraction": (
+        lambda vae: vae.encode(X, LABELS / 2),
+        "c needs classes from 0 to 2; got 0.5 at row 1",
+    ),
     "NaN": (lambda vae: vae.encode(X, LABELS * np.nan), "c needs finite numbers; got nan at row 0"),
     "a tensor of no classes": (
         lambda vae: vae.sample(3, torch.tensor([0.9, 1.9, 0.0])),
         "c needs classes from 0 to 2;",
     ),
-    "a tensor of one-hot rows": (lambda vae: vae.sample(3, torch.eye(3)), "c must have shape (3,), a row for each dat"),
-    "a tensor of unknown classes": (lambda vae: vae.decode(torch.zeros(3, 2), torch.tensor([5, 0, 1])), "c needs cla"),
-    "validation": (lambda vae: pv.fit(vae, X, LABELS, validation=X), "validation data: a conditional VAE needs a pair"),
-    "unconditional": (lambda _: pv.build(X).encode(X, LABELS), "this VAE has no condition, so it takes no c"),
+    "a tensor of one-hot rows": (
+        lambda vae: vae.sample(3, torch.eye(3)),
+        "c must have shape (3,), a row for each dat",
+    ),
+    "a tensor of unknown classes": (
+        lambda vae: vae.decode(torch.zeros(3, 2), torch.tensor([5, 0, 1])),
+        "c needs cla",
+    ),
+    "validation": (
+        lambda vae: pv.fit(vae, X, LABELS, validation=X),
+        "validation data: a conditional VAE needs a pair",
+    ),
+    "unconditional": (
+        lambda _: pv.build(X).encode(X, LABELS),
+        "this VAE has no condition, so it takes no c",
+    ),
     "vamp": (
         lambda _: conditional(prior="vamp"),
         "VAE: Vamp(2,) is an average of the guide, so neither can see c; use",
     ),
     "vamp sees c": (
         lambda _: conditional(prior="vamp", condition={"seen_by": ["prior", "likelihood"]}),
-        "prior: vamp reads the guide and cannot see c; leave 'prior' out of the condition's seen_by",
+        "prior: vamp reads the guide and cannot see c; leave 'prior' out of the condition's "
+        "seen_by",
     ),
     "a prior that reads nothing": (
-        lambda _: conditional(prior={"name": "normal", "loc": 0.0, "scale": 1.0}, condition=EVERYWHERE),
-        "prior: normal reads nothing here, so it cannot see c; leave a parameter out, or leave 'prior' out of the",
+        lambda _: conditional(
+            prior={"name": "normal", "loc": 0.0, "scale": 1.0}, condition=EVERYWHERE
+        ),
+        "prior: normal reads nothing here, so it cannot see c; leave a parameter out, or leave "
+        "'prior' out of the",
     ),
     "a ladder": (
         lambda _: conditional(prior={"name": "ladder", "layers": [1, 1]}, condition=EVERYWHERE),
-        "VAE: Ladder(2,) as a prior is drawn from its top layer and reads nothing, so it cannot see c;",
+        "VAE: Ladder(2,) as a prior is drawn from its top layer and reads nothing, so it cannot "
+        "see c;",
     ),
-    "seen by what": (lambda _: pv.Condition(size=2, seen_by=[["prior"]]), "Condition needs seen_by as a list of some"),
+    "seen by what": (
+        lambda _: pv.Condition(size=2, seen_by=[["prior"]]),
+        "Condition needs seen_by as a list of some",
+    ),
     "size": (lambda _: pv.Condition(size=0), "size must be a whole number from 1; got 0"),
     "a table": (lambda _: conditional(condition="size"), "condition: must be a table such as"),
-    "both": (lambda _: pv.Condition(size=2, categories=3), "Condition needs size= for numbers, or categories= for cla"),
-    "parts": (lambda _: pv.Condition(size=2, seen_by="guide"), "Condition needs seen_by as a list of some of prior"),
+    "both": (
+        lambda _: pv.Condition(size=2, categories=3),
+        "Condition needs size= for numbers, or categories= for cla",
+    ),
+    "parts": (
+        lambda _: pv.Condition(size=2, seen_by="guide"),
+        "Condition needs seen_by as a list of some of prior",
+    ),
 }
 
 

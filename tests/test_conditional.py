@@ -1,4 +1,7 @@
-"""The contract: what every registered conditional promises. A new family is tested by being registered."""
+"""The contract: what every registered conditional promises.
+
+A new family is tested by being registered.
+"""
 
 import copy
 import itertools
@@ -12,9 +15,9 @@ from torch import nn
 from torch.distributions import biject_to
 
 import pyro_vae as pv
-from pyro_vae.conditionals.links import innermost, is_real, link
 from pyro_vae.conditionals.parametric import Parametric
-from pyro_vae.conditionals.sphere import Sphere
+from pyro_vae.distributions.links import innermost, is_real, link
+from pyro_vae.distributions.sphere import Sphere
 
 FAILURE_RATE = 2e-5  # of one goodness-of-fit test
 BATCHES = [(), (7,), (2, 7)]
@@ -45,7 +48,9 @@ def stands_alone(name):
 
 
 def score(head, distribution, size=(1001,)):
-    """The summed log density of draws; of ones that carry a gradient, and the draws too, where no others are scored."""
+    """The summed log density of draws; of ones that carry a gradient, and the draws too, where no
+    others are scored.
+    """
     if head.scores_any_value:
         with torch.no_grad():
             x = distribution.sample(size).clone()
@@ -68,7 +73,8 @@ def test_shapes_support_density(name, batch):
     assert distribution.log_prob(x).shape == (5, *batch)
     if distribution.has_rsample:
         assert (
-            distribution.rsample().requires_grad == any(t.requires_grad for t in [*head.parameters(), torch.zeros(())])
+            distribution.rsample().requires_grad
+            == any(t.requires_grad for t in [*head.parameters(), torch.zeros(())])
             or head.num_params > 0
         )
 
@@ -125,11 +131,15 @@ def test_context_of_zeros_is_the_standard_distribution(name):
     fixed = head.options | {p: cls.standard[p] for p in head.read}
     standard = cls(shape, **fixed)
     x = standard().sample((5,))
-    torch.testing.assert_close(head(torch.zeros(head.num_params)).log_prob(x), standard().log_prob(x))
+    torch.testing.assert_close(
+        head(torch.zeros(head.num_params)).log_prob(x), standard().log_prob(x)
+    )
 
 
 def goodness_of_fit(distribution, x):
-    """Do draws `x` of shape (20000, 3) belong to the density? Looks at one element where elements are independent."""
+    """Do draws `x` of shape (20000, 3) belong to the density? Looks at one element where elements
+    are independent.
+    """
     cell, probs = innermost(distribution), innermost(distribution).log_prob(x).double().exp()
     if cell.event_shape == ():
         x, probs = x[:, :1].double(), probs[:, 0]
@@ -142,7 +152,11 @@ def goodness_of_fit(distribution, x):
         x = torch.stack([x[:, 2], torch.atan2(x[:, 1], x[:, 0])], -1)
     if cell.support is constraints.simplex:  # a density over all coordinates but the last
         x = x[:, :-1]
-    return gof.density_goodness_of_fit(x[:, 0], probs) if x.shape[1] == 1 else gof.auto_goodness_of_fit(x, probs)
+    return (
+        gof.density_goodness_of_fit(x[:, 0], probs)
+        if x.shape[1] == 1
+        else gof.auto_goodness_of_fit(x, probs)
+    )
 
 
 @per_name
@@ -216,13 +230,17 @@ def as_likelihood(head):
     prior = pv.Normal((2,), loc=0.0, scale=1.0)
     guide = pv.Amortised(pv.MLP(head.event_shape, 4, hidden=[8]), pv.Normal((2,)))
     reads = head.num_params > 0
-    return pv.VAE(prior, pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head) if reads else head, guide)
+    return pv.VAE(
+        prior, pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head) if reads else head, guide
+    )
 
 
 def as_prior(head):
     latents = biject_to(head.support).inverse_shape(head.event_shape)
     guide = pv.Amortised(pv.MLP(4, 2 * latents[0], hidden=[8]), pv.Normal(latents))
-    return pv.VAE(head, pv.Amortised(pv.MLP(head.shown_shape, 4, hidden=[8]), pv.Poisson((4,))), guide)
+    return pv.VAE(
+        head, pv.Amortised(pv.MLP(head.shown_shape, 4, hidden=[8]), pv.Poisson((4,))), guide
+    )
 
 
 def as_guide(head):
@@ -251,11 +269,17 @@ ROLES = (
         if pv.Conditional.registry[name].scores_any_value
     ]
     + [
-        pytest.param(as_prior, lambda n: learnable(pv.Conditional.registry[n]), name, id=f"prior-{name}")
+        pytest.param(
+            as_prior, lambda n: learnable(pv.Conditional.registry[n]), name, id=f"prior-{name}"
+        )
         for name in NAMES
         if is_prior(name)
     ]
-    + [pytest.param(as_guide, example, name, id=f"guide-{name}") for name in NAMES if is_guide(name)]
+    + [
+        pytest.param(as_guide, example, name, id=f"guide-{name}")
+        for name in NAMES
+        if is_guide(name)
+    ]
 )
 
 
@@ -288,9 +312,13 @@ def test_parametric_splits_the_context_in_the_order_of_params():
     head = Rayleigh((3,))
     assert head.num_params == 6
     given = torch.randn(7, 6)
-    origin = {k: link(Rayleigh.domain(k)).inv(torch.tensor(v)) for k, v in Rayleigh.standard.items()}
+    origin = {
+        k: link(Rayleigh.domain(k)).inv(torch.tensor(v)) for k, v in Rayleigh.standard.items()
+    }
     built = head(given).base_dist
-    torch.testing.assert_close(built.scale, link(Rayleigh.domain("scale"))(given[:, :3] + origin["scale"]))
+    torch.testing.assert_close(
+        built.scale, link(Rayleigh.domain("scale"))(given[:, :3] + origin["scale"])
+    )
     expected = link(Rayleigh.domain("concentration"))(given[:, 3:] + origin["concentration"])
     torch.testing.assert_close(built.concentration, expected)
 
@@ -310,20 +338,59 @@ ERRORS = {
         lambda: pv.Normal((3,))(torch.zeros(7, 5)),
         "Normal(3,) reads 6 numbers per datum (loc, scale); got a con",
     ),
-    "no context": (lambda: pv.Normal((3,))(), "got no context; fix them (loc=0.0, scale=1.0) to use it as a prior"),
+    "no context": (
+        lambda: pv.Normal((3,))(),
+        "got no context; fix them (loc=0.0, scale=1.0) to use it as a prior",
+    ),
     "value": (lambda: pv.Normal((3,), sd=1.0), "Normal has no parameter sd; it has loc, scale"),
-    "domain": (lambda: pv.Normal((3,), scale=-1.0), "Normal(3,) needs scale in GreaterThan(lower_bound=0.0); got -1.0"),
-    "fixed shape": (lambda: pv.Normal((3,), scale=[1.0, 2.0]), "Normal(3,) needs scale of shape (3,); got (2,)"),
-    "role": (lambda: pv.Normal((3,), scale="learnt"), "takes scale as a number, 'learned' or 'shared'; got 'learnt'"),
-    "unreadable": (lambda: pv.Binomial((3,)), "Binomial(3,) needs total_count as a number; it can be neither learned"),
-    "unlearnable": (lambda: pv.Uniform((3,), low="learned", high=1.0), "Uniform(3,) needs low as a number"),
-    "order": (lambda: pv.Uniform((3,), low=1.0, high=0.0), "Uniform(3,) got values that do not fit together"),
-    "size": (lambda: pv.Normal((3, 0)), "every size of a shape must be a whole number from 1; got 0"),
-    "shape kind": (lambda: pv.Normal(2.5), "every size of a shape must be a whole number from 1; got 2.5"),
-    "hidden": (lambda: pv.MLP(2, 3, hidden=5), "hidden must be a list of whole numbers; got 5; one is [5]"),
-    "width": (lambda: pv.MLP(2, 3, hidden=[0]), "every number in hidden must be a whole number from 1; got 0"),
-    "activation": (lambda: pv.MLP(2, 3, activation="rellu"), "no activation is named 'rellu'; there are relu, tanh"),
-    "network": (lambda: pv.MLP(2, 3)(torch.zeros(7, 5)), "MLP reads a context of shape ('*', 2); got (7, 5)"),
+    "domain": (
+        lambda: pv.Normal((3,), scale=-1.0),
+        "Normal(3,) needs scale in GreaterThan(lower_bound=0.0); got -1.0",
+    ),
+    "fixed shape": (
+        lambda: pv.Normal((3,), scale=[1.0, 2.0]),
+        "Normal(3,) needs scale of shape (3,); got (2,)",
+    ),
+    "role": (
+        lambda: pv.Normal((3,), scale="learnt"),
+        "takes scale as a number, 'learned' or 'shared'; got 'learnt'",
+    ),
+    "unreadable": (
+        lambda: pv.Binomial((3,)),
+        "Binomial(3,) needs total_count as a number; it can be neither learned",
+    ),
+    "unlearnable": (
+        lambda: pv.Uniform((3,), low="learned", high=1.0),
+        "Uniform(3,) needs low as a number",
+    ),
+    "order": (
+        lambda: pv.Uniform((3,), low=1.0, high=0.0),
+        "Uniform(3,) got values that do not fit together",
+    ),
+    "size": (
+        lambda: pv.Normal((3, 0)),
+        "every size of a shape must be a whole number from 1; got 0",
+    ),
+    "shape kind": (
+        lambda: pv.Normal(2.5),
+        "every size of a shape must be a whole number from 1; got 2.5",
+    ),
+    "hidden": (
+        lambda: pv.MLP(2, 3, hidden=5),
+        "hidden must be a list of whole numbers; got 5; one is [5]",
+    ),
+    "width": (
+        lambda: pv.MLP(2, 3, hidden=[0]),
+        "every number in hidden must be a whole number from 1; got 0",
+    ),
+    "activation": (
+        lambda: pv.MLP(2, 3, activation="rellu"),
+        "no activation is named 'rellu'; there are relu, tanh",
+    ),
+    "network": (
+        lambda: pv.MLP(2, 3)(torch.zeros(7, 5)),
+        "MLP reads a context of shape ('*', 2); got (7, 5)",
+    ),
 }
 
 
@@ -358,7 +425,9 @@ def test_mlp_takes_any_leading_shape(event, batch):
 def test_mlp_standardises_its_inputs():
     network = pv.MLP(3, 2, hidden=())
     x = torch.randn(50, 3) * torch.tensor([10.0, 1.0, 0.0]) + 100
-    before = network((x - x.mean(0)) / torch.tensor([x[:, 0].std(correction=0), x[:, 1].std(correction=0), 1.0]))
+    before = network(
+        (x - x.mean(0)) / torch.tensor([x[:, 0].std(correction=0), x[:, 1].std(correction=0), 1.0])
+    )
     network.standardize(x.mean(0), x.std(0, correction=0))
     torch.testing.assert_close(network(x), before)
 

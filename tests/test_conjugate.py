@@ -12,7 +12,7 @@ from torch.distributions import StickBreakingTransform, biject_to
 from truth import Direct
 
 import pyro_vae as pv
-from pyro_vae.conditionals.links import StickBreaking, link, onto
+from pyro_vae.distributions.links import StickBreaking, link, onto
 
 
 class Through(nn.Module):
@@ -27,7 +27,9 @@ class Through(nn.Module):
 
 
 class Constant(nn.Module):
-    """An encoder that sees nothing: the guide is one distribution, wide enough to cover every posterior."""
+    """An encoder that sees nothing: the guide is one distribution, wide enough to cover every
+    posterior.
+    """
 
     def __init__(self, values):
         super().__init__()
@@ -46,7 +48,10 @@ def gamma_poisson(concentration):
     rate = link(pv.Poisson.domain("rate"))
     origin = float(rate.inv(torch.tensor(1.0, dtype=torch.float64)))
     undo = Through(lambda z: rate.inv(z.double().clamp(min=2e-6)).to(z.dtype) - origin)
-    parts = pv.Gamma((1,), concentration=concentration, rate=1.0), pv.Amortised(undo, pv.Poisson((1,)))
+    parts = (
+        pv.Gamma((1,), concentration=concentration, rate=1.0),
+        pv.Amortised(undo, pv.Poisson((1,))),
+    )
     x = np.arange(0, 12)[:, None]
     return vae(*parts, loc=0.5, scale=2.5), x, stats.nbinom(concentration, 0.5).logpmf(x[:, 0])
 
@@ -56,7 +61,11 @@ def beta_binomial(concentration):
     prior = pv.Beta((1,), concentration1=concentration, concentration0=concentration)
     parts = prior, pv.Amortised(undo, pv.Binomial((1,), total_count=10))
     x = np.arange(0, 11)[:, None]
-    return vae(*parts, loc=0.0, scale=3.0), x, stats.betabinom(10, concentration, concentration).logpmf(x[:, 0])
+    return (
+        vae(*parts, loc=0.0, scale=3.0),
+        x,
+        stats.betabinom(10, concentration, concentration).logpmf(x[:, 0]),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -80,7 +89,9 @@ def test_evidence_equals_the_conjugate_marginal(make, dtype):
     ],
 )
 def test_no_density_is_gained_at_the_edge_in_single_precision(make):
-    """A likelihood that ignores z: log p(x) is known, and whatever the guide draws must not raise it."""
+    """A likelihood that ignores z: log p(x) is known, and whatever the guide draws must not raise
+    it.
+    """
     likelihood = pv.Normal((1,), loc=0.0, scale=1.0)
     guide = pv.Amortised(Constant([0.0, 0.0]), pv.Normal((2,), scale=6.0))
     model = pv.VAE(make(), likelihood, guide).float()
@@ -93,7 +104,9 @@ def test_no_density_is_gained_at_the_edge_in_single_precision(make):
     assert np.isfinite(result.log_evidence).all()
     assert not weights.isposinf().any()
     assert (result.log_evidence < exact + 4.5 * result.se).all()
-    assert (result.log_evidence > exact - 4.5 * result.se - 0.05).all()  # what lies beyond double precision is lost
+    assert (
+        result.log_evidence > exact - 4.5 * result.se - 0.05
+    ).all()  # what lies beyond double precision is lost
 
 
 RNG = np.random.default_rng
@@ -118,11 +131,21 @@ def conjugate(name, a):
     if name == "dirichlet_multinomial":
         x = np.array([rng.multinomial(20, p) for p in rng.dirichlet([a] * 4, num)])
         make = lambda z: dist.Multinomial(20, probs=z, validate_args=False)  # noqa: E731
-        return pv.Dirichlet((4,), concentration=a), Direct((4,), make), x, dirichlet_multinomial(x, a, 20)
+        return (
+            pv.Dirichlet((4,), concentration=a),
+            Direct((4,), make),
+            x,
+            dirichlet_multinomial(x, a, 20),
+        )
     if name == "normal_normal":
         x = rng.normal(size=(num, 1)) * 1.25**0.5
         make = lambda z: dist.Normal(z, 0.5).to_event(1)  # noqa: E731
-        return pv.Normal((1,), loc=0.0, scale=1.0), Direct((1,), make), x, stats.norm(0, 1.25**0.5).logpdf(x[:, 0])
+        return (
+            pv.Normal((1,), loc=0.0, scale=1.0),
+            Direct((1,), make),
+            x,
+            stats.norm(0, 1.25**0.5).logpdf(x[:, 0]),
+        )
     rate = rng.gamma(a, 1.0, (num, 1))
     prior = pv.Gamma((1,), concentration=a, rate=1.0)
     if name == "gamma_poisson":
@@ -144,13 +167,26 @@ def fitted(name, a, guide, dtype, halving=10, **options):
     if name == "gamma_exponential":
         network = nn.Sequential(Through(torch.log), network)
     vae = pv.VAE(prior, likelihood, pv.Amortised(network, head)).to(dtype)
-    pv.fit(vae, x, batch_size=50, learning_rate=lambda e: 5e-3 * 0.5 ** (e / halving), progress=False, **options)
+    pv.fit(
+        vae,
+        x,
+        batch_size=50,
+        learning_rate=lambda e: 5e-3 * 0.5 ** (e / halving),
+        progress=False,
+        **options,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return pv.log_evidence(vae, x, num_samples=5000), exact
 
 
-NAMES = ["beta_binomial", "gamma_poisson", "gamma_exponential", "dirichlet_multinomial", "normal_normal"]
+NAMES = [
+    "beta_binomial",
+    "gamma_poisson",
+    "gamma_exponential",
+    "dirichlet_multinomial",
+    "normal_normal",
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
@@ -191,7 +227,9 @@ def test_a_decoder_may_undo_the_support_in_single_precision(make, undo):
     prior = make()
     likelihood = pv.Amortised(Through(undo), pv.Normal(prior.event_shape, scale=1.0))
     loc = [0.0] * 2
-    vae = pv.VAE(prior, likelihood, pv.Amortised(Constant(loc), pv.Normal((2,), scale=40.0))).float()
+    vae = pv.VAE(
+        prior, likelihood, pv.Amortised(Constant(loc), pv.Normal((2,), scale=40.0))
+    ).float()
     weight = pv.terms(vae, np.zeros((5, *prior.event_shape)), num_samples=2000)
     assert weight.log_likelihood.isfinite().all()
 
@@ -205,7 +243,9 @@ def test_a_decoder_may_undo_the_support_in_single_precision(make, undo):
     ],
 )
 def test_a_guide_scores_draws_of_another_precision_as_its_own(make, family):
-    """The inverse of the map onto the support holds at the edge: heavy tails draw what is 1e-300 away from it."""
+    """The inverse of the map onto the support holds at the edge: heavy tails draw what is 1e-300
+    away from it.
+    """
     prior = make()
     torch.manual_seed(0)
     x = torch.randn(300, 4).float()
@@ -225,7 +265,9 @@ def test_a_stick_breaks_as_in_torch_and_also_at_the_end():
     ours, theirs, x = StickBreaking(), StickBreakingTransform(), torch.randn(50, 4) * 3
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours.inv(ours(x)), x)
-    torch.testing.assert_close(ours.log_abs_det_jacobian(x, ours(x)), theirs.log_abs_det_jacobian(x, theirs(x)))
+    torch.testing.assert_close(
+        ours.log_abs_det_jacobian(x, ours(x)), theirs.log_abs_det_jacobian(x, theirs(x))
+    )
     far = torch.tensor([[300.0, 0.0], [-300.0, 300.0], [0.0, -300.0], [200.0, 200.0]])
     y = ours(far)
     assert (y > 0).all()
@@ -237,8 +279,12 @@ def test_a_stick_breaks_as_in_torch_and_also_at_the_end():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flow_brings_the_weights_under_control(name):
-    """Fitted with beta = 1.5, so that it aims beyond the posterior: at p(z) p(x|z)^(1/beta), with bounded weights."""
-    result, exact = fitted(name, 2.0, "spline_flow", torch.float32, epochs=100, halving=20, particles=16, beta=2.0)
+    """Fitted with beta = 1.5, so that it aims beyond the posterior: at p(z) p(x|z)^(1/beta), with
+    bounded weights.
+    """
+    result, exact = fitted(
+        name, 2.0, "spline_flow", torch.float32, epochs=100, halving=20, particles=16, beta=2.0
+    )
     trusted = (result.khat < 0.7).values
     assert trusted.mean() >= 0.9
     assert ((np.abs(result.log_evidence - exact) < 4 * result.se).values[trusted]).mean() >= 0.98

@@ -134,11 +134,27 @@ BAD = {
     "NaN": (
         "multivariate_normal",
         lambda: with_cell(GREY, np.nan),
-        ["MultivariateNormal(4,) needs rows without missing cells, as", "got nan at row 3, column 2", "drop or impute"],
+        [
+            "MultivariateNormal(4,) needs rows without missing cells, as",
+            "got nan at row 3, column 2",
+            "drop or impute",
+        ],
     ),
-    "inf": ("normal", lambda: with_cell(GREY, np.inf), ["finite numbers; got inf at row 3, column 2"]),
-    "-inf": ("poisson", lambda: with_cell(COUNTS, -np.inf), ["finite numbers; got -inf at row 3, column 2"]),
-    "all missing": ("normal", lambda: GREY * np.nan, ["Normal(4,) needs data; every cell is missing"]),
+    "inf": (
+        "normal",
+        lambda: with_cell(GREY, np.inf),
+        ["finite numbers; got inf at row 3, column 2"],
+    ),
+    "-inf": (
+        "poisson",
+        lambda: with_cell(COUNTS, -np.inf),
+        ["finite numbers; got -inf at row 3, column 2"],
+    ),
+    "all missing": (
+        "normal",
+        lambda: GREY * np.nan,
+        ["Normal(4,) needs data; every cell is missing"],
+    ),
     "NaN in a frame": (
         "multivariate_normal",
         lambda: pd.DataFrame(with_cell(GREY, np.nan), columns=["age", "size", "mass", "rate"]),
@@ -146,12 +162,26 @@ BAD = {
     ),
     "missing in a frame of integers": (
         "multivariate_normal",
-        lambda: pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [1, 2], "c": [1, 2], "d": [1, 2]}),
+        lambda: pd.DataFrame(
+            {"a": pd.array([1, None], dtype="Int64"), "b": [1, 2], "c": [1, 2], "d": [1, 2]}
+        ),
         ["got nan at row 1, column 'a'"],
     ),
-    "grey for Bernoulli": ("bernoulli", lambda: GREY, ["needs 0 or 1; got 0.0256", "row 0, column 1", "pv.binarize"]),
-    "negative count": ("poisson", lambda: with_cell(COUNTS, -1), ["whole numbers from 0; got -1.0 at row 3, column 2"]),
-    "fractional count": ("negative_binomial", lambda: with_cell(COUNTS, 0.5), ["got 0.5 at row 3, column 2", "round"]),
+    "grey for Bernoulli": (
+        "bernoulli",
+        lambda: GREY,
+        ["needs 0 or 1; got 0.0256", "row 0, column 1", "pv.binarize"],
+    ),
+    "negative count": (
+        "poisson",
+        lambda: with_cell(COUNTS, -1),
+        ["whole numbers from 0; got -1.0 at row 3, column 2"],
+    ),
+    "fractional count": (
+        "negative_binomial",
+        lambda: with_cell(COUNTS, 0.5),
+        ["got 0.5 at row 3, column 2", "round"],
+    ),
     "above the total": (
         {"name": "binomial", "total_count": 16},
         lambda: with_cell(COUNTS % 16, 17),
@@ -162,26 +192,50 @@ BAD = {
         lambda: with_cell(COUNTS % 3, 3),
         ["whole numbers from 0 to 2; got 3.0 at row 3, column 2"],
     ),
-    "above one": ("continuous_bernoulli", lambda: with_cell(GREY, 1.5), ["numbers from 0 to 1; got 1.5", "rescale"]),
-    "edge of beta": ("beta", lambda: GREY, ["values of finite, positive density; got 0.0 at row 0, column 0", "edge"]),
+    "above one": (
+        "continuous_bernoulli",
+        lambda: with_cell(GREY, 1.5),
+        ["numbers from 0 to 1; got 1.5", "rescale"],
+    ),
+    "edge of beta": (
+        "beta",
+        lambda: GREY,
+        ["values of finite, positive density; got 0.0 at row 0, column 0", "edge"],
+    ),
     "zero for gamma": (
         "gamma",
         lambda: with_cell(GREY + 1, 0.0),
         ["finite, positive density; got 0.0 at row 3, column 2"],
     ),
-    "negative for log_normal": ("log_normal", lambda: with_cell(GREY + 1, -1), ["positive numbers; got -1.0", "shift"]),
+    "negative for log_normal": (
+        "log_normal",
+        lambda: with_cell(GREY + 1, -1),
+        ["positive numbers; got -1.0", "shift"],
+    ),
     "not on the simplex": (
         "dirichlet",
         lambda: GREY + 1,
         ["rows of positive numbers that sum to 1", "row 0", "divide"],
     ),
     "overflow": ("normal", lambda: with_cell(GREY, 1e300), ["finite"]),
-    "too narrow": ("normal", lambda: GREY[:, :3], ["must have shape (N, 4); got (10, 3)", "select the columns"]),
+    "too narrow": (
+        "normal",
+        lambda: GREY[:, :3],
+        ["must have shape (N, 4); got (10, 3)", "select the columns"],
+    ),
     "too wide": ("normal", lambda: np.ones((10, 5)), ["must have shape (N, 4); got (10, 5)"]),
     "one datum": ("normal", lambda: GREY[0], ["must have shape (N, 4); got (4,)", "x[None]"]),
-    "images": ("normal", lambda: GREY.reshape(10, 2, 2), ["got (10, 2, 2); x.reshape(len(x), 4) fits"]),
+    "images": (
+        "normal",
+        lambda: GREY.reshape(10, 2, 2),
+        ["got (10, 2, 2); x.reshape(len(x), 4) fits"],
+    ),
     "no rows": ("normal", lambda: GREY[:0], ["at least one row and one column; got shape (0, 4)"]),
-    "no columns": ("normal", lambda: GREY[:, :0], ["at least one row and one column; got shape (10, 0)"]),
+    "no columns": (
+        "normal",
+        lambda: GREY[:, :0],
+        ["at least one row and one column; got shape (10, 0)"],
+    ),
     "empty list": ("normal", list, ["at least one row and one column"]),
     "empty dataset": ("normal", lambda: Pairs(GREY[:0]), ["at least one row and one column"]),
     "a string in a cell": (
@@ -189,8 +243,16 @@ BAD = {
         lambda: with_cell(GREY, "high"),
         ["got 'high' (str) at row 3, column 2", "encode"],
     ),
-    "an object in a cell": ("normal", lambda: with_cell(GREY, {}), ["got {} (dict) at row 3, column 2"]),
-    "None in a cell": ("normal", lambda: [[1.0, None, 1.0, 1.0]], ["got None (NoneType) at row 0, column 1"]),
+    "an object in a cell": (
+        "normal",
+        lambda: with_cell(GREY, {}),
+        ["got {} (dict) at row 3, column 2"],
+    ),
+    "None in a cell": (
+        "normal",
+        lambda: [[1.0, None, 1.0, 1.0]],
+        ["got None (NoneType) at row 0, column 1"],
+    ),
     "strings": ("normal", lambda: GREY.astype(str), ["(str_) at row 0, column 0"]),
     "text column": (
         "normal",
@@ -215,8 +277,16 @@ BAD = {
         lambda: Pairs([np.zeros(4), np.zeros(3)]),
         ["item 1 of Pairs has shape (3,), item 0 has (4,)"],
     ),
-    "dataset of strings": ("normal", lambda: Strings(), ["item 1 of Strings: data must be numbers; got np.str_('a')"]),
-    "sparse tensor": ("normal", lambda: torch.as_tensor(GREY).to_sparse(), ["must be dense", "to_dense"]),
+    "dataset of strings": (
+        "normal",
+        lambda: Strings(),
+        ["item 1 of Strings: data must be numbers; got np.str_('a')"],
+    ),
+    "sparse tensor": (
+        "normal",
+        lambda: torch.as_tensor(GREY).to_sparse(),
+        ["must be dense", "to_dense"],
+    ),
     "ragged": ("normal", lambda: [[1.0, 2.0], [3.0]], ["rows of equal length"]),
     "a number": ("normal", lambda: 3.0, ["data need rows"]),
     "a tensor without dimensions": ("normal", lambda: torch.tensor(3.0), ["data need rows"]),
@@ -228,7 +298,9 @@ ENTRIES = {
     "build": lambda vae, x: pv.build(pv.describe(vae), x),
     "fit": lambda vae, x: pv.fit(vae, x, epochs=1, progress=False),
     "log_evidence": lambda vae, x: pv.log_evidence(vae, x, num_samples=2),
-    "log_evidence of a pair": lambda vae, x: pv.log_evidence((vae.model, vae.guide), x, num_samples=2),
+    "log_evidence of a pair": lambda vae, x: pv.log_evidence(
+        (vae.model, vae.guide), x, num_samples=2
+    ),
     "terms": lambda vae, x: pv.terms(vae, x, num_samples=2),
     "encode": lambda vae, x: vae.encode(x),
     "reconstruct": lambda vae, x: vae.reconstruct(x),
@@ -253,7 +325,9 @@ def test_bad_data_are_refused_at_every_door(case, entry):
 
 @pytest.mark.parametrize("case", BAD)
 def test_model_and_guide_refuse_what_is_no_batch(case):
-    """Shape and kind are theirs to refuse; values are Pyro's, whose validation is on unless the user turns it off."""
+    """Shape and kind are theirs to refuse; values are Pyro's, whose validation is on unless the
+    user turns it off.
+    """
     _, make, parts = BAD[case]
     try:
         pv.data.as_rows(make(), torch.Size([4]))
@@ -267,8 +341,16 @@ def test_model_and_guide_refuse_what_is_no_batch(case):
 
 def test_build_from_names_checks_the_data():
     for likelihood, x, message in [
-        ("normal", with_cell(GREY, np.inf), "Normal(4,) needs finite numbers; got inf at row 3, column 2"),
-        ("multivariate_normal", with_cell(GREY, np.nan), "cells depend on each other; got nan at row 3, column 2"),
+        (
+            "normal",
+            with_cell(GREY, np.inf),
+            "Normal(4,) needs finite numbers; got inf at row 3, column 2",
+        ),
+        (
+            "multivariate_normal",
+            with_cell(GREY, np.nan),
+            "cells depend on each other; got nan at row 3, column 2",
+        ),
         ("categorical", -COUNTS, "needs whole numbers from 0 to 0; got -1.0 at row 0, column 1"),
         ("binomial", with_cell(COUNTS, 0.5), "got 0.5 at row 3, column 2"),
     ]:
@@ -285,7 +367,19 @@ def test_other_bad_cells_are_counted():
 @settings(deadline=None, max_examples=500, derandomize=True)
 @given(
     x=hnp.arrays(
-        st.sampled_from([np.float64, np.float32, np.int32, np.uint8, np.bool_, np.complex64, object, "U3", "M8[D]"]),
+        st.sampled_from(
+            [
+                np.float64,
+                np.float32,
+                np.int32,
+                np.uint8,
+                np.bool_,
+                np.complex64,
+                object,
+                "U3",
+                "M8[D]",
+            ]
+        ),
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5),
     ),
     likelihood=st.sampled_from(["normal", "bernoulli", "poisson", "gamma"]),
@@ -293,7 +387,9 @@ def test_other_bad_cells_are_counted():
 def test_any_array_scores_or_is_refused(x, likelihood):
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # counts of 1e155 are no estimate, and it says so
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # counts of 1e155 are no estimate, and it says so
             result = pv.log_evidence(vae_for(likelihood), x, num_samples=2)
     except pv.DataError:
         return
@@ -304,10 +400,16 @@ def test_any_array_scores_or_is_refused(x, likelihood):
 class TestBinarize:
     def test_threshold(self):
         assert torch.equal(pv.binarize(GREY), torch.as_tensor(GREY > 0.5, dtype=torch.float64))
-        assert torch.equal(pv.binarize(COUNTS, threshold=20), torch.as_tensor(COUNTS > 20, dtype=torch.float64))
-        with pytest.raises(pv.DataError, match=r"binarize needs grey values from 0 to 1; got 2\.0 .* threshold=127"):
+        assert torch.equal(
+            pv.binarize(COUNTS, threshold=20), torch.as_tensor(COUNTS > 20, dtype=torch.float64)
+        )
+        with pytest.raises(
+            pv.DataError, match=r"binarize needs grey values from 0 to 1; got 2\.0 .* threshold=127"
+        ):
             pv.binarize(COUNTS)
-        with pytest.raises(pv.DataError, match="binarize needs numbers; got nan at row 3, column 2"):
+        with pytest.raises(
+            pv.DataError, match="binarize needs numbers; got nan at row 3, column 2"
+        ):
             pv.binarize(with_cell(GREY, np.nan))
 
     def test_afresh_draws_anew_at_every_epoch(self):
@@ -320,17 +422,23 @@ class TestBinarize:
 
     def test_afresh_trains_and_the_seed_decides(self):
         rows = pv.binarize_afresh(GREY)
-        losses = [pv.fit(vae_for("bernoulli"), rows, epochs=3, progress=False).loss for _ in range(2)]
+        losses = [
+            pv.fit(vae_for("bernoulli"), rows, epochs=3, progress=False).loss for _ in range(2)
+        ]
         assert losses[0].equals(losses[1])
 
     def test_afresh_needs_probabilities(self):
-        with pytest.raises(pv.DataError, match=r"from 0 to 1; got 2\.0 at row 0, column 2 .* divide by the largest"):
+        with pytest.raises(
+            pv.DataError, match=r"from 0 to 1; got 2\.0 at row 0, column 2 .* divide by the largest"
+        ):
             pv.binarize_afresh(COUNTS)
 
 
 def write_idx(path, array, opener=open):
     with opener(path, "wb") as file:
-        file.write(struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape))
+        file.write(
+            struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+        )
         file.write(array.astype(np.uint8).tobytes())
 
 
@@ -378,7 +486,9 @@ class TestLoad:
                 pv.data.load(source)
         for first in ("1.5,2", "1.5,,2", "1.5,1.5,2", "1,1,1"):
             (tmp_path / "bare.csv").write_text(f"{first}\n3,4,5\n")
-            with pytest.raises(pv.DataError, match=r"has numbers in its first line, 1.*; give it a header line"):
+            with pytest.raises(
+                pv.DataError, match=r"has numbers in its first line, 1.*; give it a header line"
+            ):
                 pv.data.load(tmp_path / "bare.csv")
         pd.DataFrame(COUNTS).to_csv(tmp_path / "numbered.csv", index=False)
         assert pv.data.load(tmp_path / "numbered.csv").shape == (10, 4)

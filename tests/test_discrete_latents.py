@@ -9,7 +9,7 @@ from pyro.infer import TraceEnum_ELBO
 from scipy.special import logsumexp
 
 import pyro_vae as pv
-from pyro_vae.inference.adapters import Tempered
+from pyro_vae.training.adapters import Tempered
 
 X = np.random.default_rng(0).poisson(4.0, (30, 3))
 PRIORS = {
@@ -41,12 +41,16 @@ def discrete(case):
 def test_evidence_equals_brute_force(case, max_bytes):
     vae, z = discrete(case)
     x = torch.as_tensor(X, dtype=torch.float64)
-    log_joint = np.stack([(vae.prior().log_prob(v) + vae.decode(v).log_prob(x)).detach().numpy() for v in z])
+    log_joint = np.stack(
+        [(vae.prior().log_prob(v) + vae.decode(v).log_prob(x)).detach().numpy() for v in z]
+    )
     result = pv.log_evidence(vae, X, num_samples=17, max_bytes=max_bytes)
     np.testing.assert_allclose(result.log_evidence, logsumexp(log_joint, 0), rtol=0, atol=1e-10)
     q = np.stack([vae.encode(X).log_prob(v).detach().numpy() for v in z])
     np.testing.assert_allclose(logsumexp(q, 0), 0, atol=1e-10)
-    np.testing.assert_allclose(result.elbo, (np.exp(q) * (log_joint - q)).sum(0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        result.elbo, (np.exp(q) * (log_joint - q)).sum(0), rtol=0, atol=1e-10
+    )
     assert (result.se == 0).all()
     assert (result.ess == len(z)).all()
     assert result.attrs["flagged"] == 0
@@ -65,12 +69,18 @@ def test_the_elbo_of_training_is_exact(case):
 @pytest.mark.uses_store
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
 def test_beta_weighs_the_kl_of_an_enumerated_latent(beta):
-    """Against the sum over all values, written out: the enumeration has a scale of its own for each site."""
+    """Against the sum over all values, written out: the enumeration has a scale of its own for each
+    site.
+    """
     vae, values = discrete("one_hot")
     x = torch.as_tensor(X, dtype=torch.float64)
     log_q, log_likelihood, log_prior = (
         torch.stack([density(v).detach() + 0 * x[:, 0] for v in values])
-        for density in (vae.encode(X).log_prob, lambda v: vae.decode(v).log_prob(x), vae.prior().log_prob)
+        for density in (
+            vae.encode(X).log_prob,
+            lambda v: vae.decode(v).log_prob(x),
+            vae.prior().log_prob,
+        )
     )
     exact = -(log_q.exp() * (log_likelihood - beta * (log_q - log_prior))).sum()
     tempered = Tempered()
@@ -82,7 +92,11 @@ def test_beta_weighs_the_kl_of_an_enumerated_latent(beta):
 def test_elbo_means_the_exact_one():
     losses = [
         pv.fit(
-            pv.build(X, latent=3, prior="one_hot", likelihood="poisson"), X, loss=loss, epochs=3, progress=False
+            pv.build(X, latent=3, prior="one_hot", likelihood="poisson"),
+            X,
+            loss=loss,
+            epochs=3,
+            progress=False,
         ).loss
         for loss in ("elbo", "enum")
     ]
@@ -93,7 +107,9 @@ def test_elbo_means_the_exact_one():
 def test_two_clusters_are_found(dtype):
     rng = np.random.default_rng(1)
     x = np.concatenate([rng.poisson(2.0, (100, 3)), rng.poisson(20.0, (100, 3))])
-    vae = pv.build(x, latent=2, prior={"name": "one_hot", "learned": True}, likelihood="poisson", hidden=[]).to(dtype)
+    vae = pv.build(
+        x, latent=2, prior={"name": "one_hot", "learned": True}, likelihood="poisson", hidden=[]
+    ).to(dtype)
     pv.fit(vae, x, epochs=150, learning_rate=0.03, progress=False)
     cluster = vae.encode(x).probs.argmax(-1)
     assert len(set(cluster[:100].tolist())) == len(set(cluster[100:].tolist())) == 1
@@ -109,11 +125,14 @@ def test_terms_and_samples_draw():
         vae.refine(X[:4])
 
 
-@pytest.mark.parametrize("options", [{"loss": "iwae"}, {"loss": "mean_field"}, {"free_bits": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"loss": "iwae"}, {"loss": "mean_field"}, {"free_bits": 0.1}], ids=str
+)
 def test_losses_that_draw_are_refused(options):
     vae, _ = discrete("one_hot")
     with pytest.raises(
-        ValueError, match="the latents are discrete, and sums over them exact; use loss='elbo' and no f"
+        ValueError,
+        match="the latents are discrete, and sums over them exact; use loss='elbo' and no f",
     ):
         pv.fit(vae, X, **options)
 
@@ -123,8 +142,14 @@ REFUSED = {
         {"prior": "one_hot", "guide": "normal"},
         "is discrete, so the guide must be too; got Normal(3,); use a guide 'one_hot'",
     ),
-    "no finite number of states": ({"prior": "poisson"}, "is discrete and has no finite number of states"),
-    "too many states": ({"prior": "bernoulli", "latent": 20}, "has 1048576 states, too many to sum over"),
+    "no finite number of states": (
+        {"prior": "poisson"},
+        "is discrete and has no finite number of states",
+    ),
+    "too many states": (
+        {"prior": "bernoulli", "latent": 20},
+        "has 1048576 states, too many to sum over",
+    ),
 }
 
 

@@ -17,10 +17,14 @@ from typer.testing import CliRunner
 
 import pyro_vae as pv
 from pyro_vae import cli
-from pyro_vae.inference.svi import losses
+from pyro_vae.training.fit import losses
 
 ROOT = Path(__file__).parents[1]
-MODULES = [module.name for module in pkgutil.walk_packages(pv.__path__, "pyro_vae.") if "__main__" not in module.name]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(pv.__path__, "pyro_vae.")
+    if "__main__" not in module.name
+]
 PUBLIC = {
     name: thing
     for name, thing in vars(pv).items()
@@ -33,7 +37,9 @@ FAMILIES = list(pv.Conditional.registry.values()) + list(pv.Network.registry.val
 def test_module_docstring_and_examples(name):
     module = importlib.import_module(name)
     assert module.__doc__
-    tests = doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs={**vars(pv), "torch": torch})
+    tests = doctest.DocTestFinder(exclude_empty=True).find(
+        module, extraglobs={**vars(pv), "torch": torch}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for test in tests:
@@ -49,21 +55,31 @@ def test_registered_classes_have_an_example(thing):
     assert ">>>" in thing.__doc__
 
 
-METHODS = {f"VAE.{name}": thing for name, thing in vars(pv.VAE).items() if inspect.isfunction(thing) and name[0] != "_"}
+METHODS = {
+    f"VAE.{name}": thing
+    for name, thing in vars(pv.VAE).items()
+    if inspect.isfunction(thing) and name[0] != "_"
+}
 
 
 @pytest.mark.parametrize("name", [*PUBLIC, *METHODS])
 def test_public_names_have_a_summary_and_describe_their_arguments(name):
-    """Every argument has an entry under Arguments; a one-line docstring may name it in backticks instead."""
+    """Every argument has an entry under Arguments; a one-line docstring may name it in backticks
+    instead.
+    """
     thing = {**PUBLIC, **METHODS}[name]
     doc = inspect.getdoc(thing)
     assert doc
     assert len(doc.split("\n\n")[0]) > 10
-    if inspect.isclass(thing) and ("__init__" not in vars(thing) or hasattr(thing, "__dataclass_fields__")):
+    if inspect.isclass(thing) and (
+        "__init__" not in vars(thing) or hasattr(thing, "__dataclass_fields__")
+    ):
         return
     function = thing.__init__ if inspect.isclass(thing) else thing
     for argument in [key for key in inspect.signature(function).parameters if key != "self"]:
-        assert re.search(rf"^    {argument}: |`{argument}`", doc, flags=re.MULTILINE), f"{name}: {argument}"
+        assert re.search(rf"^    {argument}: |`{argument}`", doc, flags=re.MULTILINE), (
+            f"{name}: {argument}"
+        )
 
 
 def blocks(path, language="python"):
@@ -90,7 +106,9 @@ def test_commands_in_the_readme_run(tmp_path, monkeypatch):
     (spec,) = blocks(ROOT / "README.md", "toml")
     Path("digits.toml").write_text(spec)
     lines = "".join(blocks(ROOT / "README.md", "sh")).splitlines()
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pyro-vae ")]
+    commands = [
+        shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pyro-vae ")
+    ]
     assert {command[0] for command in commands} == {
         "fit",
         "sample",
@@ -108,7 +126,9 @@ def test_commands_in_the_readme_run(tmp_path, monkeypatch):
 
 def catalogue():
     """The README's table: names by kind."""
-    table = re.search(r"\| \| by name \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / "README.md").read_text()).group(1)
+    table = re.search(
+        r"\| \| by name \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / "README.md").read_text()
+    ).group(1)
     rows = (re.split(r"\s*\|\s*", line.strip("| ")) for line in table.splitlines())
     return {kind: names.split(", ") for kind, names in rows}
 
@@ -122,17 +142,26 @@ def test_the_readme_lists_what_has_a_name():
 
 @pytest.mark.parametrize(
     ("kind", "module"),
-    [("numbers", "families"), ("classes and counts", "discrete"), ("whole vectors", "vectors"), ("flows", "flows")],
+    [
+        ("numbers", "continuous"),
+        ("classes and counts", "discrete"),
+        ("whole vectors", "vectors"),
+        ("flows", "flows"),
+    ],
 )
 def test_the_readme_groups_families_as_the_modules_do(kind, module):
     module = importlib.import_module(f"pyro_vae.conditionals.{module}")
-    defined = {name for name, cls in pv.Conditional.registry.items() if cls.__module__ == module.__name__}
+    defined = {
+        name for name, cls in pv.Conditional.registry.items() if cls.__module__ == module.__name__
+    }
     assert set(catalogue()[kind]) == defined
 
 
 def test_a_new_family_is_at_most_five_lines():
     family = next(
-        part for part in ast.parse(blocks(ROOT / "CONTRIBUTING.md")[0]).body if isinstance(part, ast.ClassDef)
+        part
+        for part in ast.parse(blocks(ROOT / "CONTRIBUTING.md")[0]).body
+        if isinstance(part, ast.ClassDef)
     )
     family.body = family.body[1:]  # without the docstring
     assert len(ast.unparse(family).splitlines()) <= 5

@@ -13,7 +13,9 @@ TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 
 @pytest.mark.uses_store
 def test_the_gradient_is_that_of_log_evidence():
-    """From an exact guide, whose draws the transitions leave exact: against autograd through the closed form."""
+    """From an exact guide, whose draws the transitions leave exact: against autograd through the
+    closed form.
+    """
     x, vae = torch.as_tensor(TRUTH.draw(5)), TRUTH.vae()
     weight, bias = vae.likelihood.network.layers[0].weight, vae.likelihood.network.layers[0].bias
     covariance = weight @ weight.T + torch.diag(torch.as_tensor(TRUTH.noise))
@@ -32,7 +34,9 @@ def test_the_gradient_is_that_of_log_evidence():
 
 def test_it_reaches_the_likelihood_of_factor_analysis():
     """A correlated posterior, which a diagonal guide bounds loosely, is no matter here."""
-    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.9], [0.0, 0.5]]), TRUTH.bias, TRUTH.noise)
+    truth = LinearGaussian(
+        TRUTH.weight @ np.array([[1.0, 0.9], [0.0, 0.5]]), TRUTH.bias, TRUTH.noise
+    )
     x = truth.draw(500)
     torch.manual_seed(0)
     vae = pv.VAE(
@@ -41,16 +45,29 @@ def test_it_reaches_the_likelihood_of_factor_analysis():
         pv.Amortised(pv.MLP(6, 4, hidden=()), pv.Normal((2,))),
     )
     history = pv.fit(
-        vae, x, loss="mcem", epochs=100, batch_size=100, learning_rate=lambda e: 2e-2 * 0.5 ** (e / 25), progress=False
+        vae,
+        x,
+        loss="mcem",
+        epochs=100,
+        batch_size=100,
+        learning_rate=lambda e: 2e-2 * 0.5 ** (e / 25),
+        progress=False,
     )
     assert history.loss.iloc[-1] < history.loss.iloc[0]
-    layer, scale = vae.likelihood.network.layers[0], vae.likelihood(torch.zeros(2)).base_dist.scale.detach().numpy()
+    layer, scale = (
+        vae.likelihood.network.layers[0],
+        vae.likelihood(torch.zeros(2)).base_dist.scale.detach().numpy(),
+    )
     learned = LinearGaussian(layer.weight.detach().numpy(), layer.bias.detach().numpy(), scale**2)
-    assert learned.log_evidence(x).mean() > FactorAnalysis(2, tol=1e-5, max_iter=20_000).fit(x).score(x) - 0.02
+    assert (
+        learned.log_evidence(x).mean()
+        > FactorAnalysis(2, tol=1e-5, max_iter=20_000).fit(x).score(x) - 0.02
+    )
 
 
 @pytest.mark.parametrize(
-    ("prior", "likelihood"), [("gamma", "poisson"), ("normal", "normal"), ("log_normal", "binomial")]
+    ("prior", "likelihood"),
+    [("gamma", "poisson"), ("normal", "normal"), ("log_normal", "binomial")],
 )
 def test_a_proposal_beyond_what_the_model_knows_is_rejected(prior, likelihood):
     """The first steps of an untrained model reach rates and values that are infinite."""
@@ -65,7 +82,9 @@ def test_any_prior_missing_cells_and_conditions():
     x = rng.poisson(2.0, (60, 4)).astype(float)
     x[rng.random(x.shape) < 0.2] = np.nan
     for prior in ("gamma", "dirichlet", {"name": "mixture", "components": 3}):
-        vae = pv.build(x, c=np.arange(60) % 2, latent=3, prior=prior, likelihood="poisson", hidden=[8])
+        vae = pv.build(
+            x, c=np.arange(60) % 2, latent=3, prior=prior, likelihood="poisson", hidden=[8]
+        )
         before = {name: p.detach().clone() for name, p in vae.named_parameters()}
         history = pv.fit(vae, x, np.arange(60) % 2, loss="mcem", epochs=3, progress=False)
         assert np.isfinite(history.loss).all()

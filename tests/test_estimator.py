@@ -1,4 +1,6 @@
-"""The scikit-learn estimator: its contract, its numbers, and that it is no more than the library it stands on."""
+"""The scikit-learn estimator: its contract, its numbers, and that it is no more than the library it
+stands on.
+"""
 
 import inspect
 import random
@@ -23,7 +25,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pyro_vae as pv
 from pyro_vae.estimator import BUILT, FITTED, VAEEstimator
 
-SHARED = {"name": "normal", "scale": "learned"}  # one scale for each dimension, whatever the context
+SHARED = {
+    "name": "normal",
+    "scale": "learned",
+}  # one scale for each dimension, whatever the context
 
 
 def estimator(**options):
@@ -32,31 +37,49 @@ def estimator(**options):
 
 def linear(**options):
     """A linear VAE whose guide can be exact."""
-    given = {"likelihood": SHARED, "guide": SHARED, "loss": "mean_field", "learning_rate": 0.02, "num_samples": 200}
+    given = {
+        "likelihood": SHARED,
+        "guide": SHARED,
+        "loss": "mean_field",
+        "learning_rate": 0.02,
+        "num_samples": 200,
+    }
     return estimator(**{**given, **options})
 
 
 def factors(num=100, seed=0):
     """Two factors behind five columns."""
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(num, 2)) @ (2 * rng.normal(size=(2, 5))) + 0.5 * rng.normal(size=(num, 5)) + 3.0
+    return (
+        rng.normal(size=(num, 2)) @ (2 * rng.normal(size=(2, 5)))
+        + 0.5 * rng.normal(size=(num, 5))
+        + 3.0
+    )
 
 
 @pytest.fixture(autouse=True)
 def _k_hat_is_not_the_question():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"log p\(x\) of \d+ of \d+ data cannot be trusted", UserWarning)
+        warnings.filterwarnings(
+            "ignore", r"log p\(x\) of \d+ of \d+ data cannot be trusted", UserWarning
+        )
         yield
 
 
 # The contract
 
 DRAWS = "importance sampling: a row has draws of its own in each place of X, so another estimate of the same log p(x)"
-EXPECTED = {"check_methods_sample_order_invariance": DRAWS, "check_methods_subset_invariance": DRAWS}
+EXPECTED = {
+    "check_methods_sample_order_invariance": DRAWS,
+    "check_methods_subset_invariance": DRAWS,
+}
 
 
 @parametrize_with_checks(
-    [estimator(), estimator(prior="one_hot")],  # over discrete latents log p(x) is exact, and nothing may fail
+    [
+        estimator(),
+        estimator(prior="one_hot"),
+    ],  # over discrete latents log p(x) is exact, and nothing may fail
     expected_failed_checks=lambda checked: EXPECTED if checked.prior == "normal" else {},
 )
 def test_contract_of_scikit_learn(estimator, check):
@@ -66,13 +89,26 @@ def test_contract_of_scikit_learn(estimator, check):
 @pytest.mark.parametrize(("function", "names"), [(pv.build, BUILT), (pv.fit, FITTED)])
 def test_defaults_are_those_of_the_library(function, names):
     theirs, ours = inspect.signature(function).parameters, VAEEstimator().get_params()
-    stated = {"latent": 8, "prior": "normal", "likelihood": "normal"}  # what build's docstring says of None
-    assert {name: ours[name] for name in names} == {name: stated.get(name, theirs[name].default) for name in names}
+    stated = {
+        "latent": 8,
+        "prior": "normal",
+        "likelihood": "normal",
+    }  # what build's docstring says of None
+    assert {name: ours[name] for name in names} == {
+        name: stated.get(name, theirs[name].default) for name in names
+    }
 
 
 def test_what_fit_takes_and_the_estimator_does_not_is_named():
-    left_out = {"validation", "optimizer", "seed", "progress"}  # a fraction, one for all, random_state, its own default
-    keywords = {name for name, p in inspect.signature(pv.fit).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    left_out = {
+        "validation",
+        "optimizer",
+        "seed",
+        "progress",
+    }  # a fraction, one for all, random_state, its own default
+    keywords = {
+        name for name, p in inspect.signature(pv.fit).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
     assert keywords == set(FITTED) | left_out
     assert set(VAEEstimator().get_params()) == {
         *BUILT, *FITTED, "validation_fraction", "num_samples", "random_state", "progress"
@@ -80,7 +116,10 @@ def test_what_fit_takes_and_the_estimator_does_not_is_named():
 
 
 def test_every_argument_is_described():
-    for thing, function in [(VAEEstimator, VAEEstimator.__init__), (VAEEstimator.sample, VAEEstimator.sample)]:
+    for thing, function in [
+        (VAEEstimator, VAEEstimator.__init__),
+        (VAEEstimator.sample, VAEEstimator.sample),
+    ]:
         for name in list(inspect.signature(function).parameters)[1:]:
             assert re.search(rf"^    {name}: ", inspect.getdoc(thing), flags=re.MULTILINE), name
 
@@ -101,7 +140,12 @@ def test_scores_are_the_evidence_of_its_vae(prior):
 
 def test_it_is_what_build_and_fit_make():
     x = factors(80)
-    options = {"latent": 3, "prior": {"name": "mixture", "components": 2}, "likelihood": "student_t", "hidden": [4]}
+    options = {
+        "latent": 3,
+        "prior": {"name": "mixture", "components": 2},
+        "likelihood": "student_t",
+        "hidden": [4],
+    }
     fitted = VAEEstimator(**options, epochs=2, batch_size=20, beta=0.5, random_state=5).fit(x)
     vae = pv.build(x, **options, seed=5)
     history = pv.fit(vae, x, epochs=2, batch_size=20, beta=0.5, seed=5)
@@ -113,20 +157,28 @@ def test_it_is_what_build_and_fit_make():
 
 
 def test_a_linear_vae_is_factor_analysis():
-    """Against scikit-learn: at the maximum of each, and exactly for the loadings and noise that the VAE has found."""
+    """Against scikit-learn: at the maximum of each, and exactly for the loadings and noise that the
+    VAE has found.
+    """
     x = StandardScaler().fit_transform(load_wine().data)
-    fitted = linear(epochs=100, batch_size=50, learning_rate=lambda epoch: 0.05 * 0.95**epoch).fit(x)
+    fitted = linear(epochs=100, batch_size=50, learning_rate=lambda epoch: 0.05 * 0.95**epoch).fit(
+        x
+    )
     se = pv.log_evidence(fitted.vae_, x, num_samples=200).se.values
     analysis = FactorAnalysis(2, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x)
     difference = fitted.score(x) - analysis.score(x)
-    assert -0.05 < difference < 5 * np.sqrt((se**2).mean() / len(x)), "it must reach the maximum, not pass it"
+    assert -0.05 < difference < 5 * np.sqrt((se**2).mean() / len(x)), (
+        "it must reach the maximum, not pass it"
+    )
 
     origin, *loaded = fitted.inverse_transform(np.vstack([np.zeros(2), np.eye(2)]))
     with torch.no_grad():
         analysis.noise_variance_ = fitted.vae_.decode(torch.zeros(2)).variance.numpy()
     analysis.mean_, analysis.components_ = origin, np.array(loaded) - origin
     assert (np.abs(fitted.score_samples(x) - analysis.score_samples(x)) < 5 * se).all()
-    np.testing.assert_allclose(fitted.transform(x), analysis.transform(x), atol=0.1)  # latents of variance 1
+    np.testing.assert_allclose(
+        fitted.transform(x), analysis.transform(x), atol=0.1
+    )  # latents of variance 1
 
     drawn, covariance = fitted.sample(4000), analysis.get_covariance()
     standard_error = np.sqrt(np.diag(covariance) / len(drawn))
@@ -141,9 +193,13 @@ def test_a_guide_without_a_mean_is_averaged_over_draws():
         _ = fitted.vae_.encode(x).mean
     with torch.no_grad():
         z = fitted.vae_.encode(x).sample(torch.Size([4000])).numpy()
-    assert (np.abs(fitted.transform(x) - z.mean(0)) < 5 * z.std(0) * np.sqrt(1 / 400 + 1 / 4000)).all()
+    assert (
+        np.abs(fitted.transform(x) - z.mean(0)) < 5 * z.std(0) * np.sqrt(1 / 400 + 1 / 4000)
+    ).all()
     np.testing.assert_array_equal(fitted.transform(x), fitted.transform(x))
-    assert np.isfinite(estimator(guide="horseshoe_like").fit(x).transform(x)).all()  # its mean is no number
+    assert np.isfinite(
+        estimator(guide="horseshoe_like").fit(x).transform(x)
+    ).all()  # its mean is no number
 
 
 def test_latents_of_any_shape_are_columns():
@@ -170,12 +226,16 @@ def test_missing_cells_are_left_out():
     scores = fitted.score_samples(x)
     assert np.isfinite(scores).all()
     assert np.isfinite(fitted.transform(x)).all()
-    np.testing.assert_array_equal(scores, pv.log_evidence(fitted.vae_, x, num_samples=200).log_evidence)
+    np.testing.assert_array_equal(
+        scores, pv.log_evidence(fitted.vae_, x, num_samples=200).log_evidence
+    )
 
 
 def test_early_stopping_holds_rows_out():
     x = factors(100)
-    fitted = estimator(hidden=[50], epochs=60, learning_rate=0.05, validation_fraction=0.3, patience=2).fit(x)
+    fitted = estimator(
+        hidden=[50], epochs=60, learning_rate=0.05, validation_fraction=0.3, patience=2
+    ).fit(x)
     assert len(fitted.history_) < 60
     assert "validation" in fitted.history_
     assert "validation" not in estimator().fit(x).history_
@@ -202,28 +262,34 @@ def test_a_search_finds_the_number_of_factors():
     """Two factors made the data: a search must see that one is not enough."""
     x = factors(100)
     pipeline = make_pipeline(StandardScaler(), linear(epochs=20, batch_size=20, learning_rate=0.05))
-    search = GridSearchCV(pipeline, {"vaeestimator__latent": [1, 2]}, cv=2, error_score="raise").fit(x)
+    search = GridSearchCV(
+        pipeline, {"vaeestimator__latent": [1, 2]}, cv=2, error_score="raise"
+    ).fit(x)
     assert search.best_params_ == {"vaeestimator__latent": 2}
     assert search.score(x) == search.best_estimator_.score_samples(x).mean()
 
 
 def test_a_clone_has_the_arguments_and_nothing_else():
     table = {"name": "mixture", "components": 2}
-    fitted = estimator(prior=table, likelihood={"name": "normal", "network": {"name": "mlp", "hidden": [3]}}).fit(
-        factors()
-    )
+    fitted = estimator(
+        prior=table, likelihood={"name": "normal", "network": {"name": "mlp", "hidden": [3]}}
+    ).fit(factors())
     again = clone(fitted)
     assert not hasattr(again, "vae_")
     assert again.get_params() == fitted.get_params()
     assert table == {"name": "mixture", "components": 2}
-    assert torch.equal(*(e.vae_.likelihood.network(torch.zeros(2)) for e in (fitted, again.fit(factors()))))
+    assert torch.equal(
+        *(e.vae_.likelihood.network(torch.zeros(2)) for e in (fitted, again.fit(factors())))
+    )
 
 
 def test_frames_are_read_by_their_names():
     x = pd.DataFrame(factors(60), columns=list("abcde"))
     fitted = estimator().fit(x)
     assert list(fitted.feature_names_in_) == list("abcde")
-    np.testing.assert_array_equal(fitted.score_samples(x), estimator().fit(x.to_numpy()).score_samples(x.to_numpy()))
+    np.testing.assert_array_equal(
+        fitted.score_samples(x), estimator().fit(x.to_numpy()).score_samples(x.to_numpy())
+    )
     with pytest.raises(ValueError, match="feature names"):
         fitted.score_samples(x[list("edcba")])
     z = fitted.set_output(transform="pandas").transform(x.set_index(x.index + 7))
@@ -240,12 +306,16 @@ def test_frames_are_read_by_their_names():
 
 def test_a_whole_number_is_the_seed_of_everything():
     x = factors(60)
-    first, second = (estimator(random_state=7, hidden=[3], validation_fraction=0.2).fit(x) for _ in range(2))
+    first, second = (
+        estimator(random_state=7, hidden=[3], validation_fraction=0.2).fit(x) for _ in range(2)
+    )
     assert first.seed_ == 7
     np.testing.assert_array_equal(first.score_samples(x), second.score_samples(x))
     np.testing.assert_array_equal(first.sample(5), second.sample(5))
     assert (first.sample(5, random_state=1) != first.sample(5)).any()
-    assert (estimator(random_state=8, hidden=[3]).fit(x).score_samples(x) != first.score_samples(x)).all()
+    assert (
+        estimator(random_state=8, hidden=[3]).fit(x).score_samples(x) != first.score_samples(x)
+    ).all()
 
 
 def test_a_random_state_goes_on():
@@ -253,7 +323,9 @@ def test_a_random_state_goes_on():
     one = estimator(random_state=state)
     seeds = {one.fit(x).seed_, one.fit(x).seed_}
     assert len(seeds) == 2
-    np.testing.assert_array_equal(one.score_samples(x), one.score_samples(x))  # of one fit the scores are one
+    np.testing.assert_array_equal(
+        one.score_samples(x), one.score_samples(x)
+    )  # of one fit the scores are one
     assert (one.sample(3, random_state=state) != one.sample(3, random_state=state)).any()
 
 
@@ -323,7 +395,11 @@ def test_arguments_that_make_no_sense_are_refused_by_fit(options, message):
 @pytest.mark.parametrize(
     ("kind", "x", "message"),
     [
-        (pv.DataError, factors(40), "Poisson.* needs whole numbers from 0; got .* at row 0, column"),
+        (
+            pv.DataError,
+            factors(40),
+            "Poisson.* needs whole numbers from 0; got .* at row 0, column",
+        ),
         (pv.DataError, np.full((5, 2), np.inf), "needs finite numbers"),
         (TypeError, sparse.eye_array(4), "[Ss]parse"),
         (ValueError, np.zeros(5), "Reshape your data"),
@@ -342,13 +418,17 @@ def test_a_table_of_other_columns_is_refused():
     for method in (fitted.score_samples, fitted.transform, fitted.score):
         with pytest.raises(ValueError, match="X has 3 features, but VAEEstimator is expecting 5"):
             method(np.zeros((4, 3)))
-    with pytest.raises(pv.DataError, match=re.escape("decode needs latents of shape ('*', 2); got (4, 3)")):
+    with pytest.raises(
+        pv.DataError, match=re.escape("decode needs latents of shape ('*', 2); got (4, 3)")
+    ):
         fitted.inverse_transform(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="n_samples must be a whole number from 1; got 0"):
         fitted.sample(0)
 
 
-@pytest.mark.parametrize("method", ["score_samples", "score", "transform", "inverse_transform", "sample"])
+@pytest.mark.parametrize(
+    "method", ["score_samples", "score", "transform", "inverse_transform", "sample"]
+)
 def test_nothing_goes_before_fit(method):
     with pytest.raises(NotFittedError):
         getattr(estimator(), method)(*([] if method == "sample" else [factors(4)]))

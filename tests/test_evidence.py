@@ -11,7 +11,7 @@ from arviz_stats.base import array_stats
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.inference import importance as module
+from pyro_vae.evidence import importance as module
 
 MODEL = LinearGaussian.with_diagonal_posterior(features=6, latents=3)
 X = MODEL.draw(100)
@@ -32,12 +32,16 @@ def test_exact_guide_in_single_precision():
 
 
 def test_rows_may_come_in_any_order_and_any_number():
-    """One row in each tile gets the same draws: the estimate of a datum does not depend on its neighbours' values."""
+    """One row in each tile gets the same draws: the estimate of a datum does not depend on its
+    neighbours' values.
+    """
     vae = MODEL.vae(shrink=1.3)
     whole = pv.log_evidence(vae, X, num_samples=200)
     other = X.copy()
     other[1:] = X[:-1]
-    np.testing.assert_allclose(pv.log_evidence(vae, other, num_samples=200).log_evidence[0], whole.log_evidence[0])
+    np.testing.assert_allclose(
+        pv.log_evidence(vae, other, num_samples=200).log_evidence[0], whole.log_evidence[0]
+    )
     order = np.random.default_rng(0).permutation(100)
     shuffled = pv.log_evidence(vae, X[order], num_samples=20_000)
     exact = MODEL.log_evidence(X)[order]
@@ -58,7 +62,9 @@ def test_estimate_and_error_are_honest():
     vae, truth = MODEL.vae(shrink=1.3, shift=0.3), MODEL.log_evidence(X)
     results = [pv.log_evidence(vae, X, num_samples=500, seed=seed) for seed in range(20)]
     z = np.concatenate([(result.log_evidence - truth) / result.se for result in results])
-    relative = float(np.mean([result.se for result in results]))  # the log is biased by -se^2 / 2: -se / 2 in z
+    relative = float(
+        np.mean([result.se for result in results])
+    )  # the log is biased by -se^2 / 2: -se / 2 in z
     assert abs(z.mean() + relative / 2) < 4 / math.sqrt(z.size)
     assert abs(z.std() - 1) < 4 / math.sqrt(2 * z.size)
     assert (np.abs(z) < 4.5).all()
@@ -89,7 +95,9 @@ def test_merging_in_buffers_never_changes_the_answer(monkeypatch):
     monkeypatch.setattr(module, "BUFFER", 1)
     for name, values in quiet(vae, X, num_samples=3000).items():
         if name != "tail":  # what is kept beyond the tail itself depends on the order
-            rtol = 1e-6 if name == "bias" else 1e-9  # to second order in the weights that are not kept
+            rtol = (
+                1e-6 if name == "bias" else 1e-9
+            )  # to second order in the weights that are not kept
             np.testing.assert_allclose(values, whole[name], rtol=rtol, err_msg=name)
 
 
@@ -129,7 +137,9 @@ def test_running_sums_equal_the_plain_formulas():
 
 
 def test_a_narrow_guide_is_flagged_and_a_wide_one_is_not():
-    with pytest.warns(UserWarning, match=r"\d+ of 100 data cannot be trusted: k-hat is above 0\.7 for \d+ of them"):
+    with pytest.warns(
+        UserWarning, match=r"\d+ of 100 data cannot be trusted: k-hat is above 0\.7 for \d+ of them"
+    ):
         narrow = pv.log_evidence(MODEL.vae(shrink=0.2), X, num_samples=5000)
     assert narrow.attrs["flagged"] >= 95
     assert pv.log_evidence(MODEL.vae(shrink=1.5), X, num_samples=5000).attrs["flagged"] == 0
@@ -166,7 +176,9 @@ def test_the_prior_is_what_the_trace_says():
 class TestKhat:
     def weights(self, num, seed=0):
         rng = np.random.default_rng(seed)
-        return np.stack([rng.pareto(1 / k, num) for k in (0.1, 0.4, 0.7, 1.2, 2.0)] + [rng.uniform(0.1, 1, num)])
+        return np.stack(
+            [rng.pareto(1 / k, num) for k in (0.1, 0.4, 0.7, 1.2, 2.0)] + [rng.uniform(0.1, 1, num)]
+        )
 
     @pytest.mark.parametrize("num", [25, 60, 225, 226, 1000, 5000])
     def test_equals_arviz(self, num):
@@ -194,12 +206,16 @@ class TestKhat:
         assert pv.khat(log_weight).item() == -math.inf
 
     def test_a_guide_that_is_exact_in_single_precision_under_a_constrained_prior(self):
-        """The sigmoid of a logistic draw is uniform; densities of z are in double, those of x are not."""
+        """The sigmoid of a logistic draw is uniform; densities of z are in double, those of x are
+        not.
+        """
         likelihood = pv.Amortised(pv.MLP(2, 128, hidden=[]), pv.Normal((64,)))
         with torch.no_grad():
             likelihood.network.layers[0].weight.mul_(1e-6)
         prior, guide = pv.Uniform((2,), low=0.0, high=1.0), pv.Logistic((2,), loc=0.0, scale=1.0)
-        result = pv.log_evidence(pv.VAE(prior, likelihood, guide).float(), torch.randn(100, 64) * 3, num_samples=1000)
+        result = pv.log_evidence(
+            pv.VAE(prior, likelihood, guide).float(), torch.randn(100, 64) * 3, num_samples=1000
+        )
         assert result.attrs["flagged"] == 0
 
     def test_one_weight_beyond_floating_point_is_infinite(self):
@@ -250,7 +266,9 @@ def constant_pair(log_likelihood):
 @pytest.mark.parametrize("buffer", [1, 4096])
 def test_bad_weights_give_defined_results(weights, log_evidence, ess, buffer, monkeypatch):
     monkeypatch.setattr(module, "BUFFER", buffer)
-    monkeypatch.setattr(module, "TILE_ROWS", 2 if buffer == 1 else 4096)  # one weight at a time, or all at once
+    monkeypatch.setattr(
+        module, "TILE_ROWS", 2 if buffer == 1 else 4096
+    )  # one weight at a time, or all at once
     result = quiet(constant_pair(weights), torch.zeros(2), num_samples=3)
     np.testing.assert_allclose(result.log_evidence, log_evidence)
     np.testing.assert_allclose(result.ess, ess)

@@ -12,7 +12,15 @@ import pyro_vae as pv
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(5)
-GROUPS = {"posterior", "sample_stats", "diagnostics", "guide", "importance", "log_likelihood", "observed_data"}
+GROUPS = {
+    "posterior",
+    "sample_stats",
+    "diagnostics",
+    "guide",
+    "importance",
+    "log_likelihood",
+    "observed_data",
+}
 GROUPS |= {"posterior_predictive", "prior", "prior_predictive"}
 
 
@@ -66,7 +74,9 @@ PLOTS = {
     "rank": lambda azp, dt: azp.plot_rank(dt, backend="matplotlib"),
     "energy": lambda azp, dt: azp.plot_energy(dt, backend="matplotlib"),
     "ppc": lambda azp, dt: azp.plot_ppc_dist(dt, backend="matplotlib"),
-    "guide": lambda azp, dt: azp.plot_forest({"mcmc": dt, "guide": as_posterior(dt["guide"])}, backend="matplotlib"),
+    "guide": lambda azp, dt: azp.plot_forest(
+        {"mcmc": dt, "guide": as_posterior(dt["guide"])}, backend="matplotlib"
+    ),
 }
 
 
@@ -85,7 +95,9 @@ def test_loo_and_its_khat(tree, tmp_path):
     import arviz_stats
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # latents of a datum depend on the datum: k-hat is large, and ArviZ says so
+        warnings.simplefilter(
+            "ignore"
+        )  # latents of a datum depend on the datum: k-hat is large, and ArviZ says so
         loo = arviz_stats.loo(tree, pointwise=True)
         assert loo.n_data_points == 5
         arviz_plots.plot_khat(loo, backend="matplotlib").savefig(tmp_path / "khat.png")
@@ -107,10 +119,13 @@ def test_without_chains_the_guide_stands_in():
 def test_other_data_are_refused(tree):
     for other in (X[:4], X[::-1].copy()):
         with pytest.raises(
-            pv.DataError, match="needs the data that the posterior was drawn for: its observed_data are"
+            pv.DataError,
+            match="needs the data that the posterior was drawn for: its observed_data are",
         ):
             pv.to_datatree(TRUTH.vae(), other, posterior=tree)
-    with pytest.raises(TypeError, match="to_datatree needs posterior as sample_posterior gives it, a tree; got str"):
+    with pytest.raises(
+        TypeError, match="to_datatree needs posterior as sample_posterior gives it, a tree; got str"
+    ):
         pv.to_datatree(TRUTH.vae(), X, posterior="tree.nc")
     with pytest.raises(TypeError, match="to_datatree needs a VAE; got tuple"):
         pv.to_datatree((TRUTH.vae().model, TRUTH.vae().guide), X)

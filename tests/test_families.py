@@ -18,7 +18,9 @@ quantile = st.floats(0.001, 0.999)
 def zero_inflated(count, total_count, logits, gate_logits):
     base = stats.nbinom(total_count, special.expit(-logits))
     gate = special.expit(gate_logits)
-    return np.logaddexp(np.log(gate) if count == 0 else -np.inf, np.log1p(-gate) + base.logpmf(count))
+    return np.logaddexp(
+        np.log(gate) if count == 0 else -np.inf, np.log1p(-gate) + base.logpmf(count)
+    )
 
 
 def continuous_bernoulli(x, logits):
@@ -100,7 +102,12 @@ def test_continuous_bernoulli_equals_quadrature(x, logits):
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
-@given(count=st.integers(0, 60), total_count=st.floats(0.1, 20), logits=st.floats(-5, 3), gate_logits=st.floats(-5, 5))
+@given(
+    count=st.integers(0, 60),
+    total_count=st.floats(0.1, 20),
+    logits=st.floats(-5, 3),
+    gate_logits=st.floats(-5, 5),
+)
 def test_zero_inflated_negative_binomial_equals_scipy(count, total_count, logits, gate_logits):
     parameters = {"total_count": total_count, "logits": logits, "gate_logits": gate_logits}
     actual = log_prob("zero_inflated_negative_binomial", count, **parameters)
@@ -108,13 +115,17 @@ def test_zero_inflated_negative_binomial_equals_scipy(count, total_count, logits
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
-@given(concentration=st.lists(st.floats(0.3, 20), min_size=2, max_size=5), seed=st.integers(0, 2**20))
+@given(
+    concentration=st.lists(st.floats(0.3, 20), min_size=2, max_size=5), seed=st.integers(0, 2**20)
+)
 def test_dirichlet_equals_scipy(concentration, seed):
     x = np.random.default_rng(seed).dirichlet(np.add(concentration, 1.0))
     x = x / x.sum()
     head = pv.Dirichlet((len(concentration),), concentration=concentration)
     expected = stats.dirichlet(concentration).logpdf(x)
-    np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -149,7 +160,9 @@ def test_ordinal_equals_differences_of_scipys_logistic(predictor, first, gaps, q
     edges = np.concatenate([[0.0], stats.logistic.cdf(cutpoints - predictor), [1.0]])
     x = min(int(quantile * (len(cutpoints) + 1)), len(cutpoints))
     head = pv.Ordinal((), categories=len(cutpoints) + 1, predictor=predictor, cutpoints=cutpoints)
-    np.testing.assert_allclose(float(head().log_prob(torch.tensor(float(x)))), np.log(np.diff(edges)[x]), rtol=1e-6)
+    np.testing.assert_allclose(
+        float(head().log_prob(torch.tensor(float(x)))), np.log(np.diff(edges)[x]), rtol=1e-6
+    )
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -158,7 +171,10 @@ def test_discretized_logistic_equals_differences_of_scipys_logistic(x, loc, scal
     lower, upper = ((2 * edge / 255 - 1 - loc) / scale for edge in (x - 0.5, x + 0.5))
     log_upper = 0.0 if x == 255 else stats.logistic.logcdf(upper)
     log_lower = -np.inf if x == 0 else stats.logistic.logcdf(lower)
-    flipped = stats.logistic.logcdf(-lower) if x else 0.0, stats.logistic.logcdf(-upper) if x < 255 else -np.inf
+    flipped = (
+        stats.logistic.logcdf(-lower) if x else 0.0,
+        stats.logistic.logcdf(-upper) if x < 255 else -np.inf,
+    )
     larger, smaller = (log_upper, log_lower) if upper < 0 else flipped
     expected = larger + np.log1p(-np.exp(smaller - larger))
     actual = log_prob("discretized_logistic", x, loc=loc, scale=scale, levels=256.0)
@@ -169,8 +185,12 @@ def test_discretized_logistic_equals_differences_of_scipys_logistic(x, loc, scal
 @given(z=st.floats(-30, 30).filter(lambda z: abs(z) > 1e-3), scale=positive)
 def test_horseshoe_like_equals_its_scale_mixture(z, scale):
     """A Cauchy whose scale is uniform on (0, scale), by quadrature."""
-    expected, _ = integrate.quad(lambda u: stats.cauchy(0, scale * u).pdf(z), 0, 1, epsabs=0, epsrel=1e-9, limit=500)
-    np.testing.assert_allclose(log_prob("horseshoe_like", z, scale=scale), np.log(expected), rtol=1e-6, atol=1e-7)
+    expected, _ = integrate.quad(
+        lambda u: stats.cauchy(0, scale * u).pdf(z), 0, 1, epsabs=0, epsrel=1e-9, limit=500
+    )
+    np.testing.assert_allclose(
+        log_prob("horseshoe_like", z, scale=scale), np.log(expected), rtol=1e-6, atol=1e-7
+    )
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -179,14 +199,18 @@ def test_multinomial_equals_scipy(counts, data):
     logits = data.draw(st.lists(st.floats(-4, 4), min_size=len(counts), max_size=len(counts)))
     head = pv.Multinomial((len(counts),), total_count=7, logits=logits)
     expected = stats.multinomial(sum(counts), special.softmax(logits)).logpmf(counts)
-    np.testing.assert_allclose(float(head().log_prob(torch.tensor(counts).double())), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        float(head().log_prob(torch.tensor(counts).double())), expected, rtol=1e-6, atol=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(logits=st.lists(logit, min_size=2, max_size=6), data=st.data())
 def test_one_hot_equals_softmax(logits, data):
     j = data.draw(st.integers(0, len(logits) - 1))
-    actual = pv.OneHot((len(logits),), logits=logits)().log_prob(torch.eye(len(logits), dtype=torch.float64)[j])
+    actual = pv.OneHot((len(logits),), logits=logits)().log_prob(
+        torch.eye(len(logits), dtype=torch.float64)[j]
+    )
     np.testing.assert_allclose(float(actual), special.log_softmax(logits)[j], rtol=1e-6, atol=1e-9)
 
 
@@ -201,7 +225,9 @@ def test_multivariate_normals_equal_scipy(seed, size, rank):
     low_rank = pv.LowRankNormal((size,), rank=rank, loc=loc, cov_factor=factor, cov_diag=diagonal)
     full = pv.MultivariateNormal((size,), loc=loc, scale_tril=np.linalg.cholesky(covariance))
     for head in (low_rank, full):
-        np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-9
+        )
 
 
 def test_a_full_normal_with_sharp_directions_scores_its_draws_in_single_precision():
@@ -211,7 +237,9 @@ def test_a_full_normal_with_sharp_directions_scores_its_draws_in_single_precisio
     context[:, 8:][:, [0, 5, 20, 35]] -= 7.0  # some elements on the diagonal
     single, double = head(context.float()), head(context)
     z = single.sample()
-    torch.testing.assert_close(single.log_prob(z).double(), double.log_prob(z.double()), atol=0.05, rtol=0.01)
+    torch.testing.assert_close(
+        single.log_prob(z).double(), double.log_prob(z.double()), atol=0.05, rtol=0.01
+    )
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -219,7 +247,11 @@ def test_a_full_normal_with_sharp_directions_scores_its_draws_in_single_precisio
 def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):
     """By the change of variables to log-ratios of sticks: u_i = log(x_i / rest_i) + log(remaining)."""
     rng = np.random.default_rng(seed)
-    loc, scale, x = rng.normal(size=size - 1), rng.gamma(2, 1, size - 1), rng.dirichlet(np.full(size, 2.0))
+    loc, scale, x = (
+        rng.normal(size=size - 1),
+        rng.gamma(2, 1, size - 1),
+        rng.dirichlet(np.full(size, 2.0)),
+    )
     rest = 1 - np.cumsum(x)[:-1]
     before = np.concatenate([[1.0], rest[:-1]])
     u = np.log(x[:-1] / rest) + np.log(np.arange(size - 1, 0, -1))
@@ -231,18 +263,24 @@ def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):
 
 @pytest.mark.parametrize("total", [[10.0, 20.0], 2.5])
 def test_a_multinomial_draws_one_whole_number_of_words(total):
-    with pytest.raises(ValueError, match="Multinomial needs total_count as one whole number for all draws; got"):
+    with pytest.raises(
+        ValueError, match="Multinomial needs total_count as one whole number for all draws; got"
+    ):
         pv.Multinomial((2, 5), total_count=total, logits=0.0)()
 
 
-@pytest.mark.parametrize("name", ["multivariate_normal", "logistic_normal", "von_mises_fisher", "uniform_sphere"])
+@pytest.mark.parametrize(
+    "name", ["multivariate_normal", "logistic_normal", "von_mises_fisher", "uniform_sphere"]
+)
 def test_a_family_of_vectors_needs_vectors(name):
     with pytest.raises(ValueError, match=r"needs vectors; got single numbers, of event shape \(\)"):
         pv.Conditional.registry[name](())
 
 
 def test_a_composition_with_tiny_parts_has_its_density():
-    """The change of variables by hand, in exact arithmetic of logarithms: u = log(x_i / what is left) + log(places)."""
+    """The change of variables by hand, in exact arithmetic of logarithms: u = log(x_i / what is
+    left) + log(places).
+    """
     x = np.array([0.6, 0.4 - 2e-20, 1e-20, 1e-20])
     left = np.array([0.4, 2e-20, 1e-20])  # after each break
     u = np.log(x[:3]) - np.log(left) + np.log([3, 2, 1])
@@ -260,20 +298,42 @@ def test_von_mises_fisher_equals_scipy(seed, size, concentration):
     mu, x = (v / np.linalg.norm(v) for v in rng.normal(size=(2, size)))
     expected = stats.vonmises_fisher(mu, concentration).logpdf(x)
     head = pv.VonMisesFisher((size,), loc=3 * mu, concentration=concentration)
-    np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("size", [2, 3, 10])
 def test_uniform_sphere_is_one_over_the_surface(size):
     surface = 2 * np.pi ** (size / 2) / special.gamma(size / 2)
     x = pv.UniformSphere((size,))().sample()
-    np.testing.assert_allclose(float(pv.UniformSphere((size,))().log_prob(x)), -np.log(surface), rtol=1e-9)
+    np.testing.assert_allclose(
+        float(pv.UniformSphere((size,))().log_prob(x)), -np.log(surface), rtol=1e-9
+    )
 
 
 def test_every_family_is_compared():
-    apart = {"continuous_bernoulli", "zero_inflated_negative_binomial", "zero_inflated_poisson", "dirichlet"}
-    apart |= {"categorical", "one_hot", "ordinal", "discretized_logistic", "horseshoe_like", "multinomial"}
-    apart |= {"multivariate_normal", "low_rank_normal", "logistic_normal", "von_mises_fisher", "uniform_sphere"}
+    apart = {
+        "continuous_bernoulli",
+        "zero_inflated_negative_binomial",
+        "zero_inflated_poisson",
+        "dirichlet",
+    }
+    apart |= {
+        "categorical",
+        "one_hot",
+        "ordinal",
+        "discretized_logistic",
+        "horseshoe_like",
+        "multinomial",
+    }
+    apart |= {
+        "multivariate_normal",
+        "low_rank_normal",
+        "logistic_normal",
+        "von_mises_fisher",
+        "uniform_sphere",
+    }
     assert set(QUANTILE_FAMILIES) | apart == {
         n for n, c in pv.Conditional.registry.items() if issubclass(c, pv.Parametric)
     }
@@ -287,4 +347,6 @@ def test_counts_sum_to_one(total):
         pv.NegativeBinomial((1,), total_count=total, logits=1.0),
         pv.ZeroInflatedNegativeBinomial((1,), total_count=total, logits=1.0, gate_logits=0.3),
     ):
-        torch.testing.assert_close(head().log_prob(counts).logsumexp(0), torch.tensor(0.0), atol=1e-10, rtol=0)
+        torch.testing.assert_close(
+            head().log_prob(counts).logsumexp(0), torch.tensor(0.0), atol=1e-10, rtol=0
+        )

@@ -1,4 +1,6 @@
-"""Flows: inverses, log-determinants against autograd's Jacobian, both directions, and what cannot be a prior."""
+"""Flows: inverses, log-determinants against autograd's Jacobian, both directions, and what cannot
+be a prior.
+"""
 
 import pytest
 import torch
@@ -82,7 +84,9 @@ def test_given_values_score_like_own_draws(cls, dtype):
 
 
 def test_a_prior_scores_by_the_fast_way():
-    """One pass of each network scores a given z; drawing takes as many passes as there are elements."""
+    """One pass of each network scores a given z; drawing takes as many passes as there are
+    elements.
+    """
     for learned, fast in ((True, "score"), (False, "draw")):
         head = pv.AutoregressiveFlow((6,), layers=1, **({"learned": True} if learned else {}))
         calls = []
@@ -99,9 +103,15 @@ def test_a_prior_scores_by_the_fast_way():
 def test_planar_flows_are_refused_as_priors_and_likelihoods():
     x = torch.poisson(torch.full((20, 3), 4.0))
     for role in ("prior", "likelihood"):
-        with pytest.raises(TypeError, match=rf"PlanarFlow\(\d,\) cannot stand as {role}: its transforms have no inv"):
+        with pytest.raises(
+            TypeError,
+            match=rf"PlanarFlow\(\d,\) cannot stand as {role}: its transforms have no inv",
+        ):
             pv.build(x, latent=2, **{role: "planar_flow"})
-    for around in ({"name": "mixture", "component": "planar_flow"}, {"name": "ladder", "layers": [1, 1]}):
+    for around in (
+        {"name": "mixture", "component": "planar_flow"},
+        {"name": "ladder", "layers": [1, 1]},
+    ):
         inner = around if around["name"] == "mixture" else {**around, "family": "planar_flow"}
         with pytest.raises((TypeError, ValueError), match=r"cannot stand as prior|planar_flow"):
             pv.build(x, latent=2, prior=inner)
@@ -113,12 +123,15 @@ def test_planar_flows_are_refused_as_priors_and_likelihoods():
 def test_planar_flow_scores_its_own_draws_on_a_constrained_support():
     """The cached draws survive the change of precision and the map to the support."""
     x = torch.poisson(torch.full((20, 3), 4.0))
-    vae = pv.build(x, latent=2, prior="gamma", likelihood="poisson", guide="planar_flow", hidden=[8]).float()
+    vae = pv.build(
+        x, latent=2, prior="gamma", likelihood="poisson", guide="planar_flow", hidden=[8]
+    ).float()
     assert torch.isfinite(pv.terms(vae, x, num_samples=3).log_weight).all()
 
 
 def test_wrong_context():
     with pytest.raises(
-        ValueError, match=r"SplineFlow\(2,\) reads 20 numbers per datum; got a context of shape \(5, 3\)"
+        ValueError,
+        match=r"SplineFlow\(2,\) reads 20 numbers per datum; got a context of shape \(5, 3\)",
     ):
         pv.SplineFlow((2,))(torch.zeros(5, 3))

@@ -1,4 +1,6 @@
-"""Every prior with every likelihood and guide: what fits together trains, what does not is refused by its supports."""
+"""Every prior with every likelihood and guide: what fits together trains, what does not is refused
+by its supports.
+"""
 
 import warnings
 
@@ -45,7 +47,9 @@ GUIDES = {
 @pytest.mark.parametrize("prior", PRIORS)
 def test_twenty_steps_without_nan(prior, likelihood, guide):
     x = DATA[likelihood].astype(np.float32)
-    vae = pv.build(x, latent=3, prior=PRIORS[prior], likelihood=likelihood, guide=GUIDES[guide], hidden=[8]).float()
+    vae = pv.build(
+        x, latent=3, prior=PRIORS[prior], likelihood=likelihood, guide=GUIDES[guide], hidden=[8]
+    ).float()
     history = pv.fit(vae, x, epochs=4, batch_size=8, progress=False)
     assert np.isfinite(history.loss).all()
     assert all(bool(p.isfinite().all()) for p in vae.parameters())
@@ -77,11 +81,13 @@ REFUSED = {
             pv.Amortised(pv.MLP(3, 4), pv.Poisson((4,))),
             pv.Amortised(pv.MLP(4, 6), pv.Normal((3,))),
         ),
-        "Dirichlet(3,) has shape (2,) in unconstrained space, where the guide lives, and the guide has shape (3,)",
+        "Dirichlet(3,) has shape (2,) in unconstrained space, where the guide lives, and the "
+        "guide has shape (3,)",
     ),
     "vamp of a planar flow": (
         lambda: pv.build(COUNTS, latent=3, prior="vamp", guide="planar_flow", likelihood="poisson"),
-        "Vamp(3,) needs the density of the guide at any z, and PlanarFlow(3,) knows that of its own draws only",
+        "Vamp(3,) needs the density of the guide at any z, and PlanarFlow(3,) knows that of its "
+        "own draws only",
     ),
 }
 

@@ -15,7 +15,12 @@ def two_layers():
             "latent": [5],
             "prior": {"name": "ladder", "layers": [3, 2], "hidden": [6]},
             "likelihood": {"name": "bernoulli", "network": {"hidden": [7]}},
-            "guide": {"name": "ladder", "layers": [3, 2], "hidden": [6], "network": {"hidden": [7]}},
+            "guide": {
+                "name": "ladder",
+                "layers": [3, 2],
+                "hidden": [6],
+                "network": {"hidden": [7]},
+            },
         }
     )
     return vae, torch.bernoulli(torch.full((10, 4), 0.5))
@@ -72,7 +77,12 @@ def test_every_layer_trains():
 )
 def test_layers_of_any_family(family):
     x = torch.poisson(torch.full((20, 3), 4.0))
-    vae = pv.build(x, latent=3, prior={"name": "ladder", "layers": [2, 1], "family": family}, likelihood="poisson")
+    vae = pv.build(
+        x,
+        latent=3,
+        prior={"name": "ladder", "layers": [2, 1], "family": family},
+        likelihood="poisson",
+    )
     pv.fit(vae, x, epochs=1, progress=False)
     assert vae.sample(5).shape == (5, 3)
     assert pv.log_evidence(vae, x, num_samples=10).log_evidence.notnull().all()
@@ -81,6 +91,7 @@ def test_layers_of_any_family(family):
 @pytest.mark.parametrize("layers", [[3, 3], [5, 0], [], 5])
 def test_layers_must_add_up(layers):
     with pytest.raises(
-        ValueError, match=r"Ladder needs layers that add up to its size|every number in layers must|layers must be a l"
+        ValueError,
+        match=r"Ladder needs layers that add up to its size|every number in layers must|layers must be a l",
     ):
         pv.Ladder((5,), layers=layers)

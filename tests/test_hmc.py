@@ -8,7 +8,7 @@ import torch
 from pyro.infer import MCMC
 from scipy import special, stats
 
-from pyro_vae.inference.hmc import BatchedHMC, evaluate, leapfrog, transition
+from pyro_vae.posterior.hmc import BatchedHMC, evaluate, leapfrog, transition
 
 SHAPE = 3.0  # of the gamma whose logarithm is the skewed target
 
@@ -37,7 +37,11 @@ def correlated(num, size, seed=0):
 
 
 def test_leapfrog_is_reversible():
-    start, momentum, scale = evaluate(log_gamma, exact_draws(4, 7, 3)), torch.randn(4, 7, 3), 0.3 * correlated(7, 3)
+    start, momentum, scale = (
+        evaluate(log_gamma, exact_draws(4, 7, 3)),
+        torch.randn(4, 7, 3),
+        0.3 * correlated(7, 3),
+    )
     step = torch.rand(4, 7) * 0.2
     there, gained = leapfrog(log_gamma, start, momentum, step, 9, scale)
     back, lost = leapfrog(log_gamma, there, -gained, step, 9, scale)
@@ -50,7 +54,9 @@ def test_the_energy_error_falls_with_the_square_of_the_step():
     start, momentum = evaluate(log_gamma, exact_draws(200, 5, 3)), torch.randn(200, 5, 3)
 
     def error(step, steps):
-        end, last = leapfrog(log_gamma, start, momentum, torch.full((), step), steps, identity(5, 3))
+        end, last = leapfrog(
+            log_gamma, start, momentum, torch.full((), step), steps, identity(5, 3)
+        )
         return float((energy(end, last) - energy(start, momentum)).square().mean().sqrt())
 
     ratios = [error(0.1 / 2**k, 10 * 2**k) / error(0.05 / 2**k, 20 * 2**k) for k in range(3)]
@@ -63,12 +69,16 @@ def test_a_leapfrog_preserves_volume():
 
     def flow(both):
         state = evaluate(log_gamma, both[:2].reshape(1, 1, 2))
-        moved, momentum = leapfrog(log_gamma, state, both[2:].reshape(1, 1, 2), torch.full((), 0.3), 3, scale)
+        moved, momentum = leapfrog(
+            log_gamma, state, both[2:].reshape(1, 1, 2), torch.full((), 0.3), 3, scale
+        )
         return torch.cat([moved.position.flatten(), momentum.flatten()])
 
     at, eps = torch.tensor([0.4, 1.1, -0.3, 0.8]), 1e-6
     columns = [(flow(at + eps * unit) - flow(at - eps * unit)) / (2 * eps) for unit in torch.eye(4)]
-    torch.testing.assert_close(torch.linalg.det(torch.stack(columns, 1)), torch.tensor(1.0), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        torch.linalg.det(torch.stack(columns, 1)), torch.tensor(1.0), rtol=0, atol=1e-7
+    )
 
 
 def test_detailed_balance():
@@ -89,7 +99,9 @@ def test_detailed_balance():
             difference = f(x) * g(y) - g(x) * f(y)
             z = float(difference.mean() / (difference.std() / len(x) ** 0.5))
             assert abs(z) < 4
-        assert stats.ks_2samp(f(y).numpy(), f(exact_draws(200_000, 2, seed=1)).numpy()).pvalue > 1e-4
+        assert (
+            stats.ks_2samp(f(y).numpy(), f(exact_draws(200_000, 2, seed=1)).numpy()).pvalue > 1e-4
+        )
 
 
 def sampled(log_density, position, scale, warmup=300, num=500):
@@ -100,13 +112,21 @@ def sampled(log_density, position, scale, warmup=300, num=500):
 
 
 def test_a_skewed_target_has_its_moments():
-    """As a kernel of Pyro's own MCMC. Tolerances from the ESS, 4 chains x 500 draws x 100 data that are all alike."""
+    """As a kernel of Pyro's own MCMC.
+
+    Tolerances from the ESS, 4 chains x 500 draws x 100 data that are all alike.
+    """
     torch.manual_seed(0)
     _, draws = sampled(log_gamma, exact_draws(4, 100, 2), torch.ones(100, 2))
     each = draws.mean((0, 1)).flatten()  # independent over data
-    assert abs(float(each.mean()) - special.digamma(SHAPE)) < 5 * float(each.std()) / len(each) ** 0.5
+    assert (
+        abs(float(each.mean()) - special.digamma(SHAPE)) < 5 * float(each.std()) / len(each) ** 0.5
+    )
     each = (draws - special.digamma(SHAPE)).square().mean((0, 1)).flatten()
-    assert abs(float(each.mean()) - special.polygamma(1, SHAPE)) < 5 * float(each.std()) / len(each) ** 0.5
+    assert (
+        abs(float(each.mean()) - special.polygamma(1, SHAPE))
+        < 5 * float(each.std()) / len(each) ** 0.5
+    )
     each = (draws < -0.5).double().mean((0, 1)).flatten()
     tail = stats.gamma(SHAPE).cdf(math.exp(-0.5))
     assert abs(float(each.mean()) - tail) < 5 * float(each.std()) / len(each) ** 0.5
@@ -160,7 +180,9 @@ def test_nan_in_one_datum_leaves_the_others_alone():
 
     def density(u):
         value = log_gamma(u)
-        return torch.where(torch.arange(3) == 1, value + torch.where(u[..., 0] > 1.0, math.nan, 0.0), value)
+        return torch.where(
+            torch.arange(3) == 1, value + torch.where(u[..., 0] > 1.0, math.nan, 0.0), value
+        )
 
     state = evaluate(density, torch.zeros(2000, 3, 2))
     for _ in range(20):
@@ -174,5 +196,7 @@ def test_where_it_cannot_begin():
     position = torch.zeros(2, 3, 1)
     position[1, 2] = math.nan
     kernel = BatchedHMC(log_gamma, position, scale=torch.ones(3, 1))
-    with pytest.raises(ValueError, match="HMC needs a finite density where it begins; chain 1 of datum 2 has none"):
+    with pytest.raises(
+        ValueError, match="HMC needs a finite density where it begins; chain 1 of datum 2 has none"
+    ):
         kernel.setup(10)

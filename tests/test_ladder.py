@@ -1,4 +1,6 @@
-"""The ladder of proposals: bad guides are seen, brought to the truth, and named by the rung they needed."""
+"""The ladder of proposals: bad guides are seen, brought to the truth, and named by the rung they
+needed.
+"""
 
 import math
 import os
@@ -13,12 +15,15 @@ from scipy import integrate, special, stats
 from truth import Direct, LinearGaussian, affine
 
 import pyro_vae as pv
-from pyro_vae.inference.ladder import FREEDOM, PRIOR_SHARE, RUNGS, Students, _defended
-from pyro_vae.inference.targets import Target
-from pyro_vae.inference.weights import summed
+from pyro_vae.density.target import Target
+from pyro_vae.evidence.escalation import FREEDOM, PRIOR_SHARE, RUNGS, Students, _defended
+from pyro_vae.evidence.weights import summed
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
-MODELS = {2: LinearGaussian.with_diagonal_posterior(6, 2), 10: LinearGaussian.with_diagonal_posterior(12, 10)}
+MODELS = {
+    2: LinearGaussian.with_diagonal_posterior(6, 2),
+    10: LinearGaussian.with_diagonal_posterior(12, 10),
+}
 DATA = {q: model.draw(100) for q, model in MODELS.items()}
 BAD = {"narrow": {"shrink": 0.2}, "off": {"shift": 3.0}}
 
@@ -54,11 +59,15 @@ def test_a_bad_guide_is_brought_to_the_truth(q, bad):
         assert (np.abs(z[-1]) < 4).mean() >= 0.95
     z = np.concatenate(z)
     assert 0.8 < z.std() < 1.25
-    assert abs(z.mean()) < 4 / math.sqrt(z.size) + 0.025  # the log is biased by half a squared error
+    assert (
+        abs(z.mean()) < 4 / math.sqrt(z.size) + 0.025
+    )  # the log is biased by half a squared error
 
 
 def test_the_guide_alone_would_have_been_wrong():
-    """What the tests above are worth: without a tolerance most estimates of the shifted guide are far off."""
+    """What the tests above are worth: without a tolerance most estimates of the shifted guide are
+    far off.
+    """
     result = quiet(MODELS[10].vae(shift=3.0), DATA[10], num_samples=5000)
     assert (np.abs(in_standard_errors(result, MODELS[10].log_evidence(DATA[10]))) > 4).mean() > 0.5
 
@@ -70,7 +79,9 @@ def test_a_heavy_tailed_guide_is_not_flagged(q):
     covariance, gain = model.posterior()
     sd = torch.as_tensor(np.sqrt(np.diag(covariance)))
     vae = model.vae()
-    vae.posterior = pv.Amortised(affine(gain, -gain @ model.bias), pv.StudentT((q,), df=5.0, scale=sd))
+    vae.posterior = pv.Amortised(
+        affine(gain, -gain @ model.bias), pv.StudentT((q,), df=5.0, scale=sd)
+    )
     result = pv.log_evidence(vae, DATA[q], num_samples=2000)
     assert result.attrs["flagged"] == 0
     z = in_standard_errors(result, model.log_evidence(DATA[q]))
@@ -114,8 +125,10 @@ def test_memory_never_changes_the_answer():
 
 def test_the_last_rung_is_reached_and_right(monkeypatch):
     """With the moments of the posterior of no use, annealing must do it."""
-    monkeypatch.setattr("pyro_vae.inference.ladder.DISTRIBUTIONS", (100,))
-    monkeypatch.setattr("pyro_vae.inference.ladder.WIDTHS", {"mixture": (0.1,), "refined": (2.5,)})
+    monkeypatch.setattr("pyro_vae.evidence.escalation.DISTRIBUTIONS", (100,))
+    monkeypatch.setattr(
+        "pyro_vae.evidence.escalation.WIDTHS", {"mixture": (0.1,), "refined": (2.5,)}
+    )
     model, x = MODELS[10], DATA[10][:5]
     result = quiet(model.vae(shift=3.0), x, num_samples=50, tolerance=0.25, max_samples=50)
     annealed = result.isel(datum=(result.rung == "annealed").values)
@@ -206,7 +219,9 @@ def test_a_pair_with_two_latents_one_of_them_positive():
             pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 0.1))
 
     x = torch.linspace(-2, 2, 5)
-    density = lambda s, v: stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)  # noqa: E731
+    density = lambda s, v: (
+        stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)
+    )  # noqa: E731
     exact = [math.log(integrate.quad(density, 0, np.inf, args=(float(v),))[0]) for v in x]
     result = quiet((model, guide), x, num_samples=500, tolerance=0.05)
     assert result.attrs["flagged"] == 0
@@ -257,7 +272,9 @@ def test_a_condition_reaches_every_rung():
 
 
 def test_impossible_and_unknown_data_stay_so():
-    """Weights that are all zero, or NaN, become no number on any rung; their neighbours are not touched."""
+    """Weights that are all zero, or NaN, become no number on any rung; their neighbours are not
+    touched.
+    """
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -266,12 +283,16 @@ def test_impossible_and_unknown_data_stay_so():
             pyro.factor("x", far + dist.Normal(z, 0.5).log_prob(x))
 
     x = torch.tensor([0.5, 6.0, -6.0, -0.5])
-    with pytest.warns(UserWarning, match="log p.x. of 2 of 4 data cannot be trusted.*no rung of the ladder held"):
+    with pytest.warns(
+        UserWarning, match="log p.x. of 2 of 4 data cannot be trusted.*no rung of the ladder held"
+    ):
         result = pv.log_evidence((model, normal_pair()[1]), x, num_samples=100, tolerance=0.05)
     np.testing.assert_array_equal(result.log_evidence[1:3], [-math.inf, math.nan])
     assert (result.rung[1:3] == "guide").all()
     good = result.isel(datum=[0, 3])
-    assert (np.abs(good.log_evidence - stats.norm(0, math.sqrt(1.25)).logpdf(0.5)) < 4.5 * good.se).all()
+    assert (
+        np.abs(good.log_evidence - stats.norm(0, math.sqrt(1.25)).logpdf(0.5)) < 4.5 * good.se
+    ).all()
     assert (good.se <= 0.05).all()
 
 
@@ -313,7 +334,9 @@ def test_a_guide_of_no_width():
 
 
 def test_latents_outside_the_support_have_no_density():
-    """A guide over the whole line for a prior on the positive half: half of the draws count nothing."""
+    """A guide over the whole line for a prior on the positive half: half of the draws count
+    nothing.
+    """
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -363,11 +386,17 @@ def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     found = summed(_defended(Target(model, (torch.ones(20),)), proposal, 4096), 1e-16)
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(4000, 32))
-    radius = rng.choice([1.2, 2.5], normal.shape) * np.sqrt(FREEDOM / rng.chisquare(FREEDOM, normal.shape))
+    radius = rng.choice([1.2, 2.5], normal.shape) * np.sqrt(
+        FREEDOM / rng.chisquare(FREEDOM, normal.shape)
+    )
     z = np.where(rng.random(normal.shape) < PRIOR_SHARE, normal, 1.0 + 0.05 * radius * normal)
     density = np.mean([stats.t(FREEDOM, 1.0, 0.05 * width).pdf(z) for width in (1.2, 2.5)], 0)
     prior = stats.norm.pdf(z)
-    weight = prior * stats.norm.pdf(1.0, z * z, 0.3) / ((1 - PRIOR_SHARE) * density + PRIOR_SHARE * prior)
+    weight = (
+        prior
+        * stats.norm.pdf(1.0, z * z, 0.3)
+        / ((1 - PRIOR_SHARE) * density + PRIOR_SHARE * prior)
+    )
     own = np.log(weight.mean(1))
     assert abs(found.log_evidence.mean() - exact) < 0.05
     assert abs(float(found.curve[5].mean()) - own.mean()) < 5 * own.std() / math.sqrt(2000)
@@ -387,14 +416,23 @@ def test_the_elbo_stays_that_of_the_guide():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tolerance": 0.0}, "tolerance must be a standard error in nats above 0, such as 0.05; got 0.0"),
+        (
+            {"tolerance": 0.0},
+            "tolerance must be a standard error in nats above 0, such as 0.05; got 0.0",
+        ),
         ({"tolerance": -1}, "tolerance must be a standard error"),
         ({"tolerance": math.nan}, "tolerance must be a standard error"),
         ({"tolerance": math.inf}, "tolerance must be a standard error"),
         ({"tolerance": True}, "tolerance must be a standard error"),
         ({"tolerance": "0.1"}, "tolerance must be a standard error"),
-        ({"tolerance": 0.1, "num_samples": 24}, "num_samples with a tolerance must be a whole number from 25; got 24"),
-        ({"tolerance": 0.1, "max_samples": 999}, "max_samples must be a whole number from 1000; got 999"),
+        (
+            {"tolerance": 0.1, "num_samples": 24},
+            "num_samples with a tolerance must be a whole number from 25; got 24",
+        ),
+        (
+            {"tolerance": 0.1, "max_samples": 999},
+            "max_samples must be a whole number from 1000; got 999",
+        ),
         ({"tolerance": 0.1, "max_samples": 2e4}, "max_samples must be a whole number"),
         ({"max_bytes": 0}, "max_bytes must be a whole number from 1; got 0"),
         ({"seed": -1}, "seed must be a whole number from 0; got -1"),
@@ -476,18 +514,24 @@ def test_students_have_the_density_of_scipy(size):
     for n in range(3):
         shape = proposal.factor[n] @ proposal.factor[n].T
         parts = [
-            stats.multivariate_t(proposal.mean[n].numpy(), (width**2 * shape).numpy(), FREEDOM).logpdf(at[:, n].numpy())
+            stats.multivariate_t(
+                proposal.mean[n].numpy(), (width**2 * shape).numpy(), FREEDOM
+            ).logpdf(at[:, n].numpy())
             for width in proposal.widths
         ]
         expected = special.logsumexp(parts, 0) - math.log(2)
         np.testing.assert_allclose(proposal.log_prob(at)[:, n], expected, rtol=1e-10)
     index = torch.tensor([2, 0])
-    torch.testing.assert_close(proposal.of(index).log_prob(at[:, index]), proposal.log_prob(at)[:, index])
+    torch.testing.assert_close(
+        proposal.of(index).log_prob(at[:, index]), proposal.log_prob(at)[:, index]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_students_draw_what_they_score(size):
-    """Every projection of a multivariate Student-t is one, so a mixture of two has a known distribution function."""
+    """Every projection of a multivariate Student-t is one, so a mixture of two has a known
+    distribution function.
+    """
     proposal = students(size)
     draws = proposal.sample(torch.Size([5000]))
     assert draws.shape == (5000, 3, size)
@@ -497,6 +541,8 @@ def test_students_draw_what_they_score(size):
             sd = float((direction @ proposal.factor[n]).norm())
             center = float(direction @ proposal.mean[n])
             projected = (draws[:, n] @ direction).numpy()
-            cdf = lambda v, c=center, s=sd: np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for w in (0.7, 2.0)], 0)  # noqa: E731
+            cdf = lambda v, c=center, s=sd: np.mean(
+                [stats.t(FREEDOM, c, s * w).cdf(v) for w in (0.7, 2.0)], 0
+            )  # noqa: E731
             p_values.append(stats.kstest(projected, cdf).pvalue)
     assert min(p_values) > 1e-4

@@ -81,7 +81,9 @@ def test_rooms_stay_small(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             doc = node.body[0] if ast.get_docstring(node) else None
-            size = node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+            size = (
+                node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+            )
             assert size <= 60, node.name
 
 
@@ -106,5 +108,7 @@ assert not slow, slow
 
 
 def test_importing_changes_nothing_and_is_quick():
-    result = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr

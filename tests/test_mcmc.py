@@ -1,4 +1,6 @@
-"""sample_posterior: exact posteriors, any model, what it says of its chains, and what it leaves as it was."""
+"""sample_posterior: exact posteriors, any model, what it says of its chains, and what it leaves as
+it was.
+"""
 
 import numpy as np
 import pyro
@@ -21,7 +23,9 @@ def draws(tree, name="z"):
 
 
 def check_moments(z, mean, variance, floor=400):
-    """Two gates: an ESS that says something, then 5 standard errors from that ESS; z of shape (chain, draw, ...)."""
+    """Two gates: an ESS that says something, then 5 standard errors from that ESS; z of shape
+    (chain, draw, ...).
+    """
     for values, expected in ((z, mean), ((z - mean) ** 2, variance)):
         ess = array_stats.ess(values.astype(float), chain_axis=0, draw_axis=1, method="mean")
         assert ess.min() > floor, ess.min()
@@ -31,13 +35,21 @@ def check_moments(z, mean, variance, floor=400):
 
 @pytest.mark.parametrize(
     ("kernel", "options"),
-    [("hmc", {"num_samples": 500, "warmup": 200}), ("nuts", {"num_samples": 400, "warmup": 150, "chains": 2})],
+    [
+        ("hmc", {"num_samples": 500, "warmup": 200}),
+        ("nuts", {"num_samples": 400, "warmup": 150, "chains": 2}),
+    ],
 )
 def test_200_exact_posteriors_at_once(kernel, options):
     vae = TRUTH.vae(shrink=0.7, shift=1.0)  # chains begin at a guide that is wrong
     tree = pv.sample_posterior(vae, X, kernel=kernel, **options)
     covariance, gain = TRUTH.posterior()
-    check_moments(draws(tree), (X - TRUTH.bias) @ gain.T, np.diag(covariance), floor=50 if kernel == "nuts" else 400)
+    check_moments(
+        draws(tree),
+        (X - TRUTH.bias) @ gain.T,
+        np.diag(covariance),
+        floor=50 if kernel == "nuts" else 400,
+    )
     assert (tree["diagnostics"].rhat < 1.05).all()
     assert (tree["diagnostics"].divergences == 0).all()
 
@@ -57,12 +69,26 @@ def conjugate(name):
     if name == "gamma x Poisson":
         x = rng.poisson(rng.gamma(0.5, 1.0, (60, 1)))
         likelihood = Direct((1,), lambda z: dist.Poisson(z, validate_args=False).to_event(1))
-        return pv.Gamma((1,), concentration=0.5, rate=1.0), likelihood, x, (x + 0.5) / 2, (x + 0.5) / 4
+        return (
+            pv.Gamma((1,), concentration=0.5, rate=1.0),
+            likelihood,
+            x,
+            (x + 0.5) / 2,
+            (x + 0.5) / 4,
+        )
     if name == "beta x binomial":
         x = rng.binomial(10, rng.beta(2, 2, (60, 1)))
-        likelihood = Direct((1,), lambda z: dist.Binomial(10, probs=z, validate_args=False).to_event(1))
+        likelihood = Direct(
+            (1,), lambda z: dist.Binomial(10, probs=z, validate_args=False).to_event(1)
+        )
         posterior = stats.beta(x + 2, 12 - x)
-        return pv.Beta((1,), concentration1=2.0, concentration0=2.0), likelihood, x, posterior.mean(), posterior.var()
+        return (
+            pv.Beta((1,), concentration1=2.0, concentration0=2.0),
+            likelihood,
+            x,
+            posterior.mean(),
+            posterior.var(),
+        )
     x = np.array([rng.multinomial(20, p) for p in rng.dirichlet([1.0] * 4, 60)])
     likelihood = Direct((4,), lambda z: dist.Multinomial(20, probs=z, validate_args=False))
     mean = (x + 1) / 24
@@ -131,7 +157,9 @@ def test_the_base_space_of_a_flow_gives_the_same_posterior():
     torch.manual_seed(0)
     vae = TRUTH.vae()
     head = pv.SplineFlow((2,), hidden=[8], features=2)
-    vae = pv.VAE(vae.prior, vae.likelihood, pv.Amortised(pv.MLP(6, head.num_params, hidden=[16]), head))
+    vae = pv.VAE(
+        vae.prior, vae.likelihood, pv.Amortised(pv.MLP(6, head.num_params, hidden=[16]), head)
+    )
     tree = pv.sample_posterior(vae, X[:30], num_samples=500, warmup=300, neutra=True)
     covariance, gain = TRUTH.posterior()
     check_moments(draws(tree), (X[:30] - TRUTH.bias) @ gain.T, np.diag(covariance))
@@ -154,7 +182,10 @@ def test_sites_of_different_size_have_dimensions_of_their_own():
     tree = pv.sample_posterior((sizes_differ, guides_differ), X[:3], num_samples=300, warmup=200)
     assert tree["posterior"].a.dims == ("chain", "draw", "datum", "a_dim")
     assert tree["posterior"].b.shape == (4, 300, 3, 3)
-    assert pv.compare_posteriors((sizes_differ, guides_differ), X[:3], tree).sd_ratio.shape == (3, 5)
+    assert pv.compare_posteriors((sizes_differ, guides_differ), X[:3], tree).sd_ratio.shape == (
+        3,
+        5,
+    )
 
 
 @pytest.mark.parametrize("kernel", ["hmc", "nuts"])
@@ -173,7 +204,9 @@ def test_both_kernels_agree_on_a_nonlinear_decoder():
     vae = pv.build(x, latent=2, likelihood="poisson", hidden=[16])
     pv.fit(vae, x, epochs=200, learning_rate=1e-2, progress=False)
     hmc = draws(pv.sample_posterior(vae, x, num_samples=2000, warmup=300))
-    nuts = draws(pv.sample_posterior(vae, x, kernel="nuts", num_samples=500, warmup=200, chains=2, seed=1))
+    nuts = draws(
+        pv.sample_posterior(vae, x, kernel="nuts", num_samples=500, warmup=200, chains=2, seed=1)
+    )
     for power in (1, 2):
         found = []
         for z in (hmc**power, nuts**power):
@@ -198,7 +231,9 @@ def wide(x):
 def test_two_modes_are_told(kernel):
     """z and -z are as likely; no chain ever crosses. The warning is about the line that called."""
     x = np.full((5, 1), 9.0)
-    with pytest.warns(UserWarning, match=r"chains of \d of 5 data have not mixed \(R-hat above 1.05 or") as told:
+    with pytest.warns(
+        UserWarning, match=r"chains of \d of 5 data have not mixed \(R-hat above 1.05 or"
+    ) as told:
         tree = pv.sample_posterior((square, wide), x, kernel=kernel, num_samples=200, warmup=200)
     assert told[0].filename == __file__
     signs = np.sign(draws(tree).mean(1))  # (chain, datum)
@@ -235,7 +270,8 @@ def shifted(x):
 def test_other_processes_know_the_parameters_of_a_pair():
     pyro.get_param_store()["shift"] = torch.tensor(10.0)
     here, there = (
-        quietly((shifted, wide), np.zeros((2, 1)), kernel="nuts", chains=1, processes=processes) for processes in (1, 2)
+        quietly((shifted, wide), np.zeros((2, 1)), kernel="nuts", chains=1, processes=processes)
+        for processes in (1, 2)
     )
     np.testing.assert_array_equal(draws(here), draws(there))
     assert abs(draws(here).mean() - 5.0) < 1.0
@@ -245,7 +281,9 @@ def test_other_processes_know_the_parameters_of_a_pair():
 def test_nothing_of_the_callers_is_touched(kernel):
     vae = TRUTH.vae().train()
     vae.prior.loc.requires_grad_(False)
-    before = [(name, p.requires_grad, p.detach().clone(), p.grad) for name, p in vae.named_parameters()]
+    before = [
+        (name, p.requires_grad, p.detach().clone(), p.grad) for name, p in vae.named_parameters()
+    ]
     state = torch.random.get_rng_state()
     with pytest.warns(UserWarning, match="have not mixed"):
         pv.sample_posterior(vae, X[:3], kernel=kernel, num_samples=5, warmup=5, chains=1)
@@ -290,7 +328,11 @@ ERRORS = {
         ValueError,
         "chains must be a whole number from 1",
     ),
-    "processes": (lambda: pv.sample_posterior(TRUTH.vae(), X, processes=2), ValueError, "'hmc' runs all chains as one"),
+    "processes": (
+        lambda: pv.sample_posterior(TRUTH.vae(), X, processes=2),
+        ValueError,
+        "'hmc' runs all chains as one",
+    ),
     "discrete": (
         lambda: pv.sample_posterior(*one_hot()),
         TypeError,
@@ -312,7 +354,11 @@ ERRORS = {
         "neutra needs a VAE whose guide is a flow, such as 'spline_flow'",
     ),
     "data": (lambda: pv.sample_posterior(TRUTH.vae(), X[:, :3]), pv.DataError, "shape"),
-    "no vae": (lambda: pv.sample_posterior(3, X), TypeError, "a pair (model, guide) of Pyro functions; got int"),
+    "no vae": (
+        lambda: pv.sample_posterior(3, X),
+        TypeError,
+        "a pair (model, guide) of Pyro functions; got int",
+    ),
 }
 
 

@@ -1,4 +1,6 @@
-"""Missing data: masked cells change nothing, what is seen scores exactly, imputation equals the exact conditional."""
+"""Missing data: masked cells change nothing, what is seen scores exactly, imputation equals the
+exact conditional.
+"""
 
 import warnings
 
@@ -9,7 +11,7 @@ from scipy import stats
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
-from pyro_vae.missing import factorises, inside, observed
+from pyro_vae.assembly.missing import factorises, inside, observed
 
 FACTORISED = [
     name
@@ -38,7 +40,9 @@ def test_the_fill_changes_loss_and_gradients_by_exactly_nothing(name):
     results = []
     for _ in range(2):
         masked, filled = observed(part(z), torch.where(missing, float("nan"), x), "x")
-        filled = torch.where(missing, part(z).sample().to(z.dtype), filled)  # any other value inside the support
+        filled = torch.where(
+            missing, part(z).sample().to(z.dtype), filled
+        )  # any other value inside the support
         loss = masked.log_prob(filled).sum()
         parameters = list(part.parameters())
         gradients = torch.autograd.grad(loss, parameters) if parameters else ()
@@ -76,7 +80,9 @@ def test_evidence_and_imputation_equal_the_exact_gaussian():
     x = x[(~x.isnan()).sum(1) > 2]
     covariance, bias = truth.weight @ truth.weight.T + np.diag(truth.noise), truth.bias
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the guide does not know that cells are missing; k-hat says for which rows
+        warnings.simplefilter(
+            "ignore"
+        )  # the guide does not know that cells are missing; k-hat says for which rows
         evidence = pv.log_evidence(vae, x, num_samples=20_000)
     filled = vae.impute(x, num_samples=20_000)
     several = vae.impute(x, num_samples=20_000, draws=200)
@@ -93,7 +99,9 @@ def test_evidence_and_imputation_equal_the_exact_gaussian():
         assert abs(float(evidence.log_evidence[i]) - exact) < 5 * float(evidence.se[i]) + 1e-9
         cross = covariance[np.ix_(~seen, seen)] @ np.linalg.inv(block)
         mean = bias[~seen] + cross @ (row[seen] - bias[seen])
-        sd = np.sqrt(np.diag(covariance[np.ix_(~seen, ~seen)] - cross @ covariance[np.ix_(seen, ~seen)]))
+        sd = np.sqrt(
+            np.diag(covariance[np.ix_(~seen, ~seen)] - cross @ covariance[np.ix_(seen, ~seen)])
+        )
         ess = float(evidence.ess[i])
         assert (np.abs(filled[i].numpy()[~seen] - mean) < 5 * sd / ess**0.5).all()
         drawn = several[:, i].numpy()[:, ~seen]
@@ -132,7 +140,9 @@ def test_classes_are_imputed_by_the_weightiest():
 
 @pytest.mark.parametrize("name", ["student_t", "half_cauchy"])
 def test_what_has_no_mean_is_imputed_by_its_mode(name):
-    """A Student-t with one degree of freedom, a half-Cauchy: real numbers, of which no two are alike."""
+    """A Student-t with one degree of freedom, a half-Cauchy: real numbers, of which no two are
+    alike.
+    """
     options = {"student_t": {"df": 1.0}}.get(name, {})
     head = pv.Conditional.registry[name]((3,), **options)
     vae = pv.VAE(
@@ -157,7 +167,9 @@ def test_the_guide_reads_missing_cells_at_the_mean():
 
 
 @pytest.mark.uses_store
-@pytest.mark.parametrize("name", ["dirichlet", "multivariate_normal", "multinomial", "mixture", "one_hot"])
+@pytest.mark.parametrize(
+    "name", ["dirichlet", "multivariate_normal", "multinomial", "mixture", "one_hot"]
+)
 def test_what_does_not_factorise_is_refused(name):
     head = pv.Conditional.registry[name].example()
     vae = pv.VAE(
@@ -167,19 +179,30 @@ def test_what_does_not_factorise_is_refused(name):
     )
     x = vae.sample(5).double()
     x[2, 1] = float("nan")
-    for entry in (vae.encode, vae.impute, lambda x: pv.fit(vae, x), lambda x: pv.log_evidence(vae, x)):
+    for entry in (
+        vae.encode,
+        vae.impute,
+        lambda x: pv.fit(vae, x),
+        lambda x: pv.log_evidence(vae, x),
+    ):
         with pytest.raises(
-            pv.DataError, match="needs rows without missing cells, as its cells depend on each other; got"
+            pv.DataError,
+            match="needs rows without missing cells, as its cells depend on each other; got",
         ):
             entry(x)
-    with pytest.raises(pv.DataError, match="cannot leave out missing cells, as its cells depend on each other"):
+    with pytest.raises(
+        pv.DataError, match="cannot leave out missing cells, as its cells depend on each other"
+    ):
         vae.model(x)
 
 
 def test_a_class_beside_a_number_without_mean_stays_a_class():
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.standard_t(1, 60), rng.integers(0, 3, 60)])
-    blocks = [{"columns": [0], "name": "student_t", "df": 1.0}, {"columns": [1], "name": "categorical"}]
+    blocks = [
+        {"columns": [0], "name": "student_t", "df": 1.0},
+        {"columns": [1], "name": "categorical"},
+    ]
     vae = pv.build(x, latent=1, likelihood={"name": "columns", "blocks": blocks}, hidden=[8])
     hidden = np.arange(60) % 3
     x[hidden == 0, 1], x[hidden == 1, 0] = np.nan, np.nan
@@ -206,7 +229,9 @@ def test_every_imputation_is_a_draw_of_its_own():
     assert len(drawn[:, x.isnan()][:, 0].unique()) == 50
 
 
-@pytest.mark.parametrize("name", ["horseshoe_like", "logistic_normal", "von_mises_fisher", "spline_flow", "ladder"])
+@pytest.mark.parametrize(
+    "name", ["horseshoe_like", "logistic_normal", "von_mises_fisher", "spline_flow", "ladder"]
+)
 def test_what_knows_neither_mean_nor_mode_is_reconstructed(name):
     options = {"ladder": {"layers": [2, 1]}, "spline_flow": {"hidden": [4]}}.get(name, {})
     head = pv.Conditional.registry[name]((3,), **options)
@@ -220,7 +245,9 @@ def test_what_knows_neither_mean_nor_mode_is_reconstructed(name):
     assert torch.equal(vae.impute(x), x)
 
 
-@pytest.mark.parametrize("component", ["categorical", "ordinal", "binomial", "beta_binomial", "half_cauchy"])
+@pytest.mark.parametrize(
+    "component", ["categorical", "ordinal", "binomial", "beta_binomial", "half_cauchy"]
+)
 @pytest.mark.parametrize("each", ["element", "event"])
 def test_mixtures_as_likelihoods(component, each):
     x = np.random.default_rng(0).integers(1, 4, (40, 3))

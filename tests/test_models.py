@@ -1,4 +1,6 @@
-"""Models side by side: closed forms of linear-Gaussian models, hand computations, and the command evaluate."""
+"""Models side by side: closed forms of linear-Gaussian models, hand computations, and the command
+evaluate.
+"""
 
 import math
 import warnings
@@ -26,7 +28,15 @@ OTHERS = {
     "far": LinearGaussian(TRUTH.weight, TRUTH.bias + 0.7, TRUTH.noise),
     "weak": LinearGaussian(0.9 * TRUTH.weight, TRUTH.bias, TRUTH.noise),
 }
-COLUMNS = ["log_evidence", "se", "difference", "difference_se", "flagged", "bits_per_dim", "seconds"]
+COLUMNS = [
+    "log_evidence",
+    "se",
+    "difference",
+    "difference_se",
+    "flagged",
+    "bits_per_dim",
+    "seconds",
+]
 BITS = np.random.default_rng(0).integers(2, size=(30, 4)).astype(float)
 
 
@@ -42,7 +52,9 @@ def of(*values):
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Delta(x[:, 0], log_density=torch.tensor(values)[: len(x)]), obs=x[:, 0])
+            pyro.sample(
+                "x", dist.Delta(x[:, 0], log_density=torch.tensor(values)[: len(x)]), obs=x[:, 0]
+            )
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -57,7 +69,9 @@ def of(*values):
 def test_differences_and_order_are_the_exact_ones():
     wide = {name: truth.vae(shrink=1.3, shift=0.2) for name, truth in reversed(OTHERS.items())}
     found = compare_models(wide, X, num_samples=2000)
-    noise = {name: evidence(vae, X, num_samples=2000).attrs["mean_mc_se"] for name, vae in wide.items()}
+    noise = {
+        name: evidence(vae, X, num_samples=2000).attrs["mean_mc_se"] for name, vae in wide.items()
+    }
     exact = {name: truth.log_evidence(X) for name, truth in OTHERS.items()}
     order = sorted(exact, key=lambda name: -exact[name].mean())
     assert list(found.index) == order
@@ -68,7 +82,9 @@ def test_differences_and_order_are_the_exact_ones():
     assert tuple(found.iloc[0][["difference", "difference_se"]]) == (0.0, 0.0)
     for name in order[1:]:
         row, apart = found.loc[name], exact[name] - best
-        assert abs(row.difference - apart.mean()) < 4 * math.hypot(noise[name], noise[order[0]]), name
+        assert abs(row.difference - apart.mean()) < 4 * math.hypot(noise[name], noise[order[0]]), (
+            name
+        )
         assert row.difference_se == pytest.approx(apart.std(ddof=1) / len(X) ** 0.5, rel=0.15), name
         assert abs(row.log_evidence - exact[name].mean()) < 4 * row.se
         assert row.difference_se < 0.8 * math.hypot(row.se, found.se.iloc[0]), "pairing pays"
@@ -78,11 +94,16 @@ def test_differences_and_order_are_the_exact_ones():
 
 
 def test_the_difference_is_what_new_data_would_give_within_its_error():
-    """Over many data sets: less the expected difference, in units of its standard error, a standard normal."""
+    """Over many data sets: less the expected difference, in units of its standard error, a standard
+    normal.
+    """
     pair = {name: OTHERS[name].vae() for name in ("true", "far")}
     many = TRUTH.draw(20_000, seed=5)
     expected = (OTHERS["far"].log_evidence(many) - TRUTH.log_evidence(many)).mean()
-    rows = [compare_models(pair, TRUTH.draw(80, seed), num_samples=2).loc["far"] for seed in range(10, 35)]
+    rows = [
+        compare_models(pair, TRUTH.draw(80, seed), num_samples=2).loc["far"]
+        for seed in range(10, 35)
+    ]
     z = np.array([(row.difference - expected) / row.difference_se for row in rows])
     assert np.abs(z).max() < 4
     assert abs(z.mean()) < 4 / len(z) ** 0.5
@@ -94,14 +115,18 @@ def test_the_row_of_a_model_is_its_evidence():
     found = compare_models({"a": vae}, X, num_samples=100, seed=3).loc["a"]
     alone = pv.log_evidence(vae, X, num_samples=100, seed=3)
     assert (found.log_evidence, found.se) == (alone.attrs["mean"], alone.attrs["mean_se"])
-    reached = compare_models({"a": vae}, X, num_samples=50, tolerance=0.02, max_samples=4000).loc["a"]
+    reached = compare_models({"a": vae}, X, num_samples=50, tolerance=0.02, max_samples=4000).loc[
+        "a"
+    ]
     needed = pv.log_evidence(vae, X, num_samples=50, tolerance=0.02, max_samples=4000)
     assert reached.log_evidence == needed.attrs["mean"]
     assert (needed.se <= 0.02).all()
 
 
 def test_bits_by_hand():
-    """x does not depend on z: log p(x) is a sum over independent cells, and a cell that is missing costs nothing."""
+    """x does not depend on z: log p(x) is a sum over independent cells, and a cell that is missing
+    costs nothing.
+    """
     x = BITS.copy()
     x[0, :3] = np.nan
     likelihood = pv.Bernoulli((4,), logits=torch.tensor([0.0, 1.0, -1.0, 2.0]))
@@ -115,7 +140,9 @@ def test_bits_by_hand():
 
 
 def test_flags_are_a_share_and_no_warning():
-    found = compare_models({"narrow": TRUTH.vae(shrink=0.2), "wide": TRUTH.vae(shrink=1.3)}, X, num_samples=500)
+    found = compare_models(
+        {"narrow": TRUTH.vae(shrink=0.2), "wide": TRUTH.vae(shrink=1.3)}, X, num_samples=500
+    )
     assert found.flagged["narrow"] > 0.8
     assert found.flagged["wide"] == 0
 
@@ -134,8 +161,12 @@ def test_models_that_differ_in_everything_but_the_likelihoods_kind():
     build = {"latent": 2, "hidden": [4]}
     models = {
         ("normal", "poisson"): pv.build(x, likelihood="poisson", **build),
-        ("vamp", "negative_binomial"): pv.build(x, prior="vamp", likelihood="negative_binomial", **build),
-        ("gamma", "poisson"): pv.build(x, prior="gamma", likelihood="poisson", guide="student_t", **build),
+        ("vamp", "negative_binomial"): pv.build(
+            x, prior="vamp", likelihood="negative_binomial", **build
+        ),
+        ("gamma", "poisson"): pv.build(
+            x, prior="gamma", likelihood="poisson", guide="student_t", **build
+        ),
         ("one_hot", "poisson"): pv.build(x, prior="one_hot", likelihood="poisson", **build),
     }
     found = compare_models(models, x, num_samples=50)
@@ -152,16 +183,23 @@ def test_conditional_models():
     found = compare_models(models, X, c, num_samples=20)
     assert np.isfinite(found[COLUMNS[:5]]).all(axis=None)
     earlier = evidence(models["guide"], X, c, num_samples=20)
-    again = compare_models({"guide": earlier, "likelihood": models["likelihood"]}, X, c, num_samples=20)
+    again = compare_models(
+        {"guide": earlier, "likelihood": models["likelihood"]}, X, c, num_samples=20
+    )
     pandas.testing.assert_frame_equal(again[COLUMNS[:5]], found[COLUMNS[:5]])
     with pytest.raises(
-        pv.DataError, match="x and the result 'guide' are of different data, or of a different c; score"
+        pv.DataError,
+        match="x and the result 'guide' are of different data, or of a different c; score",
     ):
         compare_models({"guide": earlier, "plain": TRUTH.vae()}, X)
-    with pytest.raises(pv.DataError, match="the result 'guide' and the result 'plain' are of different data, or of a"):
+    with pytest.raises(
+        pv.DataError,
+        match="the result 'guide' and the result 'plain' are of different data, or of a",
+    ):
         compare_models({"guide": earlier, "plain": evidence(TRUTH.vae(), X)})
     with pytest.raises(
-        ValueError, match=r"has no condition, so it takes no c.*\ncompare_models was about to score 'b'"
+        ValueError,
+        match=r"has no condition, so it takes no c.*\ncompare_models was about to score 'b'",
     ):
         compare_models({"a": models["guide"], "b": TRUTH.vae()}, X, c)
 
@@ -171,13 +209,19 @@ def test_earlier_results_beside_models(tmp_path):
     fresh = compare_models(vaes, X, num_samples=50)
     evidence(vaes["far"], X).to_netcdf(tmp_path / "far.nc", engine="h5netcdf")
     with xarray.open_dataset(tmp_path / "far.nc", engine="h5netcdf") as far:
-        mixed = compare_models({**vaes, "far": far, "loud": evidence(vaes["loud"], X)}, X, num_samples=50)
+        mixed = compare_models(
+            {**vaes, "far": far, "loud": evidence(vaes["loud"], X)}, X, num_samples=50
+        )
     pandas.testing.assert_frame_equal(mixed.drop(columns="seconds"), fresh.drop(columns="seconds"))
     assert set(mixed.index[mixed.seconds.isna()]) == {"far", "loud"}
     results = {name: evidence(vae, X) for name, vae in vaes.items()}
     pandas.testing.assert_frame_equal(compare_models(results)[COLUMNS[:6]], fresh[COLUMNS[:6]])
     annealed = pv.annealed_log_evidence(vaes["true"], X, num_distributions=5, chains=4)
-    assert compare_models({"annealed": annealed, "importance": results["true"]}).notna()["difference"].all()
+    assert (
+        compare_models({"annealed": annealed, "importance": results["true"]})
+        .notna()["difference"]
+        .all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +256,9 @@ def test_a_result_of_a_pair_survives_a_file(tmp_path):
     result.to_netcdf(tmp_path / "pair.nc", engine="h5netcdf")
     with xarray.open_dataset(tmp_path / "pair.nc", engine="h5netcdf") as read:
         assert read.attrs == result.attrs
-        assert compare_models({"a": read, "b": of(-1.0, -3.0)}, np.zeros((2, 1))).difference["b"] == pytest.approx(-0.5)
+        assert compare_models({"a": read, "b": of(-1.0, -3.0)}, np.zeros((2, 1))).difference[
+            "b"
+        ] == pytest.approx(-0.5)
 
 
 def test_nothing_of_the_caller_changes():
@@ -235,38 +281,67 @@ def vae_of(likelihood, **options):
 @pytest.mark.parametrize(
     ("models", "x", "error", "message"),
     [
-        (lambda: TRUTH.vae(), X, TypeError, "needs a mapping from names to VAEs, pairs .*; got VAE"),
+        (
+            lambda: TRUTH.vae(),
+            X,
+            TypeError,
+            "needs a mapping from names to VAEs, pairs .*; got VAE",
+        ),
         (lambda: [TRUTH.vae()], X, TypeError, "needs a mapping from names to .*; got list"),
         (lambda: {}, X, ValueError, "needs a mapping from names to .*; got an empty one"),
-        (lambda: {"a": TRUTH.vae(), "b": "b.nc"}, X, TypeError, "needs VAEs, .*; got as 'b' a value of type str"),
+        (
+            lambda: {"a": TRUTH.vae(), "b": "b.nc"},
+            X,
+            TypeError,
+            "needs VAEs, .*; got as 'b' a value of type str",
+        ),
         (lambda: {"b": (1, 2)}, X, TypeError, "got as 'b' a value of type tuple"),
-        (lambda: {"b": xarray.Dataset()}, X, TypeError, "got as 'b' a Dataset that is no such result"),
-        (lambda: {"b": pv.gaps(TRUTH.vae(), X[:2], steps=1)}, None, TypeError, "got as 'b' a Dataset that is no such"),
-        (lambda: {"b": TRUTH.vae()}, None, ValueError, "needs x to score 'b'; only results of log_evidence need none"),
+        (
+            lambda: {"b": xarray.Dataset()},
+            X,
+            TypeError,
+            "got as 'b' a Dataset that is no such result",
+        ),
+        (
+            lambda: {"b": pv.gaps(TRUTH.vae(), X[:2], steps=1)},
+            None,
+            TypeError,
+            "got as 'b' a Dataset that is no such",
+        ),
+        (
+            lambda: {"b": TRUTH.vae()},
+            None,
+            ValueError,
+            "needs x to score 'b'; only results of log_evidence need none",
+        ),
         (
             lambda: {"a": evidence(TRUTH.vae(), X), "b": evidence(TRUTH.vae(), X[:9])},
             None,
             pv.DataError,
-            "the same data for all models: the result 'a' has 60 data and the result 'b' 9; score all on the same x",
+            "the same data for all models: the result 'a' has 60 data and the result 'b' 9; "
+            "score all on the same x",
         ),
         (
             lambda: {"a": evidence(TRUTH.vae(), X), "b": evidence(TRUTH.vae(), X[::-1].copy())},
             None,
             pv.DataError,
-            "the result 'a' and the result 'b' are of different data, or of a different c; score all on the same x and",
+            "the result 'a' and the result 'b' are of different data, or of a different c; score "
+            "all on the same x and",
         ),
         (
             lambda: {"a": evidence(TRUTH.vae(), X)},
             X[:9],
             pv.DataError,
-            "the same data for all models: x has 9 data and the result 'a' 60; score all on the same x and c",
+            "the same data for all models: x has 9 data and the result 'a' 60; score all on the "
+            "same x and c",
         ),
         (
             lambda: {"a": vae_of("bernoulli"), "b": vae_of("normal"), "c": vae_of("bernoulli")},
             BITS,
             ValueError,
-            "one scale for all models: 'a' gives a probability, 'b' a density; densities and probabilities have no "
-            "common scale, .*; give all models the same kind of likelihood, such as, for whole numbers, discretized",
+            "one scale for all models: 'a' gives a probability, 'b' a density; densities and "
+            "probabilities have no common scale, .*; give all models the same kind of "
+            "likelihood, such as, for whole numbers, discretized",
         ),
         (
             lambda: {"a": evidence(vae_of("bernoulli"), BITS), "b": vae_of("normal")},
@@ -278,7 +353,8 @@ def vae_of(likelihood, **options):
             lambda: {"a": vae_of("normal"), "b": vae_of("dirichlet")},
             np.full((3, 4), 0.25),
             ValueError,
-            "'a' gives a density, 'b' a density on a simplex; .* nor have densities on different spaces",
+            "'a' gives a density, 'b' a density on a simplex; .* nor have densities on different "
+            "spaces",
         ),
         (
             lambda: {"a": vae_of("bernoulli"), "b": TRUTH.vae()},
@@ -309,7 +385,9 @@ def test_a_discretized_logistic_beside_a_binomial():
     x = np.random.default_rng(0).binomial(16, 0.3, (30, 4)).astype(float)
     whole = {"name": "discretized_logistic", "levels": 17}
     found = compare_models(
-        {"a": vae_of({"name": "binomial", "total_count": 16}), "b": vae_of(whole)}, x, num_samples=30
+        {"a": vae_of({"name": "binomial", "total_count": 16}), "b": vae_of(whole)},
+        x,
+        num_samples=30,
     )
     assert np.isfinite(found).all(axis=None)
 
@@ -338,7 +416,11 @@ def folder(tmp_path, monkeypatch):
 
 def shown(result):
     """The table that was printed, as a dict."""
-    lines = [line.strip("│┃ \n").split("│") for line in result.stdout.splitlines() if line.startswith("│")]
+    lines = [
+        line.strip("│┃ \n").split("│")
+        for line in result.stdout.splitlines()
+        if line.startswith("│")
+    ]
     return {name.strip(): value.strip() for name, value in lines}
 
 
@@ -355,7 +437,9 @@ def test_the_table_is_what_python_says(folder):
         "flagged, not to be trusted": f"{about['flagged']} of 40",
     }
     assert about["flagged"] > 0
-    assert result.stderr.startswith(f"pyro-vae: warning: log p(x) of {about['flagged']} of 40 data cannot be trusted")
+    assert result.stderr.startswith(
+        f"pyro-vae: warning: log p(x) of {about['flagged']} of 40 data cannot be trusted"
+    )
     assert result.stderr.count("\n") == 1
     assert [file.name for file in folder.iterdir() if file.suffix in (".nc", ".png")] == []
 
@@ -363,7 +447,16 @@ def test_the_table_is_what_python_says(folder):
 def test_files_hold_the_figures_of_each_datum(folder):
     found = evidence(pv.load("counts.safetensors"), np.load("counts.npy")[:7], num_samples=60)
     options = ["--num-samples", 60, "-n", 7]
-    done("evaluate", "counts.safetensors", "counts.npy", *options, "-o", "by_datum.csv", "--picture", "picture.png")
+    done(
+        "evaluate",
+        "counts.safetensors",
+        "counts.npy",
+        *options,
+        "-o",
+        "by_datum.csv",
+        "--picture",
+        "picture.png",
+    )
     frame = pandas.read_csv("by_datum.csv", index_col="datum")
     names = ["log_evidence", "se", "ess", "khat", "max_weight", "bias", "elbo", "num_samples"]
     assert list(frame.columns) == names
@@ -383,7 +476,9 @@ def test_with_a_tolerance_it_counts_the_rungs(folder):
     table = shown(done("evaluate", "counts.safetensors", "counts.npy", *options, "-o", "rungs.csv"))
     counted = pandas.read_csv("rungs.csv").rung.value_counts()
     rungs = ("guide", "mixture", "refined", "annealed")
-    assert [table[f"needed the rung {rung}"] for rung in rungs] == [f"{counted.get(rung, 0)} of 20" for rung in rungs]
+    assert [table[f"needed the rung {rung}"] for rung in rungs] == [
+        f"{counted.get(rung, 0)} of 20" for rung in rungs
+    ]
     assert counted.sum() == 20
     assert "mean ELBO in nats" in table
     done("evaluate", "counts.safetensors", "counts.npy", *options, "-o", "rungs.nc")
@@ -393,15 +488,30 @@ def test_with_a_tolerance_it_counts_the_rungs(folder):
 
 def test_densities_classes_and_conditions(folder):
     quick = ["--num-samples", 30]
-    assert "bits per dimension" not in shown(done("evaluate", "numbers.safetensors", "numbers.npy", *quick))
-    exact = shown(done("evaluate", "classes.safetensors", "counts.npy", *quick, "--tolerance", 0.1, "-o", "exact.csv"))
+    assert "bits per dimension" not in shown(
+        done("evaluate", "numbers.safetensors", "numbers.npy", *quick)
+    )
+    exact = shown(
+        done(
+            "evaluate",
+            "classes.safetensors",
+            "counts.npy",
+            *quick,
+            "--tolerance",
+            0.1,
+            "-o",
+            "exact.csv",
+        )
+    )
     assert exact["mean bias of finite K in nats"] == "0"
     whole, annealed = exact["needed the rung guide"], exact["needed the rung annealed"]
     assert whole == f"{exact['data']} of {exact['data']}"
     assert annealed.startswith("0 of")
     given = ["evaluate", "given.safetensors", "numbers.npy", *quick]
     assert shown(done(*given, "--condition", "classes.csv", "-n", 9))["data"] == "9"
-    assert run(*given).stderr.startswith("pyro-vae: given.safetensors is conditional: give --condition")
+    assert run(*given).stderr.startswith(
+        "pyro-vae: given.safetensors is conditional: give --condition"
+    )
 
 
 @pytest.mark.parametrize(
@@ -411,10 +521,22 @@ def test_densities_classes_and_conditions(folder):
         (["-o", "evidence.txt"], "the file must end in .csv or .nc; got 'evidence.txt'\n"),
         (["-o", "evidence"], "the file must end in .csv or .nc; got 'evidence'\n"),
         (["--picture", "evidence.pdf"], "the file must end in .png; got 'evidence.pdf'\n"),
-        (["-o", "counts.npy/evidence.nc"], "counts.npy cannot be written to: File exists; choose another folder\n"),
-        (["--tolerance", "0"], "tolerance must be a standard error in nats above 0, such as 0.05; got 0.0\n"),
-        (["--tolerance", "0.1", "--num-samples", "5"], "num_samples with a tolerance must be a whole number from 25; "),
-        (["--tolerance", "0.1", "--max-samples", "5"], "max_samples must be a whole number from 1000; got 5\n"),
+        (
+            ["-o", "counts.npy/evidence.nc"],
+            "counts.npy cannot be written to: File exists; choose another folder\n",
+        ),
+        (
+            ["--tolerance", "0"],
+            "tolerance must be a standard error in nats above 0, such as 0.05; got 0.0\n",
+        ),
+        (
+            ["--tolerance", "0.1", "--num-samples", "5"],
+            "num_samples with a tolerance must be a whole number from 25; ",
+        ),
+        (
+            ["--tolerance", "0.1", "--max-samples", "5"],
+            "max_samples must be a whole number from 1000; got 5\n",
+        ),
         (["--num-samples", "0"], "Invalid value for '--num-samples': "),
         (["--num", "0"], "Invalid value for '--num' / '-n': "),
         (["--condition", "classes.csv"], "this VAE has no condition, so it takes no c"),

@@ -9,7 +9,7 @@ import torch
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.inference.monitor import watch
+from pyro_vae.training.monitor import watch
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(128)
@@ -48,7 +48,9 @@ def test_a_guide_without_a_mean_is_active_where_it_follows_x():
 def test_a_prior_without_a_variance_is_no_collapse(prior):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(300, 6))
-    vae = pv.build(x, latent=2, prior=prior, likelihood={"name": "normal", "scale": "learned"}, hidden=[32])
+    vae = pv.build(
+        x, latent=2, prior=prior, likelihood={"name": "normal", "scale": "learned"}, hidden=[32]
+    )
     history = pv.fit(vae, x, epochs=60, learning_rate=1e-2, progress=False)
     assert history.active_units.iloc[-1] == 2
 
@@ -58,7 +60,9 @@ def test_one_row_tells_nothing_of_activity():
 
 
 def test_mutual_information():
-    """That of independent normals, half a log of prior over posterior variance each, up to the cap of log 50."""
+    """That of independent normals, half a log of prior over posterior variance each, up to the cap
+    of log 50.
+    """
     truth = LinearGaussian(TRUTH.weight * 0.3, TRUTH.bias, TRUTH.noise)
     covariance, _ = truth.posterior()
     exact = -0.5 * np.log(np.diag(covariance)).sum()
@@ -77,7 +81,9 @@ def collapsed():
 def test_the_history_has_it_and_a_collapse_is_told():
     x = np.random.default_rng(0).normal(size=(300, 3))  # nothing to learn
     vae = pv.build(x, latent=2, likelihood={"name": "normal", "scale": "learned"}, hidden=[8])
-    with pytest.warns(UserWarning, match="posterior collapse: after 60 epochs no latent dimension moves with x"):
+    with pytest.warns(
+        UserWarning, match="posterior collapse: after 60 epochs no latent dimension moves with x"
+    ):
         history = pv.fit(vae, x, epochs=60, beta=5.0, learning_rate=1e-2, progress=False)
     assert {"kl", "kl_0", "kl_1", "mutual_information", "active_units"} <= set(history)
     assert history.kl.iloc[-1] < 0.05
@@ -90,14 +96,16 @@ def test_free_bits_keep_the_latent_in_use():
         vae = pv.build(x, latent=2, likelihood={"name": "normal", "scale": 3.0}, hidden=[8])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            kl[free_bits] = pv.fit(vae, x, epochs=40, free_bits=free_bits, learning_rate=1e-2, progress=False).kl.iloc[
-                -1
-            ]
+            kl[free_bits] = pv.fit(
+                vae, x, epochs=40, free_bits=free_bits, learning_rate=1e-2, progress=False
+            ).kl.iloc[-1]
     assert kl[2.0] > 2.0 > kl[None]
 
 
 def test_free_bits_change_the_elbo_only():
-    with pytest.raises(ValueError, match="free_bits changes the KL term of loss='elbo'; got loss='iwae'"):
+    with pytest.raises(
+        ValueError, match="free_bits changes the KL term of loss='elbo'; got loss='iwae'"
+    ):
         pv.fit(TRUTH.vae(), X, loss="iwae", free_bits=1.0)
 
 

@@ -1,4 +1,7 @@
-"""What every registered network promises, and what the convolutions do. A new network needs a line in EXAMPLES."""
+"""What every registered network promises, and what the convolutions do.
+
+A new network needs a line in EXAMPLES.
+"""
 
 import itertools
 
@@ -8,8 +11,16 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.conditionals import networks
-from pyro_vae.conditionals.links import link
-from pyro_vae.conditionals.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP, Standardized, fold
+from pyro_vae.conditionals.networks import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    Network,
+    ResidualMLP,
+    Standardized,
+    fold,
+)
+from pyro_vae.distributions.links import link
 
 EXAMPLES = {  # the shape of the context, the number of outputs, options
     "mlp": ((2, 3), 4, {"hidden": [6]}),
@@ -168,7 +179,13 @@ def test_a_standardised_network_of_the_user():
 
 
 def test_fold_of_no_data():
-    assert fold(nn.Conv2d(1, 2, 3), torch.zeros(5, 0, 1, 8, 8), event_dim=3).shape == (5, 0, 2, 6, 6)
+    assert fold(nn.Conv2d(1, 2, 3), torch.zeros(5, 0, 1, 8, 8), event_dim=3).shape == (
+        5,
+        0,
+        2,
+        6,
+        6,
+    )
 
 
 def test_without_blocks_or_channels_an_affine_map_is_left():
@@ -180,7 +197,9 @@ def test_without_blocks_or_channels_an_affine_map_is_left():
     )
     for network in made:
         x, y = context(network, ()), context(network, ())
-        torch.testing.assert_close(network(x) + network(y), network(x + y) + network(torch.zeros_like(x)))
+        torch.testing.assert_close(
+            network(x) + network(y), network(x + y) + network(torch.zeros_like(x))
+        )
 
 
 def test_residual_block_adds_to_what_came_before():
@@ -216,7 +235,9 @@ def test_every_pixel_is_read_and_written(image):
 @per_image
 @pytest.mark.parametrize("scale", [None, "shared"])
 def test_the_decoder_writes_what_the_head_reads(image, scale):
-    """The loc of pixel (c, i, j) is channel c of the convolutions at (i, j); the scales follow in the same order."""
+    """The loc of pixel (c, i, j) is channel c of the convolutions at (i, j); the scales follow in
+    the same order.
+    """
     head = pv.Normal(image) if scale is None else pv.Normal(image, scale=scale)
     decoder = ConvDecoder(3, head.num_params, image=image, channels=[4, 3])
     z = context(decoder)
@@ -226,11 +247,15 @@ def test_the_decoder_writes_what_the_head_reads(image, scale):
     torch.testing.assert_close(built.mean, grids[:, :depth])
     if scale is None:
         positive = link(pv.Normal.domain("scale"))
-        torch.testing.assert_close(built.stddev, positive(grids[:, depth:] + positive.inv(torch.tensor(1.0))))
+        torch.testing.assert_close(
+            built.stddev, positive(grids[:, depth:] + positive.inv(torch.tensor(1.0)))
+        )
 
 
 def test_the_decoder_is_local():
-    """One cell of the small grid, through two steps that double it, reaches pixels near it and no others."""
+    """One cell of the small grid, through two steps that double it, reaches pixels near it and no
+    others.
+    """
     decoder = ConvDecoder(16, 256, image=(1, 16, 16), channels=[1, 1], activation="softplus")
     affine, unflatten, *steps = decoder.layers
     grid = torch.randn(1, 1, 4, 4).requires_grad_()
@@ -263,7 +288,9 @@ def test_a_convolutional_vae_trains_and_is_scored():
     result, again = (pv.log_evidence(vae, x, num_samples=20, max_bytes=size) for size in (2**28, 1))
     assert result.log_evidence.shape == (12,)
     assert result.log_evidence.notnull().all()
-    torch.testing.assert_close(torch.as_tensor(again.log_evidence.values), torch.as_tensor(result.log_evidence.values))
+    torch.testing.assert_close(
+        torch.as_tensor(again.log_evidence.values), torch.as_tensor(result.log_evidence.values)
+    )
     assert vae.sample(5).shape == (5, *image)
 
 
@@ -271,18 +298,26 @@ IMAGE = (1, 8, 8)
 ERRORS = {
     "flat": (
         lambda: ConvEncoder(64, 4),
-        "ConvEncoder reads images of shape (C, H, W); got a context of shape (64,); reshape the data, grey images to",
+        "ConvEncoder reads images of shape (C, H, W); got a context of shape (64,); reshape the "
+        "data, grey images to",
     ),
-    "grey": (lambda: ConvEncoder((8, 8), 4), "got a context of shape (8, 8); reshape the data, grey images to (N, 1"),
+    "grey": (
+        lambda: ConvEncoder((8, 8), 4),
+        "got a context of shape (8, 8); reshape the data, grey images to (N, 1",
+    ),
     "image": (
         lambda: ConvDecoder(2, 64, image=[64]),
-        "ConvDecoder writes images of shape (C, H, W); got image=(64,); reshape the data, grey images to (N, 1, H, W)",
+        "ConvDecoder writes images of shape (C, H, W); got image=(64,); reshape the data, grey "
+        "images to (N, 1, H, W)",
     ),
-    "size": (lambda: ConvDecoder(2, 64, image=(1, 8, 0)), "every size of a shape must be a whole number from 1; got 0"),
+    "size": (
+        lambda: ConvDecoder(2, 64, image=(1, 8, 0)),
+        "every size of a shape must be a whole number from 1; got 0",
+    ),
     "head": (
         lambda: ConvDecoder(2, 100, image=IMAGE),
-        "ConvDecoder with image=(1, 8, 8) needs a head that reads a multiple of 64 numbers per datum; got "
-        "out_features=100; give the head the event shape of the image",
+        "ConvDecoder with image=(1, 8, 8) needs a head that reads a multiple of 64 numbers per "
+        "datum; got out_features=100; give the head the event shape of the image",
     ),
     "no outputs": (lambda: ConvDecoder(2, 0, image=IMAGE), "got out_features=0"),
     "encoder channels": (
@@ -295,10 +330,15 @@ ERRORS = {
         "every number in channels must be a whole number from 1; got 0",
     ),
     "width": (lambda: ResidualMLP(2, 3, width=0), "width must be a whole number from 1; got 0"),
-    "blocks": (lambda: ResidualMLP(2, 3, blocks=1.5), "blocks must be a whole number from 0; got 1.5"),
+    "blocks": (
+        lambda: ResidualMLP(2, 3, blocks=1.5),
+        "blocks must be a whole number from 0; got 1.5",
+    ),
 } | {
     f"activation of {name}": (
-        lambda name=name: Network.registry[name](*EXAMPLES[name][:2], **EXAMPLES[name][2], activation="rellu"),
+        lambda name=name: Network.registry[name](
+            *EXAMPLES[name][:2], **EXAMPLES[name][2], activation="rellu"
+        ),
         "no activation is named 'rellu'; there are relu, tanh",
     )
     for name in NAMES

@@ -1,4 +1,6 @@
-"""Importance-weighted bounds with four gradients, and free bits: values and gradients against independent ones."""
+"""Importance-weighted bounds with four gradients, and free bits: values and gradients against
+independent ones.
+"""
 
 import functools
 import itertools
@@ -12,9 +14,9 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.conditionals.links import Positive
-from pyro_vae.inference.adapters import Tempered
-from pyro_vae.inference.objectives import GRADIENTS, FreeBits, ImportanceWeighted
+from pyro_vae.distributions.links import Positive
+from pyro_vae.training.adapters import Tempered
+from pyro_vae.training.objectives import GRADIENTS, FreeBits, ImportanceWeighted
 
 MODEL = LinearGaussian.with_diagonal_posterior(features=4, latents=2)
 X = torch.as_tensor(MODEL.draw(12))
@@ -22,7 +24,9 @@ gradients = pytest.mark.parametrize("gradient", GRADIENTS)
 
 
 def linear(shrink=1.0, shift=0.0):
-    """The linear-Gaussian VAE with every parameter learned; the guide is exact unless told otherwise."""
+    """The linear-Gaussian VAE with every parameter learned; the guide is exact unless told
+    otherwise.
+    """
     vae = MODEL.vae(shift=shift)
     sd = torch.as_tensor(shrink * np.sqrt(np.diag(MODEL.posterior()[0])))
     head = pv.Normal((2,), scale="learned")
@@ -63,7 +67,9 @@ def replicate(elbo, vae, rounds, x=X, part=""):
     """Gradients of one part in many rounds, shape (rounds, parameters)."""
     with pyro.validation_enabled(False):
         rows = [run(elbo, vae, x, seed)[1] for seed in range(rounds)]
-    return torch.stack([torch.cat([g.flatten() for n, g in row.items() if n.startswith(part)]) for row in rows])
+    return torch.stack(
+        [torch.cat([g.flatten() for n, g in row.items() if n.startswith(part)]) for row in rows]
+    )
 
 
 def of_guide(gradients):
@@ -71,13 +77,17 @@ def of_guide(gradients):
 
 
 def of_model(gradients):
-    return {name: gradient for name, gradient in gradients.items() if not name.startswith("posterior")}
+    return {
+        name: gradient for name, gradient in gradients.items() if not name.startswith("posterior")
+    }
 
 
 def close(first, second, tolerance=1e-10):
     assert first.keys() == second.keys()
     for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=tolerance, atol=tolerance, msg=name)
+        torch.testing.assert_close(
+            first[name], second[name], rtol=tolerance, atol=tolerance, msg=name
+        )
 
 
 class TestBound:
@@ -101,15 +111,25 @@ class TestBound:
     def test_groups_are_averaged(self):
         vae = linear(0.6, 0.5)
         log_weight = pv.terms(vae, X, num_samples=12, seed=5).log_weight
-        expected = -np.mean([(w.logsumexp(0) - math.log(4)).sum().item() for w in log_weight.split(4)])
+        expected = -np.mean(
+            [(w.logsumexp(0) - math.log(4)).sum().item() for w in log_weight.split(4)]
+        )
         for gradient in ("pathwise", "stl", "dreg"):
-            assert value(ImportanceWeighted(4, groups=3, gradient=gradient), vae, seed=5) == pytest.approx(expected)
+            assert value(
+                ImportanceWeighted(4, groups=3, gradient=gradient), vae, seed=5
+            ) == pytest.approx(expected)
 
     def test_groups_lie_between_the_elbo_and_the_bound_of_all(self):
         vae, rounds = linear(0.6, 0.5), 200
-        elbos = [ImportanceWeighted(1, groups=16), ImportanceWeighted(4, groups=4), ImportanceWeighted(16)]
+        elbos = [
+            ImportanceWeighted(1, groups=16),
+            ImportanceWeighted(4, groups=4),
+            ImportanceWeighted(16),
+        ]
         with pyro.validation_enabled(False):
-            bounds = -torch.tensor([[value(elbo, vae, seed=seed) for seed in range(rounds)] for elbo in elbos])
+            bounds = -torch.tensor(
+                [[value(elbo, vae, seed=seed) for seed in range(rounds)] for elbo in elbos]
+            )
         assert (bounds.diff(dim=0) >= 0).all(), "of the same draws, by Jensen"
         bounds = torch.stack([bounds[0], bounds[1].roll(1), bounds[2].roll(2)])  # independent draws
         for low, high in itertools.pairwise(bounds):
@@ -125,7 +145,9 @@ class TestBound:
 
         plain = pv.iwae(pv.terms(vae, X, num_samples=5, seed=1))
         assert loss(lambda f: pyro.poutine.scale(f, 3.0)) == pytest.approx(-plain.sum().item())
-        assert loss(lambda f: pyro.poutine.mask(f, mask)) == pytest.approx(-plain[mask].sum().item())
+        assert loss(lambda f: pyro.poutine.mask(f, mask)) == pytest.approx(
+            -plain[mask].sum().item()
+        )
 
 
 class TestGradients:
@@ -135,14 +157,19 @@ class TestGradients:
         expected = of_model(run(ImportanceWeighted(4, groups=groups), vae)[1])
         assert len(expected) == 4
         for gradient in ("stl", "dreg"):
-            close(of_model(run(ImportanceWeighted(4, groups=groups, gradient=gradient), vae)[1]), expected)
+            close(
+                of_model(run(ImportanceWeighted(4, groups=groups, gradient=gradient), vae)[1]),
+                expected,
+            )
 
     @pytest.mark.parametrize("groups", [1, 3])
     def test_dreg_is_unbiased_and_stl_is_not(self, groups):
         """Over independent draws; the rows of a batch are replications too."""
         vae, rounds, x = linear(0.7, 0.5), 150, X[:3].repeat(20, 1)
         draws = {
-            gradient: replicate(ImportanceWeighted(4, groups=groups, gradient=gradient), vae, rounds, x, "posterior")
+            gradient: replicate(
+                ImportanceWeighted(4, groups=groups, gradient=gradient), vae, rounds, x, "posterior"
+            )
             for gradient in ("pathwise", "dreg", "stl")
         }
         z = {
@@ -169,17 +196,27 @@ class TestGradients:
         ratio = {}
         for particles in (2, 64):
             draws = {
-                gradient: replicate(ImportanceWeighted(particles, gradient=gradient), vae, rounds, part="posterior")
+                gradient: replicate(
+                    ImportanceWeighted(particles, gradient=gradient), vae, rounds, part="posterior"
+                )
                 for gradient in ("pathwise", "dreg")
             }
-            signal = draws["dreg"].mean(0).norm()  # both have the same mean, and this one has less noise
-            ratio[particles] = {gradient: float(signal / d.var(0).sum().sqrt()) for gradient, d in draws.items()}
+            signal = (
+                draws["dreg"].mean(0).norm()
+            )  # both have the same mean, and this one has less noise
+            ratio[particles] = {
+                gradient: float(signal / d.var(0).sum().sqrt()) for gradient, d in draws.items()
+            }
         assert ratio[64]["pathwise"] < 0.5 * ratio[2]["pathwise"], ratio
         assert ratio[64]["dreg"] > 2 * ratio[2]["dreg"], ratio
 
-    @pytest.mark.parametrize("make", [lambda: (linear(0.6, 0.5), X), gamma], ids=["linear", "gamma"])
+    @pytest.mark.parametrize(
+        "make", [lambda: (linear(0.6, 0.5), X), gamma], ids=["linear", "gamma"]
+    )
     def test_stl_equals_a_guide_with_frozen_parameters(self, make):
-        """The estimator by its definition: log q from a second run of the guide, without gradients for parameters."""
+        """The estimator by its definition: log q from a second run of the guide, without gradients
+        for parameters.
+        """
         vae, x = make()
         _, ours = run(ImportanceWeighted(1, groups=3, gradient="stl"), vae, x)
         vae.zero_grad()
@@ -193,7 +230,9 @@ class TestGradients:
         (-(model.log_prob_sum() - frozen.log_prob_sum()) / 3).backward()
         close(ours, {name: p.grad for name, p in vae.named_parameters()}, tolerance=1e-8)
 
-    @pytest.mark.parametrize("make", [lambda: (linear(0.6, 0.5), X), gamma], ids=["linear", "gamma"])
+    @pytest.mark.parametrize(
+        "make", [lambda: (linear(0.6, 0.5), X), gamma], ids=["linear", "gamma"]
+    )
     def test_dreg_is_what_its_formula_says(self, make):
         """By hand: the guide's gradient goes through z alone, with squared weights."""
         vae, x = make()
@@ -201,12 +240,16 @@ class TestGradients:
         torch.manual_seed(3)
         z = vae.encode(x).rsample((4,))
         leaf = z.detach().requires_grad_()
-        log_weight = vae.decode(leaf).log_prob(x) + vae.prior().log_prob(leaf) - vae.encode(x).log_prob(leaf)
+        log_weight = (
+            vae.decode(leaf).log_prob(x) + vae.prior().log_prob(leaf) - vae.encode(x).log_prob(leaf)
+        )
         weight = log_weight.softmax(0).detach()
         (along,) = torch.autograd.grad((weight.square() * log_weight).sum(), leaf)
         names, parameters = zip(*vae.posterior.named_parameters(), strict=True)
         expected = torch.autograd.grad(-z, parameters, along)
-        expected = {f"posterior.{name}": gradient for name, gradient in zip(names, expected, strict=True)}
+        expected = {
+            f"posterior.{name}": gradient for name, gradient in zip(names, expected, strict=True)
+        }
         close(of_guide(ours), expected, tolerance=1e-8)
 
     def test_piwae_is_each_of_two_bounds(self):
@@ -258,7 +301,9 @@ class TestFreeBits:
         vae.prior = pv.Normal((2,), loc=0.0, scale=1.0)
         return vae
 
-    @pytest.mark.parametrize(("factor", "chosen"), [(0.9, (1.0, 1.0)), (1.1, (0.0, 1.0)), (1e3, (0.0, 0.0))])
+    @pytest.mark.parametrize(
+        ("factor", "chosen"), [(0.9, (1.0, 1.0)), (1.1, (0.0, 1.0)), (1e3, (0.0, 0.0))]
+    )
     def test_only_what_exceeds_the_free_bits_is_charged(self, factor, chosen):
         vae = self.vae()
         kl = self.kl(vae).mean(0).detach()
@@ -268,7 +313,9 @@ class TestFreeBits:
         free = factor * kl.min().item()
         loss, grads = run(FreeBits(free), vae)
         log_likelihood, expected = self.expected(vae, chosen)
-        assert loss == pytest.approx(log_likelihood + 12 * kl.clamp(min=free).sum().item(), rel=1e-10)
+        assert loss == pytest.approx(
+            log_likelihood + 12 * kl.clamp(min=free).sum().item(), rel=1e-10
+        )
         close(grads, expected)
 
     def test_without_free_bits_it_is_the_elbo(self):
@@ -300,7 +347,9 @@ class TestFreeBits:
         assert run(FreeBits(free, 3), vae, x)[0] == pytest.approx(charge - log_likelihood, rel=1e-9)
 
     def test_a_latent_that_does_not_factorise_is_one(self):
-        x = torch.as_tensor(np.random.default_rng(0).dirichlet(np.ones(3), 20) > 0.4, dtype=torch.float64)
+        x = torch.as_tensor(
+            np.random.default_rng(0).dirichlet(np.ones(3), 20) > 0.4, dtype=torch.float64
+        )
         vae = pv.VAE(
             pv.Dirichlet((3,), concentration=2.0),
             pv.Amortised(pv.MLP(3, 3, hidden=()), pv.Bernoulli((3,))),
@@ -327,14 +376,21 @@ class TestFreeBits:
             torch.manual_seed(0)
             masked = loss(pyro.poutine.mask(vae.model, mask), pyro.poutine.mask(vae.guide, mask), X)
         log_likelihood, _ = self.expected(vae, (0.0, 0.0))
-        assert weighed == pytest.approx(log_likelihood + 0.3 * 12 * kl.mean(0).clamp(min=free).sum().item())
+        assert weighed == pytest.approx(
+            log_likelihood + 0.3 * 12 * kl.mean(0).clamp(min=free).sum().item()
+        )
         torch.manual_seed(0)
         log_likelihood = -vae.decode(vae.encode(X).rsample()).log_prob(X)[mask].sum().item()
-        assert masked == pytest.approx(log_likelihood + 4 * kl[mask].mean(0).clamp(min=free).sum().item())
+        assert masked == pytest.approx(
+            log_likelihood + 4 * kl[mask].mean(0).clamp(min=free).sum().item()
+        )
 
 
 OBJECTIVES = {
-    **{gradient: functools.partial(ImportanceWeighted, 3, groups=2, gradient=gradient) for gradient in GRADIENTS},
+    **{
+        gradient: functools.partial(ImportanceWeighted, 3, groups=2, gradient=gradient)
+        for gradient in GRADIENTS
+    },
     "free_bits": functools.partial(FreeBits, 0.1, 2),
 }
 objectives = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -377,12 +433,20 @@ class TestTraining:
                 pyro.sample("x", pyro.distributions.Normal(z + c + shift, 1.0), obs=x)
 
         def guide(x, c, *, shift):
-            scale = pyro.param("scale", torch.tensor(0.3), constraint=pyro.distributions.constraints.positive)
+            scale = pyro.param(
+                "scale", torch.tensor(0.3), constraint=pyro.distributions.constraints.positive
+            )
             with pyro.plate("data", len(x)):
                 pyro.sample("z", pyro.distributions.Normal((x - c - shift) / 2, scale))
 
         elbo = make()
-        svi = SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), elbo.loss, loss_and_grads=elbo.loss_and_grads)
+        svi = SVI(
+            model,
+            guide,
+            pyro.optim.SGD({"lr": 1e-3}),
+            elbo.loss,
+            loss_and_grads=elbo.loss_and_grads,
+        )
         x, c = torch.randn(9), torch.randn(9)
         assert math.isfinite(svi.step(x, c, shift=1.0))
         assert math.isfinite(svi.evaluate_loss(x, c, shift=1.0))
@@ -406,13 +470,31 @@ class TestTraining:
 
 
 ERRORS = {
-    "gradient": (lambda: ImportanceWeighted(gradient="dregs"), "'dregs'; there are pathwise, stl, dreg, piwae"),
-    "particles": (lambda: ImportanceWeighted(0), "num_particles must be a whole number from 1; got 0"),
-    "groups": (lambda: ImportanceWeighted(4, groups=0), "groups must be a whole number from 1; got 0"),
-    "fraction": (lambda: FreeBits(0.5, 1.5), "num_particles must be a whole number from 1; got 1.5"),
-    "piwae": (lambda: ImportanceWeighted(4, gradient="piwae"), "'piwae' needs groups from 2; got 1"),
+    "gradient": (
+        lambda: ImportanceWeighted(gradient="dregs"),
+        "'dregs'; there are pathwise, stl, dreg, piwae",
+    ),
+    "particles": (
+        lambda: ImportanceWeighted(0),
+        "num_particles must be a whole number from 1; got 0",
+    ),
+    "groups": (
+        lambda: ImportanceWeighted(4, groups=0),
+        "groups must be a whole number from 1; got 0",
+    ),
+    "fraction": (
+        lambda: FreeBits(0.5, 1.5),
+        "num_particles must be a whole number from 1; got 1.5",
+    ),
+    "piwae": (
+        lambda: ImportanceWeighted(4, gradient="piwae"),
+        "'piwae' needs groups from 2; got 1",
+    ),
     "zero bits": (lambda: FreeBits(0.0), "free_bits must be a finite number above 0; got 0.0"),
-    "endless bits": (lambda: FreeBits(math.inf), "free_bits must be a finite number above 0; got inf"),
+    "endless bits": (
+        lambda: FreeBits(math.inf),
+        "free_bits must be a finite number above 0; got inf",
+    ),
     "word": (lambda: FreeBits("many"), "free_bits must be a finite number above 0; got 'many'"),
 }
 
@@ -442,7 +524,11 @@ PAIRS = {
         lambda x: latent("y"),
         r"same latent sites; got \['z'\] and \['y'\]",
     ),
-    "nothing observed": (lambda x: latent("z"), lambda x: latent("z"), "the model observes nothing"),
+    "nothing observed": (
+        lambda x: latent("z"),
+        lambda x: latent("z"),
+        "the model observes nothing",
+    ),
 }
 
 
@@ -471,18 +557,25 @@ class TestTwoLatents:
 
     def guide(self, x):
         with pyro.plate("data", len(x)):
-            latent("a", self.normal, latent("b", self.normal, 2 * x / 3, (2 / 3) ** 0.5) / 2, 0.5**0.5)
+            latent(
+                "a", self.normal, latent("b", self.normal, 2 * x / 3, (2 / 3) ** 0.5) / 2, 0.5**0.5
+            )
 
     @pytest.mark.parametrize("gradient", ["pathwise", "piwae"])
     def test_weights_are_those_of_both(self, gradient):
         x = torch.randn(4)
         evidence = self.normal(0.0, 3**0.5).log_prob(x).sum().item()
-        loss = ImportanceWeighted(3, groups=2, gradient=gradient).loss_and_grads(self.model, self.guide, x)
+        loss = ImportanceWeighted(3, groups=2, gradient=gradient).loss_and_grads(
+            self.model, self.guide, x
+        )
         assert loss == pytest.approx(-evidence)
 
     @pytest.mark.parametrize("name", ["stl", "dreg", "free_bits"])
     def test_their_score_and_kl_cannot_be_told_apart(self, name):
-        with pytest.raises(ValueError, match=r"needs a guide with one latent site; got \['a', 'b'\]; use Importance"):
+        with pytest.raises(
+            ValueError,
+            match=r"needs a guide with one latent site; got \['a', 'b'\]; use Importance",
+        ):
             OBJECTIVES[name]().loss(self.model, self.guide, torch.randn(4))
 
 
@@ -490,5 +583,8 @@ class TestTwoLatents:
 def test_free_bits_need_one_scale(scale):
     vae = linear()
     guide = pyro.poutine.scale(vae.guide, scale)
-    with pyro.get_param_store().scope(), pytest.raises(ValueError, match=r"needs one scale.*got \[1\.0, 2\.0\]"):
+    with (
+        pyro.get_param_store().scope(),
+        pytest.raises(ValueError, match=r"needs one scale.*got \[1\.0, 2\.0\]"),
+    ):
         FreeBits(0.1).loss(vae.model, guide, X)

@@ -23,7 +23,8 @@ def quiet(*args, **kwargs):
         return pv.log_evidence(*args, **kwargs)
 
 
-# Samples in chunks that do not divide their number (scvi-tools: + 0.18 nat for 1000 samples in chunks of 300)
+# Samples in chunks that do not divide their number (scvi-tools: + 0.18 nat for 1000 samples in
+# chunks of 300)
 
 
 @pytest.mark.parametrize("num_samples", [1, 63, 65, 300, 1000, 4097])
@@ -33,7 +34,9 @@ def test_every_draw_counts_once(rows, num_samples):
     result = pv.log_evidence(MODEL.vae(), X[:rows], num_samples=num_samples)
     np.testing.assert_allclose(result.log_evidence, TRUTH[:rows], atol=1e-9)
     np.testing.assert_allclose(result.ess, num_samples, rtol=1e-9)
-    annealed = pv.annealed_log_evidence(MODEL.vae(), X[:3], num_distributions=2, chains=max(1, num_samples // 10))
+    annealed = pv.annealed_log_evidence(
+        MODEL.vae(), X[:3], num_distributions=2, chains=max(1, num_samples // 10)
+    )
     np.testing.assert_allclose(annealed.log_evidence, TRUTH[:3], atol=1e-9)
 
 
@@ -47,7 +50,8 @@ def test_memory_in_pieces_of_any_size(max_bytes):
     assert float(np.abs(rough.log_evidence - TRUTH[:70]).max()) < 0.1
 
 
-# The mean over a dataset is that of the last minibatch (scvi-tools #1032), or one of means over unequal batches
+# The mean over a dataset is that of the last minibatch (scvi-tools #1032), or one of means over
+# unequal batches
 
 
 @pytest.mark.parametrize("num", [1, 63, 65, 129, 150])
@@ -85,10 +89,15 @@ def test_a_prior_that_is_swapped_is_the_prior(name):
     vae = pv.VAE(pv.Normal((1,), loc=0.0, scale=1.0), likelihood, guide)
     x = np.linspace(-2, 3, 12)[:, None]
     before = pv.log_evidence(vae, x, num_samples=4000)
-    assert (np.abs(before.log_evidence - stats.norm(0, math.sqrt(1.49)).logpdf(x[:, 0])) < 4.5 * before.se).all()
+    assert (
+        np.abs(before.log_evidence - stats.norm(0, math.sqrt(1.49)).logpdf(x[:, 0]))
+        < 4.5 * before.se
+    ).all()
     vae.prior = make()
     joint = lambda z, v: density(z) * stats.norm.pdf(v, z, 0.7)  # noqa: E731
-    exact = [math.log(integrate.quad(joint, -12, 12, args=(v,), points=[v, 0.0])[0]) for v in x[:, 0]]
+    exact = [
+        math.log(integrate.quad(joint, -12, 12, args=(v,), points=[v, 0.0])[0]) for v in x[:, 0]
+    ]
     for result in (
         pv.log_evidence(vae, x, num_samples=4000),
         quiet(vae, x, num_samples=500, tolerance=0.03),
@@ -133,7 +142,9 @@ JUDGES = {
 @pytest.mark.uses_store
 @pytest.mark.parametrize("judge", JUDGES)
 def test_judging_a_model_changes_nothing(judge):
-    """Parameters, buffers, gradients, optimiser state, modes, random state and parameter store are as before."""
+    """Parameters, buffers, gradients, optimiser state, modes, random state and parameter store are
+    as before.
+    """
     x = np.random.default_rng(0).normal(size=(40, 5))
     vae = pv.build(x, latent=[2], prior="normal", likelihood="normal", hidden=[8])
     optimiser = torch.optim.Adam(vae.parameters(), 1e-2)
@@ -145,7 +156,11 @@ def test_judging_a_model_changes_nothing(judge):
     modes = [part.training for part in vae.modules()]
     state = {name: value.clone() for name, value in vae.state_dict().items()}
     gradients = [None if p.grad is None else p.grad.clone() for p in vae.parameters()]
-    moments = {(n, name): value.clone() for n, of in enumerate(optimiser.state.values()) for name, value in of.items()}
+    moments = {
+        (n, name): value.clone()
+        for n, of in enumerate(optimiser.state.values())
+        for name, value in of.items()
+    }
     assert moments
     random = torch.get_rng_state()
     JUDGES[judge](vae, x)
@@ -156,7 +171,11 @@ def test_judging_a_model_changes_nothing(judge):
         assert (parameter.grad is None) == (gradient is None)
         assert gradient is None or torch.equal(parameter.grad, gradient)
         assert parameter.requires_grad
-    after = {(n, name): value for n, of in enumerate(optimiser.state.values()) for name, value in of.items()}
+    after = {
+        (n, name): value
+        for n, of in enumerate(optimiser.state.values())
+        for name, value in of.items()
+    }
     assert all(torch.equal(value, moments[key]) for key, value in after.items())
     assert list(pyro.get_param_store().keys()) == ["mine"]
 
@@ -186,7 +205,10 @@ DENSITIES = {
     "normal": (lambda: pv.Normal((1,), loc=0.3, scale=2.0), np.linspace(-40, 40, 20_001)),
     "laplace": (lambda: pv.Laplace((1,), loc=0.3, scale=2.0), np.linspace(-80, 80, 40_001)),
     "gamma": (lambda: pv.Gamma((1,), concentration=2.5, rate=0.7), np.linspace(1e-9, 80, 40_001)),
-    "beta": (lambda: pv.Beta((1,), concentration1=2.0, concentration0=3.0), np.linspace(1e-9, 1 - 1e-9, 20_001)),
+    "beta": (
+        lambda: pv.Beta((1,), concentration1=2.0, concentration0=3.0),
+        np.linspace(1e-9, 1 - 1e-9, 20_001),
+    ),
     "poisson": (lambda: pv.Poisson((1,), rate=4.0), np.arange(100)),
     "bernoulli": (lambda: pv.Bernoulli((1,), logits=-0.8), np.arange(2)),
     "binomial": (lambda: pv.Binomial((1,), total_count=7, logits=-0.8), np.arange(8)),

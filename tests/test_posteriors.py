@@ -16,7 +16,9 @@ X = TRUTH.draw(40)
 def exact_posterior(num=4000, seed=0):
     """Independent draws of the exact posterior in place of MCMC."""
     covariance, gain = TRUTH.posterior()
-    noise = np.random.default_rng(seed).multivariate_normal(np.zeros(2), covariance, size=(4, num // 4, len(X)))
+    noise = np.random.default_rng(seed).multivariate_normal(
+        np.zeros(2), covariance, size=(4, num // 4, len(X))
+    )
     z = ("chain", "draw", "datum", "latent"), (X - TRUTH.bias) @ gain.T + noise
     return xarray.DataTree.from_dict({"posterior": xarray.Dataset({"z": z})})
 
@@ -39,7 +41,9 @@ def test_an_exact_guide_is_not_told_from_the_posterior():
 
 
 def test_a_guide_that_is_shifted_and_narrow():
-    """Means one posterior sd too high, sds 0.6 of the posterior's: every measure says so, with its sign and size."""
+    """Means one posterior sd too high, sds 0.6 of the posterior's: every measure says so, with its
+    sign and size.
+    """
     found = compared(TRUTH.vae(shrink=0.6, shift=1.0), num_samples=20_000)
     np.testing.assert_allclose(found.mean_error, 1.0, atol=0.1)
     np.testing.assert_allclose(found.sd_ratio, 0.6, atol=0.03)
@@ -65,12 +69,17 @@ def test_kl_equals_the_closed_form(shrink, shift):
 
 
 def test_a_guide_that_is_rotated_misses_the_correlation():
-    """A diagonal guide with the exact marginals of a correlated posterior: only the correlation is missed."""
-    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise)
+    """A diagonal guide with the exact marginals of a correlated posterior: only the correlation is
+    missed.
+    """
+    truth = LinearGaussian(
+        TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise
+    )
     covariance, gain = truth.posterior()
     vae = truth.vae()
     vae.posterior = pv.Amortised(
-        affine(gain, -gain @ truth.bias), pv.Normal((2,), scale=torch.as_tensor(np.sqrt(np.diag(covariance))))
+        affine(gain, -gain @ truth.bias),
+        pv.Normal((2,), scale=torch.as_tensor(np.sqrt(np.diag(covariance)))),
     )
     post = pv.sample_posterior(vae, X, num_samples=1000, warmup=200)
     found = pv.compare_posteriors(vae, X, post)
@@ -90,8 +99,13 @@ def test_the_summary_names_what_an_exact_guide_gives():
 
 
 def test_the_median_of_three_is_the_second():
-    values = xarray.Dataset({name: ("datum", [0.1, 0.2, 0.3]) for name in ("mean_error", "wasserstein", "kl")})
-    rest = {name: ("datum", [1.1, 1.2, 1.3]) for name in ("sd_ratio", "correlation_missed", "c2st", "coverage")}
+    values = xarray.Dataset(
+        {name: ("datum", [0.1, 0.2, 0.3]) for name in ("mean_error", "wasserstein", "kl")}
+    )
+    rest = {
+        name: ("datum", [1.1, 1.2, 1.3])
+        for name in ("sd_ratio", "correlation_missed", "c2st", "coverage")
+    }
     table = summarize(values.assign(rest))
     np.testing.assert_allclose(table["median"][["mean_error", "kl", "sd_ratio"]], [0.2, 0.2, 1.2])
     np.testing.assert_allclose(table["worst"][["mean_error", "kl", "sd_ratio"]], [0.3, 0.3, 1.3])
@@ -99,24 +113,31 @@ def test_the_median_of_three_is_the_second():
 
 def test_draws_of_the_guide_are_no_judge():
     vae = TRUTH.vae()
-    with pytest.raises(TypeError, match="needs draws of MCMC; this tree has draws of the guide in their place"):
+    with pytest.raises(
+        TypeError, match="needs draws of MCMC; this tree has draws of the guide in their place"
+    ):
         pv.compare_posteriors(vae, X, pv.to_datatree(vae, X, num_samples=50))
     with pytest.raises(
-        TypeError, match="compare_posteriors needs posterior as sample_posterior gives it, a tree; got Dat"
+        TypeError,
+        match="compare_posteriors needs posterior as sample_posterior gives it, a tree; got Dat",
     ):
         pv.compare_posteriors(vae, X, exact_posterior()["posterior"].to_dataset())
-    with pytest.raises(ValueError, match="compare_posteriors needs at least 20 draws of MCMC; got 4 chains of 4"):
+    with pytest.raises(
+        ValueError, match="compare_posteriors needs at least 20 draws of MCMC; got 4 chains of 4"
+    ):
         pv.compare_posteriors(vae, X, exact_posterior(num=16))
 
 
 def test_other_data_are_refused():
     tree = pv.sample_posterior(TRUTH.vae(), X, num_samples=200, warmup=100)
     with pytest.raises(
-        pv.DataError, match="needs the data that the posterior was drawn for: its observed_data are oth"
+        pv.DataError,
+        match="needs the data that the posterior was drawn for: its observed_data are oth",
     ):
         pv.compare_posteriors(TRUTH.vae(), X[::-1].copy(), tree)
     with pytest.raises(
-        pv.DataError, match="needs the data that the posterior was drawn for: 40 data of 2 latents; got 39"
+        pv.DataError,
+        match="needs the data that the posterior was drawn for: 40 data of 2 latents; got 39",
     ):
         pv.compare_posteriors(TRUTH.vae(), X[:39], exact_posterior())
 
@@ -133,7 +154,10 @@ def test_gaps_of_an_exact_family_are_amortisation_only():
     """The guide is shifted and narrow; its family holds the exact posterior."""
     vae = TRUTH.vae()
     covariance, gain = TRUTH.posterior()
-    network = affine(np.vstack([gain, np.zeros_like(gain)]), np.concatenate([-gain @ TRUTH.bias + 0.3, np.zeros(2)]))
+    network = affine(
+        np.vstack([gain, np.zeros_like(gain)]),
+        np.concatenate([-gain @ TRUTH.bias + 0.3, np.zeros(2)]),
+    )
     vae = pv.VAE(vae.prior, vae.likelihood, pv.Amortised(network, pv.Normal((2,))))
     sd = 1.0  # what a context of zeros gives
     found = pv.gaps(vae, X, steps=400, num_samples=2000)
@@ -148,10 +172,16 @@ def test_gaps_of_an_exact_family_are_amortisation_only():
 
 
 def test_a_family_that_cannot_follow_has_an_approximation_gap():
-    """A diagonal guide for a correlated posterior: KL in closed form, from the diagonal of the precision."""
-    truth = LinearGaussian(TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise)
+    """A diagonal guide for a correlated posterior: KL in closed form, from the diagonal of the
+    precision.
+    """
+    truth = LinearGaussian(
+        TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise
+    )
     covariance, gain = truth.posterior()
-    network = affine(np.vstack([gain, np.zeros_like(gain)]), np.concatenate([-gain @ truth.bias, np.zeros(2)]))
+    network = affine(
+        np.vstack([gain, np.zeros_like(gain)]), np.concatenate([-gain @ truth.bias, np.zeros(2)])
+    )
     vae = truth.vae()
     vae = pv.VAE(vae.prior, vae.likelihood, pv.Amortised(network, pv.Normal((2,))))
     found = pv.gaps(vae, X, steps=400, num_samples=4000)

@@ -1,4 +1,6 @@
-"""Refinement: it reaches the exact posterior where the guide's family holds it, and never makes a datum worse."""
+"""Refinement: it reaches the exact posterior where the guide's family holds it, and never makes a
+datum worse.
+"""
 
 import numpy as np
 import pyro
@@ -35,20 +37,30 @@ def test_it_reaches_the_exact_posterior():
     assert np.abs(elbo(wrong(), q) - TRUTH.log_evidence(X)).max() < 0.1
 
 
-@pytest.mark.parametrize("guide", ["normal", "multivariate_normal", "mixture", "spline_flow", "planar_flow"])
+@pytest.mark.parametrize(
+    "guide", ["normal", "multivariate_normal", "mixture", "spline_flow", "planar_flow"]
+)
 @pytest.mark.parametrize("prior", ["normal", "gamma", "dirichlet"])
 def test_no_datum_gets_worse(prior, guide):
     counts = np.random.default_rng(0).poisson(4.0, (20, 3))
     vae = pv.build(counts, latent=3, prior=prior, guide=guide, likelihood="poisson", hidden=[8])
     before = [p.detach().clone() for p in vae.parameters()]
     state = torch.random.get_rng_state()
-    for steps, learning_rate in ((3, 0.05), (3, 50.0)):  # a sensible one, and one that ruins all it touches
-        refined, amortised = vae.refine(counts, steps=steps, learning_rate=learning_rate), vae.encode(counts)
+    for steps, learning_rate in (
+        (3, 0.05),
+        (3, 50.0),
+    ):  # a sensible one, and one that ruins all it touches
+        refined, amortised = (
+            vae.refine(counts, steps=steps, learning_rate=learning_rate),
+            vae.encode(counts),
+        )
         bound = {}
         for name, q in (("refined", refined), ("amortised", amortised)):
             torch.manual_seed(0)
             z = q.sample((2000,))
-            weight = (vae._log_joint(torch.as_tensor(counts).double(), z, None) - q.log_prob(z)).detach()
+            weight = (
+                vae._log_joint(torch.as_tensor(counts).double(), z, None) - q.log_prob(z)
+            ).detach()
             bound[name] = weight.mean(0), weight.std(0) / 2000**0.5
         error = (bound["refined"][1] ** 2 + bound["amortised"][1] ** 2).sqrt()
         assert (bound["refined"][0] > bound["amortised"][0] - 5 * error - 0.05).all()
@@ -80,7 +92,9 @@ def test_it_runs_without_gradients_around_it():
 def test_what_cannot_be_refined():
     vae = TRUTH.vae()
     vae.posterior = pv.Normal((2,), loc=0.0, scale=1.0)
-    with pytest.raises(TypeError, match=r"refine needs a guide Amortised\(network, head\) over continuous latents"):
+    with pytest.raises(
+        TypeError, match=r"refine needs a guide Amortised\(network, head\) over continuous latents"
+    ):
         vae.refine(X)
     with pytest.raises(ValueError, match="steps must be a whole number from 1; got 0"):
         TRUTH.vae().refine(X, steps=0)

@@ -1,4 +1,6 @@
-"""The report: one file, nothing outside it, true to the model, and shown by a browser without a complaint."""
+"""The report: one file, nothing outside it, true to the model, and shown by a browser without a
+complaint.
+"""
 
 import re
 import shutil
@@ -20,7 +22,9 @@ QUICK = {"num_samples": 100, "num_mcmc": 5, "num_simulations": 60}
 def digits(tmp_path_factory):
     """A report on a VAE of digits, barely trained."""
     x = pv.data.load("digits")[:200]
-    vae = pv.build(x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20]).float()
+    vae = pv.build(
+        x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20]
+    ).float()
     history = pv.fit(vae, x, validation=x[:50], epochs=5, progress=False)
     path = tmp_path_factory.mktemp("report") / "report.html"
     return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
@@ -61,15 +65,27 @@ def test_discrete_and_conditional_models_have_reports_too(tmp_path):
 def test_it_says_nothing_aloud_and_writes_only_html(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pv.report(TRUTH.vae(shrink=0.3), TRUTH.draw(10), tmp_path / "r.html", num_mcmc=0, num_simulations=0)
+        pv.report(
+            TRUTH.vae(shrink=0.3),
+            TRUTH.draw(10),
+            tmp_path / "r.html",
+            num_mcmc=0,
+            num_simulations=0,
+        )
     for wrong in (tmp_path / "r.pdf", tmp_path / "none" / "r.html"):
-        with pytest.raises(ValueError, match=r"report writes an .html file in a folder that exists; got"):
+        with pytest.raises(
+            ValueError, match=r"report writes an .html file in a folder that exists; got"
+        ):
             pv.report(TRUTH.vae(), TRUTH.draw(10), wrong)
-    with pytest.raises(ValueError, match="report needs a label for each datum; got 3 labels for 10 data"):
+    with pytest.raises(
+        ValueError, match="report needs a label for each datum; got 3 labels for 10 data"
+    ):
         pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.html", labels=[0, 1, 2])
     with pytest.raises(ValueError, match="num_simulations must be a whole number from 20; got 5"):
         pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.html", num_simulations=5)
-    with pytest.raises(TypeError, match="report needs a VAE; got tuple; terms, log_evidence, sample_posterior and"):
+    with pytest.raises(
+        TypeError, match="report needs a VAE; got tuple; terms, log_evidence, sample_posterior and"
+    ):
         pv.report((TRUTH.vae().model, TRUTH.vae().guide), TRUTH.draw(10), tmp_path / "r.html")
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
@@ -78,7 +94,9 @@ def test_chains_that_have_not_mixed_do_not_judge(tmp_path, monkeypatch):
     from pyro_vae.criticism import report
 
     monkeypatch.setattr(report, "mixed", lambda chains: np.arange(5) > 1)
-    text = pv.report(TRUTH.vae(), TRUTH.draw(9), tmp_path / "r.html", **QUICK | {"num_simulations": 0}).read_text()
+    text = pv.report(
+        TRUTH.vae(), TRUTH.draw(9), tmp_path / "r.html", **QUICK | {"num_simulations": 0}
+    ).read_text()
     assert re.findall(r'class="light (\w+)"', text) == ["good", "bad", "good"]
     assert "those of 3 of 5 data have mixed" in text
 
@@ -98,16 +116,32 @@ def test_the_diagram_says_who_sees_c(seen_by, tmp_path):
 
 @pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
 def test_a_browser_shows_it(digits, width, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if browser is None:
         pytest.skip("no Chromium is installed")
     shot = tmp_path / "shot.png"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+    ]
     size = [f"--window-size={max(width, 500)},3000", f"--screenshot={shot}"]
     result = subprocess.run(
-        [browser, *options, *size, digits.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [browser, *options, *size, digits.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert "CONSOLE" not in result.stderr
     picture = image.imread(shot)[..., :3]
     assert picture.shape[0] == 3000
-    assert all(rows.std() > 0.01 for rows in np.array_split(picture[:2400], 8)), "there is something everywhere"
+    assert all(rows.std() > 0.01 for rows in np.array_split(picture[:2400], 8)), (
+        "there is something everywhere"
+    )

@@ -26,7 +26,9 @@ def test_build_works_out_what_the_data_imply():
         "likelihood": {"name": "binomial", "total_count": 39.0, "network": network},
         "guide": {"name": "normal", "network": network},
     }
-    assert pv.describe(pv.build(COUNTS % 3, likelihood="categorical"))["likelihood"]["categories"] == 3
+    assert (
+        pv.describe(pv.build(COUNTS % 3, likelihood="categorical"))["likelihood"]["categories"] == 3
+    )
 
 
 def test_build_standardises_the_inputs_of_the_guide():
@@ -41,7 +43,9 @@ NEEDED = {
     "binomial": {"total_count": 40},
     "uniform": {"low": 0, "high": 40},
     "ladder": {"layers": [1, 1]},
-    "columns": {"blocks": [{"columns": [0], "name": "normal"}, {"columns": [1], "name": "student_t"}]},
+    "columns": {
+        "blocks": [{"columns": [0], "name": "normal"}, {"columns": [1], "name": "student_t"}]
+    },
 }
 CANNOT = {  # roles that a name cannot play, and what the message says
     ("prior", "columns"): "got no context; fix them",
@@ -72,7 +76,9 @@ def test_every_name_builds_in_every_role_that_it_can_play(role, name):
     assert pv.describe(again) == spec
     assert json.loads(json.dumps(spec)) == spec
     assert tomllib.loads(tomli_w.dumps(spec)) == spec
-    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in vae.state_dict().items()}
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in vae.state_dict().items()
+    }
 
 
 def test_toml(tmp_path):
@@ -102,7 +108,10 @@ def test_what_no_spec_can_name():
 
 SPEC = {"event": [4], "latent": [2]}
 ERRORS = {
-    "name": ({**SPEC, "prior": "poison"}, "prior: no conditional is named 'poison'; did you mean 'poisson'?"),
+    "name": (
+        {**SPEC, "prior": "poison"},
+        "prior: no conditional is named 'poison'; did you mean 'poisson'?",
+    ),
     "no name": ({**SPEC, "prior": {"loc": 0.0}}, "prior.name: a table needs one; there are "),
     "value": (
         {**SPEC, "likelihood": {"name": "normal", "sd": 1}},
@@ -112,18 +121,36 @@ ERRORS = {
         {**SPEC, "prior": {"name": "mixture", "componets": 3}},
         "prior.componets: mixture has no such argument; did you mean 'components'?",
     ),
-    "number": ({**SPEC, "prior": {"name": "mixture", "components": 0}}, "prior.components: must be a whole number fr"),
+    "number": (
+        {**SPEC, "prior": {"name": "mixture", "components": 0}},
+        "prior.components: must be a whole number fr",
+    ),
     "nested": (
         {**SPEC, "prior": {"name": "mixture", "component": "gama"}},
         "prior.component: no conditional is named 'gama'; did you mean 'gamma'?",
     ),
     "block": (
-        {**SPEC, "likelihood": {"name": "columns", "blocks": [{"columns": [0, 1, 2, 3], "name": "poison"}]}},
+        {
+            **SPEC,
+            "likelihood": {
+                "name": "columns",
+                "blocks": [{"columns": [0, 1, 2, 3], "name": "poison"}],
+            },
+        },
         "likelihood.blocks[0]: no conditional is named 'poison'; did you mean 'poisson'?",
     ),
-    "condition": ({**SPEC, "condition": {"sizes": 3}}, "condition: got an unexpected keyword argument 'sizes'"),
-    "seen by": ({**SPEC, "condition": {"size": 3, "seen_by": ["model"]}}, "condition: Condition needs seen_by as a l"),
-    "domain": ({**SPEC, "prior": {"name": "normal", "scale": -1}}, "prior: Normal(2,) needs scale in"),
+    "condition": (
+        {**SPEC, "condition": {"sizes": 3}},
+        "condition: got an unexpected keyword argument 'sizes'",
+    ),
+    "seen by": (
+        {**SPEC, "condition": {"size": 3, "seen_by": ["model"]}},
+        "condition: Condition needs seen_by as a l",
+    ),
+    "domain": (
+        {**SPEC, "prior": {"name": "normal", "scale": -1}},
+        "prior: Normal(2,) needs scale in",
+    ),
     "categories": (
         {**SPEC, "likelihood": "categorical"},
         "likelihood: categorical needs categories",
@@ -137,9 +164,18 @@ ERRORS = {
         "guide.network.hiden: mlp has no such argument; did you mean 'hidden'?",
     ),
     "part table": ({**SPEC, "prior": 3}, "prior: must be a table such as {'name': ...}; got 3"),
-    "network table": ({**SPEC, "guide": {"name": "normal", "network": [3]}}, "guide.network: must be a table"),
-    "entry": ({**SPEC, "priors": "normal"}, "priors: a spec has no such entry; did you mean 'prior'?"),
-    "event": ({"latent": [2]}, "event: the spec does not say it; write event = [8], or give the data"),
+    "network table": (
+        {**SPEC, "guide": {"name": "normal", "network": [3]}},
+        "guide.network: must be a table",
+    ),
+    "entry": (
+        {**SPEC, "priors": "normal"},
+        "priors: a spec has no such entry; did you mean 'prior'?",
+    ),
+    "event": (
+        {"latent": [2]},
+        "event: the spec does not say it; write event = [8], or give the data",
+    ),
     "latent": ({"event": [2]}, "latent: the spec does not say it"),
 }
 
@@ -155,7 +191,9 @@ def test_errors_say_where(case):
 def test_build_without_data_or_spec():
     with pytest.raises(pv.DataError, match="data need rows"):
         pv.build(None)
-    with pytest.raises(FileNotFoundError, match=r"no spec file 'digits', ending in \.toml; data come from"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no spec file 'digits', ending in \.toml; data come from"
+    ):
         pv.build("digits")
 
 
@@ -229,7 +267,9 @@ def torch_normal(shape):
     return pyro.distributions.Normal(torch.zeros(shape), torch.ones(shape)).to_event(len(shape))
 
 
-USERS = {cls: cls.registry.pop(cls.name) for cls in (Twice, Wide, Fixed)}  # other tests go through the registries
+USERS = {
+    cls: cls.registry.pop(cls.name) for cls in (Twice, Wide, Fixed)
+}  # other tests go through the registries
 
 
 @pytest.fixture(autouse=True)
@@ -255,7 +295,9 @@ def test_what_cannot_be_loaded_is_not_written(tmp_path):
 
 def test_a_conditional_of_the_user():
     assert pv.describe(Fixed()) == {"name": "fixed"}
-    with pytest.raises(ValueError, match="likelihood: fixed needs num_params, the number of values it reads"):
+    with pytest.raises(
+        ValueError, match="likelihood: fixed needs num_params, the number of values it reads"
+    ):
         pv.build(COUNTS, likelihood="fixed")
     assert pv.describe(pv.build(SPEC | {"latent": [4]}, COUNTS)) is not None
     assert pv.build({"event": [4], "latent": [4], "prior": "fixed"}).prior.event_shape == (4,)
@@ -290,9 +332,9 @@ class TestFiles:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("prior", ["normal", "gamma", "dirichlet"])
     def test_a_loaded_model_scores_bit_for_bit(self, path, prior, dtype):
-        vae = pv.build(COUNTS, prior=prior, likelihood={"name": "negative_binomial", "total_count": "learned"}).to(
-            dtype
-        )
+        vae = pv.build(
+            COUNTS, prior=prior, likelihood={"name": "negative_binomial", "total_count": "learned"}
+        ).to(dtype)
         pv.fit(vae, COUNTS, epochs=2, progress=False)
         pv.save(vae, path)
         again = pv.load(path)
@@ -308,7 +350,9 @@ class TestFiles:
         assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
         assert pv.describe(pv.load(path))["likelihood"]["name"] == "normal"
         (path.parent / "plain").touch()
-        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((path.parent / "plain").stat().st_mode)
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(
+            (path.parent / "plain").stat().st_mode
+        )
 
     def test_a_failed_save_leaves_the_old_file(self, path):
         pv.save(pv.build(COUNTS, likelihood="poisson"), path)
@@ -340,12 +384,16 @@ class TestFiles:
         part = {"name": "poisson", "network": {"name": "twice"}}
         pv.save(pv.build(COUNTS, likelihood=part), path)
         monkeypatch.delitem(pv.Network.registry, "twice")
-        with pytest.raises(pv.CheckpointError, match=r"model\.safetensors .* no network is named 'twice'"):
+        with pytest.raises(
+            pv.CheckpointError, match=r"model\.safetensors .* no network is named 'twice'"
+        ):
             pv.load(path)
 
     def test_foreign_files_are_refused(self, path, tmp_path):
         safetensors.torch.save_file({"a": torch.zeros(2)}, path)
-        with pytest.raises(pv.CheckpointError, match="no pyro_vae model of format pyro_vae/1; got None"):
+        with pytest.raises(
+            pv.CheckpointError, match="no pyro_vae model of format pyro_vae/1; got None"
+        ):
             pv.load(path)
         torch.save({"a": torch.zeros(2)}, path)
         with pytest.raises(pv.CheckpointError, match="could not be read as a model"):
@@ -377,18 +425,28 @@ def test_modules_of_the_user_are_imported_from_beside_the_spec(tmp_path, monkeyp
         pv.save(vae, tmp_path / "model.safetensors")
         assert pv.describe(pv.load(tmp_path / "model.safetensors")) == pv.describe(vae)
         monkeypatch.delitem(sys.modules, "my_family")
-        with pytest.raises(pv.CheckpointError, match="defined in the module 'my_family'; import it first"):
+        with pytest.raises(
+            pv.CheckpointError, match="defined in the module 'my_family'; import it first"
+        ):
             pv.load(tmp_path / "model.safetensors")
     finally:
         pv.Conditional.registry.pop("my_gumbel", None)
-    with pytest.raises(ValueError, match="modules: No module named 'my_famly'; put it beside the spec file or on PY"):
+    with pytest.raises(
+        ValueError,
+        match="modules: No module named 'my_famly'; put it beside the spec file or on PY",
+    ):
         pv.build({**SPEC, "modules": ["my_famly"]})
-    with pytest.raises(ValueError, match="modules: must be a list of module names; got 'my_family'"):
+    with pytest.raises(
+        ValueError, match="modules: must be a list of module names; got 'my_family'"
+    ):
         pv.build({**SPEC, "modules": "my_family"})
 
 
 ODD = {
-    "name is a list": ({**SPEC, "prior": {"name": ["a"]}}, "prior: no conditional is named ['a']; there are"),
+    "name is a list": (
+        {**SPEC, "prior": {"name": ["a"]}},
+        "prior: no conditional is named ['a']; there are",
+    ),
     "no such type": (
         {**SPEC, "likelihood": {"name": "columns", "blocks": 3}},
         "likelihood.blocks: must be a list of ta",
@@ -397,17 +455,27 @@ ODD = {
         {**SPEC, "likelihood": {"name": "columns", "blocks": [{"columns": "a", "name": "normal"}]}},
         "likelihood.blocks[0].columns: must be a list of column numbers; got 'a'",
     ),
-    "component": ({**SPEC, "prior": {"name": "mixture", "component": 3}}, "prior.component: must be a name or a table"),
+    "component": (
+        {**SPEC, "prior": {"name": "mixture", "component": 3}},
+        "prior.component: must be a name or a table",
+    ),
     "hidden": (
         {**SPEC, "prior": {"name": "spline_flow", "hidden": 3}},
         "prior.hidden: must be a list of whole numbers;",
     ),
-    "negative": ({**SPEC, "prior": {"name": "spline_flow", "hidden": [-3]}}, "every number in hidden must be a whole"),
+    "negative": (
+        {**SPEC, "prior": {"name": "spline_flow", "hidden": [-3]}},
+        "every number in hidden must be a whole",
+    ),
     "ladder": (
         {**SPEC, "prior": {"name": "ladder", "layers": [1, 1], "family": "gamma"}},
-        "prior.family: gamma has support IndependentConstraint(GreaterThanEq(lower_bound=0.0), 1); Ladder ne",
+        "prior.family: gamma has support IndependentConstraint(GreaterThanEq(lower_bound=0.0), "
+        "1); Ladder ne",
     ),
-    "latent": ({"event": [4], "latent": [1], "prior": "dirichlet"}, "latent: a prior over Simplex() needs at least 2"),
+    "latent": (
+        {"event": [4], "latent": [1], "prior": "dirichlet"},
+        "latent: a prior over Simplex() needs at least 2",
+    ),
     "whole vectors": (
         {**SPEC, "prior": {"name": "mixture", "component": "dirichlet", "each": "element"}},
         "prior.component: dirichlet is a family of whole vectors; use each='event'",
@@ -443,10 +511,13 @@ def test_broken_toml_names_the_file(tmp_path):
 
 
 def playable(role, name):
-    """A VAE with `name` in a role, and data that it has drawn itself; None where it cannot play the role."""
+    """A VAE with `name` in a role, and data that it has drawn itself; None where it cannot play the
+    role.
+    """
     try:
         vae = pv.build(
-            {**spec_for(role, name), **({} if role == "likelihood" else {"likelihood": "poisson"})}, hidden=[3]
+            {**spec_for(role, name), **({} if role == "likelihood" else {"likelihood": "poisson"})},
+            hidden=[3],
         )
     except (ValueError, TypeError):
         return None

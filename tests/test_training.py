@@ -1,4 +1,6 @@
-"""fit: that it reaches known optima, what it promises about determinism, and what it leaves as it was."""
+"""fit: that it reaches known optima, what it promises about determinism, and what it leaves as it
+was.
+"""
 
 import functools
 import math
@@ -34,10 +36,11 @@ def equal(before, vae):
 
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
 def test_a_linear_vae_reaches_factor_analysis(load):
-    """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the maximum likelihood.
+    """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the
+    maximum likelihood.
 
-    With 3 latents on breast cancer scikit-learn's EM ends in a local optimum, 0.7 nats below the linear VAE.
-    """
+    With 3 latents on breast cancer scikit-learn's EM ends in a local optimum, 0.7 nats below the
+    linear VAE."""
     x = load().data
     x = (x - x.mean(0)) / x.std(0)
     features, latents = x.shape[1], 2
@@ -50,13 +53,22 @@ def test_a_linear_vae_reaches_factor_analysis(load):
     rate = lambda epoch: 0.02 * 0.98 ** max(0, epoch - 150)  # noqa: E731
     quiet(vae, x, loss="mean_field", epochs=400, batch_size=100, learning_rate=rate)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of one k-hat or another: the guide is as diagonal as it must be
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of one k-hat or another: the guide is as diagonal as it must be
         evidence = pv.log_evidence(vae, x, num_samples=500)
     gap = evidence.attrs["mean"] - analysis.score(x)
-    error = math.sqrt(float((evidence.se**2).sum())) / len(x)  # the data are the same: only the draws of z err
+    error = math.sqrt(float((evidence.se**2).sum())) / len(
+        x
+    )  # the data are the same: only the draws of z err
     assert -0.05 * features < gap < 4 * error, (gap, error)
-    decoder, scale = vae.likelihood.network.layers[0], vae.decode(torch.zeros(latents)).base_dist.scale
-    weight, bias, scale = (tensor.detach().numpy() for tensor in (decoder.weight, decoder.bias, scale))
+    decoder, scale = (
+        vae.likelihood.network.layers[0],
+        vae.decode(torch.zeros(latents)).base_dist.scale,
+    )
+    weight, bias, scale = (
+        tensor.detach().numpy() for tensor in (decoder.weight, decoder.bias, scale)
+    )
     exact = LinearGaussian(weight, bias, scale**2).log_evidence(x)
     assert abs(evidence.attrs["mean"] - exact.mean()) < 4 * error
 
@@ -68,7 +80,9 @@ def test_evidence_under_the_parameters_of_factor_analysis(load):
     analysis = FactorAnalysis(3, svd_method="lapack").fit(x)
     truth = LinearGaussian(analysis.components_.T, analysis.mean_, analysis.noise_variance_)
     covariance, gain = truth.posterior()
-    wide = 1.3 * np.sqrt(np.linalg.eigvalsh(covariance)[-1])  # covers the posterior, whatever its correlations
+    wide = 1.3 * np.sqrt(
+        np.linalg.eigvalsh(covariance)[-1]
+    )  # covers the posterior, whatever its correlations
     vae = truth.vae()
     vae.posterior = pv.Amortised(affine(gain, -gain @ truth.bias), pv.Normal((3,), scale=wide))
     evidence = pv.log_evidence(vae, x, num_samples=20_000)
@@ -90,13 +104,17 @@ class TestLosses:
     def test_a_pyro_elbo_trains(self):
         vae, other = small(), small()
         a = quiet(vae, X, loss="iwae", particles=5, epochs=3)
-        theirs = pyro.infer.RenyiELBO(alpha=0, num_particles=5, vectorize_particles=True, max_plate_nesting=1)
+        theirs = pyro.infer.RenyiELBO(
+            alpha=0, num_particles=5, vectorize_particles=True, max_plate_nesting=1
+        )
         b = quiet(other, X, loss=theirs, epochs=3)
         assert a.loss.equals(b.loss)
         assert equal(snapshot(vae), other)
 
     def test_wake_sleep_learns_the_guide_from_dreams(self):
-        """With the model right and frozen, sleep teaches the guide the exact posterior: KL falls towards 0."""
+        """With the model right and frozen, sleep teaches the guide the exact posterior: KL falls
+        towards 0.
+        """
         truth = LinearGaussian.with_diagonal_posterior(features=6, latents=3)
         vae = truth.vae()
         vae.posterior = pv.Amortised(pv.MLP(6, 6, hidden=()), pv.Normal((3,)))
@@ -104,7 +122,9 @@ class TestLosses:
         x = truth.draw(200, seed=5)
 
         def gap():
-            return float((truth.log_evidence(x) - pv.log_evidence(vae, x, num_samples=24).elbo).mean())
+            return float(
+                (truth.log_evidence(x) - pv.log_evidence(vae, x, num_samples=24).elbo).mean()
+            )
 
         before = gap()
         quiet(vae, x, loss="wake_sleep", epochs=600, learning_rate=lambda epoch: 0.03 * 0.99**epoch)
@@ -118,7 +138,9 @@ class TestLosses:
         quiet(vae.double(), X, loss="enum", epochs=1)
 
     def test_unknown_loss(self):
-        with pytest.raises(ValueError, match="no loss is named 'elbow'; there are elbo, mean_field"):
+        with pytest.raises(
+            ValueError, match="no loss is named 'elbow'; there are elbo, mean_field"
+        ):
             quiet(small(), X, loss="elbow")
 
     @pytest.mark.parametrize("loss", ["iwae", "renyi", "wake_sleep"])
@@ -134,10 +156,20 @@ class TestLosses:
 class TestBeta:
     def loss(self, vae, **options):
         """The loss of the data at the present parameters: one step that does not move."""
-        return quiet(vae, X, epochs=1, batch_size=100, optimizer=torch.optim.SGD, learning_rate=0.0, **options).loss[0]
+        return quiet(
+            vae,
+            X,
+            epochs=1,
+            batch_size=100,
+            optimizer=torch.optim.SGD,
+            learning_rate=0.0,
+            **options,
+        ).loss[0]
 
     def test_beta_weighs_the_kl_term(self):
-        """With analytic KL and common draws the loss is linear in beta, and its slope is the mean KL."""
+        """With analytic KL and common draws the loss is linear in beta, and its slope is the mean
+        KL.
+        """
         vae = small()
         at = {beta: self.loss(vae, beta=beta, loss="mean_field") for beta in (0.0, 0.5, 1.0, 4.0)}
         q = vae.encode(X)
@@ -166,28 +198,47 @@ class TestBeta:
     def test_learning_rate_may_be_a_schedule(self):
         history = quiet(small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2)
         assert history.learning_rate.tolist() == [0.1, 0.05]
-        within = quiet(small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2, batch_size=50)
-        np.testing.assert_allclose(within.learning_rate, [0.1 / 1.5, 0.1 / 2.5])  # that of the last step
+        within = quiet(
+            small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2, batch_size=50
+        )
+        np.testing.assert_allclose(
+            within.learning_rate, [0.1 / 1.5, 0.1 / 2.5]
+        )  # that of the last step
 
 
 class TestSteps:
     def test_one_step_is_the_gradient_of_the_loss_per_datum(self):
         vae = small()
         before = snapshot(vae)
-        quiet(vae, X, epochs=1, batch_size=100, optimizer=torch.optim.SGD, learning_rate=0.1, loss="mean_field")
+        quiet(
+            vae,
+            X,
+            epochs=1,
+            batch_size=100,
+            optimizer=torch.optim.SGD,
+            learning_rate=0.1,
+            loss="mean_field",
+        )
         step = {name: (before[name] - p.detach()) / 0.1 for name, p in vae.named_parameters()}
         vae.load_state_dict(before)
         with pyro.get_param_store().scope(), torch.random.fork_rng():
             torch.manual_seed(0)
             x = torch.as_tensor(X)[torch.randperm(100)]
-            pyro.infer.TraceMeanField_ELBO(max_plate_nesting=1).loss_and_grads(vae.model, vae.guide, x)
+            pyro.infer.TraceMeanField_ELBO(max_plate_nesting=1).loss_and_grads(
+                vae.model, vae.guide, x
+            )
         for name, parameter in vae.named_parameters():
             torch.testing.assert_close(step[name], parameter.grad / 100, rtol=1e-6, atol=1e-10)
 
     def test_clipping_is_of_the_global_norm_per_datum(self):
         vae = small()
         before = snapshot(vae)
-        options = {"epochs": 1, "batch_size": 100, "optimizer": torch.optim.SGD, "learning_rate": 1.0}
+        options = {
+            "epochs": 1,
+            "batch_size": 100,
+            "optimizer": torch.optim.SGD,
+            "learning_rate": 1.0,
+        }
         quiet(vae, X, clip_norm=0.01, **options)
         moved = [p.detach() - before[name] for name, p in vae.named_parameters()]
         assert float(torch.nn.utils.get_total_norm(moved)) == pytest.approx(0.01, rel=1e-4)
@@ -208,7 +259,10 @@ class TestSteps:
         seen.clear()
         vae.check = lambda *_: rows  # the door has been passed
         quiet(vae, Source(), epochs=2, batch_size=32)
-        first, second = seen[:100], seen[200:300]  # after each epoch the monitor looks at all of these few
+        first, second = (
+            seen[:100],
+            seen[200:300],
+        )  # after each epoch the monitor looks at all of these few
         assert sorted(first) == sorted(second) == list(range(100))
         assert first != second
 
@@ -229,7 +283,9 @@ class TestSteps:
         "clip_norm": (0, -1.0, math.nan),
     }
 
-    @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values])
+    @pytest.mark.parametrize(
+        ("name", "value"), [(name, value) for name, values in OPTIONS.items() for value in values]
+    )
     def test_options_that_make_no_sense_are_refused_before_anything_moves(self, name, value):
         vae = small()
         before = snapshot(vae)
@@ -249,7 +305,9 @@ class TestSteps:
             torch.testing.assert_close(p, q)
 
     def test_a_pair_is_not_trained_here(self):
-        with pytest.raises(TypeError, match="fit needs a VAE; got tuple; a pair of Pyro functions trains by"):
+        with pytest.raises(
+            TypeError, match="fit needs a VAE; got tuple; a pair of Pyro functions trains by"
+        ):
             quiet((small().model, small().guide), X)
 
 
@@ -286,7 +344,9 @@ class TestSurroundings:
         with pytest.raises(KeyboardInterrupt):
             quiet(vae, X, validation=X, epochs=10, learning_rate=rate)
         other = small()
-        history = quiet(other, X, validation=X, epochs=6, learning_rate=lambda epoch: 1e-2 if epoch < 4 else 1.0)
+        history = quiet(
+            other, X, validation=X, epochs=6, learning_rate=lambda epoch: 1e-2 if epoch < 4 else 1.0
+        )
         assert history.validation.idxmin() <= 4
         assert equal(snapshot(other), vae)
 
@@ -301,7 +361,9 @@ class TestSurroundings:
 
     @pytest.mark.parametrize("optimizer", ["adam", torch.optim.LBFGS, lambda parameters, lr: None])
     def test_optimizer_makes_a_torch_optimiser(self, optimizer):
-        with pytest.raises(TypeError, match="fit needs optimizer as a function of parameters and lr"):
+        with pytest.raises(
+            TypeError, match="fit needs optimizer as a function of parameters and lr"
+        ):
             quiet(small(), X, optimizer=optimizer)
 
     def test_reweighted_wake_sleep_itself(self):
@@ -325,12 +387,16 @@ class TestDeterminism:
 
     def test_two_processes_give_the_same_weights(self):
         code = (
-            "import hashlib, numpy as np, torch, pyro_vae as pv; torch.set_num_threads(1); "
-            "x = np.random.default_rng(0).normal(size=(100, 6)); vae = pv.build(x, latent=2, hidden=[8]); "
-            "pv.fit(vae, x, epochs=3); "
-            "print(hashlib.sha256(b''.join(p.detach().numpy().tobytes() for p in vae.parameters())).hexdigest())"
+            "import hashlib, numpy as np, torch, pyro_vae as pv; torch.set_num_threads(1); x = "
+            "np.random.default_rng(0).normal(size=(100, 6)); vae = pv.build(x, latent=2, "
+            "hidden=[8]); pv.fit(vae, x, epochs=3); "
+            "print(hashlib.sha256(b''.join(p.detach().numpy().tobytes() for p in "
+            "vae.parameters())).hexdigest())"
         )
-        runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in "ab"]
+        runs = [
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            for _ in "ab"
+        ]
         assert len(runs[0].stdout) == 65
         assert runs[0].stdout == runs[1].stdout
 
@@ -365,7 +431,9 @@ class TestDeterminism:
     def test_dropout_is_on_in_training_and_off_in_validation(self):
         vae = small()
         modes = []
-        vae.posterior.network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+        vae.posterior.network.register_forward_pre_hook(
+            lambda module, _: modes.append(module.training)
+        )
         quiet(vae, X, validation=X, epochs=1, batch_size=100)
         assert modes[-3:] == [True, False, False]  # a step, the validation, the monitor
 
@@ -375,7 +443,15 @@ class TestValidation:
         """A learning rate that explodes after a while: what comes back is what was best before."""
         vae = small()
         rate = lambda epoch: 1e-2 if epoch < 20 else 3.0  # noqa: E731
-        history = quiet(vae, X[:50], validation=X[50:], epochs=40, learning_rate=rate, clip_norm=1.0, patience=100)
+        history = quiet(
+            vae,
+            X[:50],
+            validation=X[50:],
+            epochs=40,
+            learning_rate=rate,
+            clip_norm=1.0,
+            patience=100,
+        )
         best = int(history.validation.idxmin())
         assert history.validation.iloc[-1] > history.validation[best] + 1
         again = small()
@@ -395,10 +471,14 @@ class TestValidation:
         assert abs(history.validation[0] + elbo) < 5 * spread
 
     def test_the_kl_term_counts_fully_in_validation(self):
-        """Early stopping during warm-up, or at the start of a cycle, must not pick pure reconstruction."""
+        """Early stopping during warm-up, or at the start of a cycle, must not pick pure
+        reconstruction.
+        """
         vae = small()
         for beta in (pv.linear_warmup(2), pv.cyclical_warmup(1.0), 1.0):
-            history = quiet(vae, X, validation=X, epochs=3, batch_size=25, beta=beta, learning_rate=0.0)
+            history = quiet(
+                vae, X, validation=X, epochs=3, batch_size=25, beta=beta, learning_rate=0.0
+            )
             assert history.validation.nunique() == 1
             assert history.validation[0] == pytest.approx(
                 quiet(vae, X, validation=X, epochs=1, learning_rate=0.0).validation[0], rel=1e-12
@@ -407,7 +487,10 @@ class TestValidation:
     @pytest.mark.filterwarnings("ignore:Encountered")
     def test_a_validation_loss_that_is_not_finite_stops(self):
         explode = {"learning_rate": 1e200, "batch_size": 100}
-        with pytest.raises(FloatingPointError, match=r"the validation loss is (inf|nan) at epoch 0; training stopped"):
+        with pytest.raises(
+            FloatingPointError,
+            match=r"the validation loss is (inf|nan) at epoch 0; training stopped",
+        ):
             quiet(small(), X, validation=X, epochs=2, **explode)
 
     def test_validation_data_are_checked_before_anything_moves(self):
@@ -432,10 +515,15 @@ class Poisoned(torch.optim.SGD):
 
 
 class TestNan:
-    @pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own warning comes before our error
+    @pytest.mark.filterwarnings(
+        "ignore:Encountered NaN"
+    )  # Pyro's own warning comes before our error
     def test_a_loss_that_turns_nan_stops_at_that_step(self):
         vae = small()
-        with pytest.raises(FloatingPointError, match=r"the loss \(nan\) is not finite at epoch 0, batch 3 \(site '.'"):
+        with pytest.raises(
+            FloatingPointError,
+            match=r"the loss \(nan\) is not finite at epoch 0, batch 3 \(site '.'",
+        ):
             quiet(vae, X, batch_size=20, optimizer=Poisoned)
 
     def test_a_gradient_that_is_nan_leaves_the_parameters_of_before(self):
@@ -449,7 +537,8 @@ class TestNan:
 
         handle = next(vae.parameters()).register_hook(poison)
         with pytest.raises(
-            FloatingPointError, match="the gradient is not finite at epoch 1, batch 1; training stopped"
+            FloatingPointError,
+            match="the gradient is not finite at epoch 1, batch 1; training stopped",
         ):
             quiet(vae, X, batch_size=50, epochs=5)
         handle.remove()
@@ -472,7 +561,8 @@ class TestNan:
             vae.likelihood.network.layers[0].bias.fill_(math.nan)
         for call in (quiet, pv.log_evidence, pv.terms):
             with pytest.raises(
-                ValueError, match=r"the parameter likelihood\.network\.layers\.0\.bias of the VAE is not fin"
+                ValueError,
+                match=r"the parameter likelihood\.network\.layers\.0\.bias of the VAE is not fin",
             ):
                 call(vae, X)
 
@@ -494,7 +584,9 @@ class TestNan:
         vae = small()
         with torch.no_grad():
             vae.posterior.network.layers[-1].weight.fill_(1e200)
-        with pytest.raises(FloatingPointError, match=r"fit: the .* is not finite at epoch 0, batch 0"):
+        with pytest.raises(
+            FloatingPointError, match=r"fit: the .* is not finite at epoch 0, batch 0"
+        ):
             quiet(vae, X, loss="mean_field")
 
     @pytest.mark.filterwarnings("ignore:Encountered")

@@ -31,7 +31,9 @@ PRIORS = {
 def with_prior(prior):
     latents = biject_to(prior().support).inverse_shape(prior.event_shape)
     likelihood = pv.Amortised(pv.MLP(prior.event_shape, 5, hidden=[8]), pv.Poisson((5,)))
-    return pv.VAE(prior, likelihood, pv.Amortised(pv.MLP(5, 2 * latents[0], hidden=[8]), pv.Normal(latents)))
+    return pv.VAE(
+        prior, likelihood, pv.Amortised(pv.MLP(5, 2 * latents[0], hidden=[8]), pv.Normal(latents))
+    )
 
 
 def digits_vae(seed=0):
@@ -56,7 +58,9 @@ class TestShapes:
         with pyro.get_param_store().scope():
             assert vae.model(size=7).shape == (7, 6)
             for arguments in ({}, {"x": torch.as_tensor(X), "size": 3}):
-                with pytest.raises(ValueError, match="model needs data x to observe, or size= to draw; got"):
+                with pytest.raises(
+                    ValueError, match="model needs data x to observe, or size= to draw; got"
+                ):
                     vae.model(**arguments)
             with pytest.raises(ValueError, match="size must be a whole number from 1; got 0"):
                 vae.model(size=0)
@@ -84,12 +88,16 @@ class TestShapes:
         assert (np.abs(actual - expected) < 5 * spread).all()
 
     def test_reconstruction_of_classes_is_the_mode(self):
-        vae = pv.build({"event": [5], "latent": [2], "likelihood": {"name": "categorical", "categories": 4}})
+        vae = pv.build(
+            {"event": [5], "latent": [2], "likelihood": {"name": "categorical", "categories": 4}}
+        )
         x = torch.randint(4, (6, 5))
         assert set(vae.reconstruct(x).unique().tolist()) <= {0, 1, 2, 3}
 
     def test_encode_and_decode_are_for_evaluation(self):
-        """Dropout is off and batch statistics stand still, whatever mode the VAE is in; the mode stays."""
+        """Dropout is off and batch statistics stand still, whatever mode the VAE is in; the mode
+        stays.
+        """
         vae = digits_vae()
         vae.posterior.network.layers.insert(1, torch.nn.BatchNorm1d(8))
         vae.likelihood.network.layers.insert(1, torch.nn.Dropout(0.5))
@@ -102,7 +110,9 @@ class TestShapes:
 
     def test_zero_inflated_counts_of_any_size(self):
         """Pyro refuses a probability that has rounded to 1; the logits are fine."""
-        head = pv.ZeroInflatedNegativeBinomial((1,), total_count=1.0, logits=40.0, gate_logits=0.0).float()
+        head = pv.ZeroInflatedNegativeBinomial(
+            (1,), total_count=1.0, logits=40.0, gate_logits=0.0
+        ).float()
         assert head().log_prob(head().sample((5,))).isfinite().all()
         assert head().mean.isfinite().all()
 
@@ -126,7 +136,9 @@ class TestSupports:
 
     @pytest.mark.parametrize("name", PRIORS)
     def test_density_includes_the_jacobian(self, name):
-        """Change of variables with autograd's Jacobian; a simplex has one coordinate less than numbers."""
+        """Change of variables with autograd's Jacobian; a simplex has one coordinate less than
+        numbers.
+        """
         vae = with_prior(PRIORS[name]())
         x = vae.sample(1)
         unconstrained, push = vae.posterior(x), biject_to(vae.prior().support)
@@ -154,17 +166,21 @@ class TestParts:
         ),
         "simplex": (
             lambda: with_parts(prior=pv.Dirichlet((3,), concentration=1.0)),
-            "Dirichlet(3,) has shape (2,) in unconstrained space, where the guide lives, and the guide has shape (3,)",
+            "Dirichlet(3,) has shape (2,) in unconstrained space, where the guide lives, and the "
+            "guide has shape (3,)",
         ),
         "prior": (
             lambda: with_parts(prior=pv.Normal((3,))),
             "Normal(3,) reads 6 numbers per datum (loc, scale); got no c",
         ),
-        "discrete": (lambda: with_parts(prior=pv.Poisson((3,), rate=1.0)), "the prior Poisson(3,) is discrete"),
+        "discrete": (
+            lambda: with_parts(prior=pv.Poisson((3,), rate=1.0)),
+            "the prior Poisson(3,) is discrete",
+        ),
         "decoder": (
             lambda: with_parts(likelihood=pv.Amortised(pv.MLP(2, 5), pv.Poisson((5,)))),
-            "Poisson(5,) cannot take a context of shape (2, 3, 3): MLP reads a context of shape ('*', 2); "
-            "got (2, 3, 3)",
+            "Poisson(5,) cannot take a context of shape (2, 3, 3): MLP reads a context of shape "
+            "('*', 2); got (2, 3, 3)",
         ),
         "head": (
             lambda: with_parts(likelihood=pv.Amortised(pv.MLP(3, 4), pv.Poisson((5,)))),
@@ -188,9 +204,12 @@ class TestParts:
         ),
         "leading shape": (
             lambda: with_parts(
-                guide=pv.Amortised(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 6)), pv.Normal((3,)))
+                guide=pv.Amortised(
+                    torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(15, 6)), pv.Normal((3,))
+                )
             ),
-            "the guide must give batch shape (2, 3) and event shape (3,) for a context of shape (2, 3, 5)",
+            "the guide must give batch shape (2, 3) and event shape (3,) for a context of shape "
+            "(2, 3, 5)",
         ),
     }
 
@@ -201,7 +220,10 @@ class TestParts:
             {"prior": pyro.distributions.Normal(0, 1)},
         ):
             (role,) = parts
-            with pytest.raises(TypeError, match=f"VAE needs its {role} as a Conditional; got .*; pyro_vae.build takes"):
+            with pytest.raises(
+                TypeError,
+                match=f"VAE needs its {role} as a Conditional; got .*; pyro_vae.build takes",
+            ):
                 with_parts(**parts)
         for arguments in ((pv.Normal((3,)), torch.nn.Linear(3, 6)), (lambda x: x, pv.Normal((3,)))):
             with pytest.raises(TypeError, match=r"Amortised needs its (head|network) as a"):
@@ -247,7 +269,10 @@ class TestPyro:
             svi.step(x)
             svi.step(x)
             for other in vaes:
-                same = [torch.equal(p, q) for p, q in zip(other.parameters(), before[other], strict=True)]
+                same = [
+                    torch.equal(p, q)
+                    for p, q in zip(other.parameters(), before[other], strict=True)
+                ]
                 assert all(same) if other is not vae else not any(same)
 
     def test_a_replaced_part_is_trained(self):
@@ -257,7 +282,9 @@ class TestPyro:
         vae.likelihood = digits_vae(1).likelihood
         before = [p.detach().clone() for p in vae.likelihood.parameters()]
         SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(x)
-        assert not any(torch.equal(p, q) for p, q in zip(vae.likelihood.parameters(), before, strict=True))
+        assert not any(
+            torch.equal(p, q) for p, q in zip(vae.likelihood.parameters(), before, strict=True)
+        )
 
     def test_predictive(self):
         vae = MODEL.vae()
@@ -272,7 +299,9 @@ class TestPyro:
         vae = MODEL.vae()
         posterior = Importance(vae.model, guide=vae.guide, num_samples=5).run(torch.as_tensor(X))
         expected = torch.full((5,), float(MODEL.log_evidence(X).sum()))
-        torch.testing.assert_close(torch.stack(posterior.log_weights).detach(), expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            torch.stack(posterior.log_weights).detach(), expected, rtol=0, atol=1e-9
+        )
 
     def test_nuts(self):
         vae = MODEL.vae()
@@ -314,7 +343,9 @@ class TestCopies:
         buffer.seek(0)
         other.load_state_dict(torch.load(buffer, weights_only=True))
         x = vae.sample(16)
-        assert pv.log_evidence(vae, x, num_samples=9).identical(pv.log_evidence(other, x, num_samples=9))
+        assert pv.log_evidence(vae, x, num_samples=9).identical(
+            pv.log_evidence(other, x, num_samples=9)
+        )
 
     def test_frozen_parameters_stay(self):
         vae = digits_vae()

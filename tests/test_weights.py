@@ -1,4 +1,6 @@
-"""The sums over importance weights: against plain formulas, however they are cut, joined, kept and read again."""
+"""The sums over importance weights: against plain formulas, however they are cut, joined, kept and
+read again.
+"""
 
 import math
 import os
@@ -15,8 +17,8 @@ from scipy.special import logsumexp
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.inference.pareto import tail_length
-from pyro_vae.inference.weights import beside, summed
+from pyro_vae.evidence.pareto import tail_length
+from pyro_vae.evidence.weights import beside, summed
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 EPS = float(np.finfo(float).eps)
@@ -56,7 +58,9 @@ def jackknife(log_weight):
     return (num - 1) * (np.mean(without, 0) - math.log(num - 1) - whole)
 
 
-@pytest.mark.parametrize("sizes", [[10_000], [1], [3, 1, 50], [64]], ids=["whole", "ones", "uneven", "even"])
+@pytest.mark.parametrize(
+    "sizes", [[10_000], [1], [3, 1, 50], [64]], ids=["whole", "ones", "uneven", "even"]
+)
 @pytest.mark.parametrize("num", SIZES)
 def test_sums_equal_the_plain_formulas_however_they_are_cut(num, sizes):
     log_weight = random_weights(num)
@@ -64,7 +68,9 @@ def test_sums_equal_the_plain_formulas_however_they_are_cut(num, sizes):
     figures = summed(cut(log_weight, sizes), EPS).figures()
     share = np.exp(plain - logsumexp(plain, 0))
     ess = 1 / np.square(share).sum(0)
-    np.testing.assert_allclose(figures["log_evidence"], logsumexp(plain, 0) - math.log(num), rtol=1e-12)
+    np.testing.assert_allclose(
+        figures["log_evidence"], logsumexp(plain, 0) - math.log(num), rtol=1e-12
+    )
     np.testing.assert_allclose(figures["elbo"], plain.mean(0), rtol=1e-12)
     np.testing.assert_allclose(figures["ess"], ess, rtol=1e-8)
     np.testing.assert_allclose(figures["max_weight"], share.max(0), rtol=1e-9)
@@ -73,7 +79,9 @@ def test_sums_equal_the_plain_formulas_however_they_are_cut(num, sizes):
         assert figures["se"].isnan().all()
         assert figures["bias"].isnan().all()
     else:
-        np.testing.assert_allclose(figures["se"], (num * share).std(0, ddof=1) / math.sqrt(num), rtol=1e-7)
+        np.testing.assert_allclose(
+            figures["se"], (num * share).std(0, ddof=1) / math.sqrt(num), rtol=1e-7
+        )
 
 
 @pytest.mark.parametrize("sizes", [[10_000], [5, 40]], ids=["whole", "cut"])
@@ -88,7 +96,9 @@ def test_bias_is_the_jackknife(num, sizes):
 def test_bias_of_a_weight_that_is_all_of_the_sum():
     """What is left without it is far too small to be one less its share."""
     log_weight = torch.tensor([0.0, -1000.0, -1001.0])[:, None]
-    np.testing.assert_allclose(summed([log_weight], EPS).bias, jackknife(log_weight.numpy()), rtol=1e-9)
+    np.testing.assert_allclose(
+        summed([log_weight], EPS).bias, jackknife(log_weight.numpy()), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("sizes", [[10_000], [1], [3, 1, 50], [64], [1000]])
@@ -109,10 +119,14 @@ def test_curve_is_the_mean_over_disjoint_blocks(num, sizes):
 def test_khat_through_figures_equals_arviz(num):
     log_weight = random_weights(num)
     _, expected = array_stats.psislw(-log_weight.numpy().T, axis=-1)
-    np.testing.assert_allclose(summed(cut(log_weight, [37]), EPS).figures()["khat"], expected, atol=1e-9)
+    np.testing.assert_allclose(
+        summed(cut(log_weight, [37]), EPS).figures()["khat"], expected, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 1), (7, 64), (64, 7), (225, 1), (1000, 1000), (100, 5000)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(1, 1), (7, 64), (64, 7), (225, 1), (1000, 1000), (100, 5000)]
+)
 def test_two_parts_equal_the_whole(first, second):
     log_weight = random_weights(first + second)
     parts = summed([log_weight[:first]], EPS).plus(summed([log_weight[first:]], EPS))
@@ -127,7 +141,9 @@ def test_two_parts_equal_the_whole(first, second):
 
 
 def test_the_tail_suffices_after_many_additions():
-    """Fifty parts of 100 draws: the tail of 5000 has three times the draws that the tail of 100 has."""
+    """Fifty parts of 100 draws: the tail of 5000 has three times the draws that the tail of 100
+    has.
+    """
     log_weight = random_weights(5000, data=20)
     first, *others = (summed([part], EPS) for part in log_weight.split(100))
     for other in others:
@@ -144,7 +160,9 @@ def test_a_part_of_the_data_and_back():
         expected[index] = long.figures()[name][index]
         torch.testing.assert_close(values, expected, msg=name)
     for level in range(10):
-        assert mixed.curve[level].isnan().tolist() == [level > 6 and n not in (1, 3) for n in range(5)]
+        assert mixed.curve[level].isnan().tolist() == [
+            level > 6 and n not in (1, 3) for n in range(5)
+        ]
     assert mixed.blocks[9].tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
     whole = summed([random_weights(64)], EPS)
     again = beside([whole.of(torch.tensor([0, 1])), whole.of(torch.tensor([2, 3, 4]))])
@@ -162,7 +180,9 @@ def test_data_with_unequal_numbers_of_draws_are_added_to():
         first = random_weights(before, seed=0 if before == 64 else 1)[:, [datum]]
         alone = summed([torch.cat([first, more[:, [datum]]])], EPS)
         for name in ("log_evidence", "se", "ess", "elbo", "max_weight", "num_samples", "khat"):
-            torch.testing.assert_close(added.figures()[name][[datum]], alone.figures()[name], rtol=1e-9, atol=0.0)
+            torch.testing.assert_close(
+                added.figures()[name][[datum]], alone.figures()[name], rtol=1e-9, atol=0.0
+            )
     assert added.curve[:9].isfinite().all()
 
 
@@ -170,11 +190,36 @@ SHAPES = {
     "equal": (torch.full((1000,), 3.0), 3.0, 1000.0, -math.inf),
     "few equal": (torch.full((3,), 3.0), 3.0, 3.0, math.nan),
     "all impossible": (torch.full((1000,), -math.inf), -math.inf, 0.0, math.nan),
-    "one alone": (torch.full((1000,), -math.inf).index_fill(0, torch.tensor(7), 2.0), 2 - math.log(1000), 1.0, None),
-    "one beyond all": (torch.zeros(1000).index_fill(0, torch.tensor(7), 5e3), 5e3 - math.log(1000), 1.0, math.inf),
-    "infinite": (torch.zeros(1000).index_fill(0, torch.tensor(7), math.inf), math.inf, math.nan, math.nan),
-    "unknown": (torch.zeros(1000).index_fill(0, torch.tensor(7), math.nan), math.nan, math.nan, math.nan),
-    "half impossible": (torch.zeros(1000).index_fill(0, torch.arange(500), -math.inf), -math.log(2), 500.0, None),
+    "one alone": (
+        torch.full((1000,), -math.inf).index_fill(0, torch.tensor(7), 2.0),
+        2 - math.log(1000),
+        1.0,
+        None,
+    ),
+    "one beyond all": (
+        torch.zeros(1000).index_fill(0, torch.tensor(7), 5e3),
+        5e3 - math.log(1000),
+        1.0,
+        math.inf,
+    ),
+    "infinite": (
+        torch.zeros(1000).index_fill(0, torch.tensor(7), math.inf),
+        math.inf,
+        math.nan,
+        math.nan,
+    ),
+    "unknown": (
+        torch.zeros(1000).index_fill(0, torch.tensor(7), math.nan),
+        math.nan,
+        math.nan,
+        math.nan,
+    ),
+    "half impossible": (
+        torch.zeros(1000).index_fill(0, torch.arange(500), -math.inf),
+        -math.log(2),
+        500.0,
+        None,
+    ),
 }
 
 
@@ -216,8 +261,12 @@ def test_more_adds_draws_and_the_figures_are_those_of_all():
     both = drawn(vae, 600, more=first)
     assert (both.num_samples == 1000).all()
     assert both.attrs["num_samples"] == 1000
-    second = np.log(1000 * np.exp(both.log_evidence) - 400 * np.exp(first.log_evidence)) - math.log(600)
-    np.testing.assert_allclose(both.elbo, 0.4 * first.elbo + 0.6 * (1000 * both.elbo - 400 * first.elbo) / 600)
+    second = np.log(1000 * np.exp(both.log_evidence) - 400 * np.exp(first.log_evidence)) - math.log(
+        600
+    )
+    np.testing.assert_allclose(
+        both.elbo, 0.4 * first.elbo + 0.6 * (1000 * both.elbo - 400 * first.elbo) / 600
+    )
     assert (np.abs(second - TRUTH) > 1e-6).all()
     assert (np.abs(second - first.log_evidence) > 1e-6).all(), "the added draws are new ones"
     assert (np.abs(second - TRUTH) < 5 * first.se).all()
@@ -292,7 +341,8 @@ def test_what_more_refuses():
     vae = MODEL.vae(shrink=1.3)
     first = drawn(vae, 50)
     with pytest.raises(
-        TypeError, match="more needs what log_evidence gave earlier, with its tail and num_samples; got dict"
+        TypeError,
+        match="more needs what log_evidence gave earlier, with its tail and num_samples; got dict",
     ):
         drawn(vae, 50, more={"tail": 1})
     with pytest.raises(TypeError, match="more needs what log_evidence gave earlier"):
@@ -351,7 +401,11 @@ def test_more_refuses_data_in_another_order_and_fewer_of_them():
     vae = MODEL.vae(shrink=1.3)
     first = drawn(vae, 50)
     order = np.random.default_rng(0).permutation(len(X))
-    for changed in (first.isel(datum=order), first.isel(datum=slice(1)), first.isel(datum=slice(30))):
+    for changed in (
+        first.isel(datum=order),
+        first.isel(datum=slice(1)),
+        first.isel(datum=slice(30)),
+    ):
         with pytest.raises(ValueError, match="more needs"):
             drawn(vae, 50, more=changed)
 
@@ -370,8 +424,8 @@ def test_more_refuses_a_result_of_annealing():
 def test_the_estimate_of_the_bias_is_honest(num):
     """Over data and seeds the mean error of log p_K is the mean of its estimated bias.
 
-    The jackknife itself is off by the next order in 1 / K, a fifth of the bias at most for such light weights.
-    """
+    The jackknife itself is off by the next order in 1 / K, a fifth of the bias at most for such
+    light weights."""
     vae = MODEL.vae(shrink=1.2, shift=0.2)
     results = [drawn(vae, num, seed=1000 + seed) for seed in range(20 * SEEDS)]
     error = np.concatenate([result.log_evidence - TRUTH for result in results])
@@ -388,7 +442,12 @@ def test_the_curve_is_honest():
     results = [drawn(vae, 256, seed=seed) for seed in range(SEEDS)]
     curve = np.concatenate([result.curve.values - TRUTH for result in results], 1)
     for level in (0, 2, 4):
-        own = np.concatenate([drawn(vae, 2**level, seed=500 + seed).log_evidence - TRUTH for seed in range(2 * SEEDS)])
+        own = np.concatenate(
+            [
+                drawn(vae, 2**level, seed=500 + seed).log_evidence - TRUTH
+                for seed in range(2 * SEEDS)
+            ]
+        )
         se = math.sqrt(own.var() / own.size + curve[level].var() / curve[level].size)
         assert abs(own.mean() - curve[level].mean()) < 4 * se
     mean = curve.mean(1)

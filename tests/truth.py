@@ -12,20 +12,28 @@ import pyro_vae as pv
 
 @dataclass
 class LinearGaussian:
-    """p(z) = N(0, I), p(x|z) = N(W z + b, diag(noise)): factor analysis, with exact evidence and posterior."""
+    """p(z) = N(0, I), p(x|z) = N(W z + b, diag(noise)): factor analysis, with exact evidence and
+    posterior.
+    """
 
     weight: np.ndarray  # (D, q)
     bias: np.ndarray  # (D,)
     noise: np.ndarray  # (D,) variances
 
     @classmethod
-    def with_diagonal_posterior(cls, features: int, latents: int, seed: int = 0) -> "LinearGaussian":
-        """Loadings that are orthogonal in the metric of the noise, so that a diagonal guide can be exact."""
+    def with_diagonal_posterior(
+        cls, features: int, latents: int, seed: int = 0
+    ) -> "LinearGaussian":
+        """Loadings that are orthogonal in the metric of the noise, so that a diagonal guide can be
+        exact.
+        """
         rng = np.random.default_rng(seed)
         noise = rng.uniform(0.2, 1.0, features)
         directions, _ = np.linalg.qr(rng.normal(size=(features, latents)))
         return cls(
-            np.sqrt(noise)[:, None] * directions * rng.uniform(0.5, 3.0, latents), rng.normal(size=features), noise
+            np.sqrt(noise)[:, None] * directions * rng.uniform(0.5, 3.0, latents),
+            rng.normal(size=features),
+            noise,
         )
 
     def draw(self, num: int, seed: int = 1) -> np.ndarray:
@@ -41,7 +49,9 @@ class LinearGaussian:
         return covariance, covariance @ scaled
 
     def vae(self, shrink: float = 1.0, shift: float = 0.0) -> pv.VAE:
-        """The model as a VAE; its guide is the exact posterior, with sds times `shrink` and means plus `shift` sds."""
+        """The model as a VAE; its guide is the exact posterior, with sds times `shrink` and means
+        plus `shift` sds.
+        """
         features, latents = self.weight.shape
         covariance, gain = self.posterior()
         sd = np.sqrt(np.diag(covariance))
@@ -49,12 +59,16 @@ class LinearGaussian:
         encoder = affine(gain, shift * sd - gain @ self.bias)
         return pv.VAE(
             pv.Normal((latents,), loc=0.0, scale=1.0),
-            pv.Amortised(decoder, pv.Normal((features,), scale=torch.as_tensor(np.sqrt(self.noise)))),
+            pv.Amortised(
+                decoder, pv.Normal((features,), scale=torch.as_tensor(np.sqrt(self.noise)))
+            ),
             pv.Amortised(encoder, pv.Normal((latents,), scale=torch.as_tensor(shrink * sd))),
         )
 
     def _marginal(self):
-        return stats.multivariate_normal(self.bias, self.weight @ self.weight.T + np.diag(self.noise))
+        return stats.multivariate_normal(
+            self.bias, self.weight @ self.weight.T + np.diag(self.noise)
+        )
 
 
 def affine(weight: np.ndarray, bias: np.ndarray) -> pv.MLP:

@@ -1,10 +1,10 @@
 """How prior, likelihood and guide work together: one reads what another gives.
 
-The guide lives in unconstrained space, and is pushed onto the support of the prior by a bijection. So the same normal
-guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued prior the map is absent. Over discrete
-latents the guide is discrete too, and they are marked for Pyro's enumeration. In these methods c is encoded
-(:class:`.Condition`), and x may have NaN where it is missing.
-"""
+The guide lives in unconstrained space, and is pushed onto the support of the prior by a bijection.
+So the same normal guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued
+prior the map is absent. Over discrete latents the guide is discrete too, and they are marked for
+Pyro's enumeration. In these methods c is encoded (:class:`.Condition`), and x may have NaN where it
+is missing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from ..conditionals.base import Conditional
+from ..data.arrays import as_rows
+from ..distributions.links import InDouble, is_real, onto, single
+from ..distributions.univariate import enumerable
+from .compatibility import title
 from .condition import Condition
-from .conditionals.base import Conditional
-from .conditionals.distributions import enumerable
-from .conditionals.links import InDouble, is_real, onto, single
-from .data import as_rows
 from .missing import observed
-from .parts import title
 
-UNCONDITIONAL = "this VAE has no condition, so it takes no c; VAE(..., condition=Condition(...)) does"
+UNCONDITIONAL = (
+    "this VAE has no condition, so it takes no c; VAE(..., condition=Condition(...)) does"
+)
 _names = (f"vae_{number}" for number in itertools.count())
 
 
@@ -33,16 +35,27 @@ class Assembly(nn.Module):
     """The parts of a VAE, and what passes between them."""
 
     def __init__(
-        self, prior: Conditional, likelihood: Conditional, guide: Conditional, condition: Condition | None
+        self,
+        prior: Conditional,
+        likelihood: Conditional,
+        guide: Conditional,
+        condition: Condition | None,
     ) -> None:
         super().__init__()
         for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
             if not isinstance(part, Conditional):
                 got = f"{type(part).__name__} {part!r:.40}"
-                raise TypeError(f"VAE needs its {role} as a Conditional; got {got}; pyro_vae.build takes names")
+                raise TypeError(
+                    f"VAE needs its {role} as a Conditional; got {got}; pyro_vae.build takes names"
+                )
         if not isinstance(condition, Condition | None):
             raise TypeError(f"VAE needs condition as a Condition; got {condition!r:.40}")
-        self.prior, self.likelihood, self.posterior, self.condition = prior, likelihood, guide, condition
+        self.prior, self.likelihood, self.posterior, self.condition = (
+            prior,
+            likelihood,
+            guide,
+            condition,
+        )
         self._name = next(_names)
 
     @property
@@ -52,9 +65,13 @@ class Assembly(nn.Module):
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
     def is_mixed(self) -> bool:
-        """Whether latents on a constrained support are in double precision and the rest in single (``InDouble``)."""
+        """Whether latents on a constrained support are in double precision and the rest in single
+        (``InDouble``).
+        """
         support = self.prior.support
-        return self.reference.dtype != torch.float64 and not (is_real(support) or support.is_discrete)
+        return self.reference.dtype != torch.float64 and not (
+            is_real(support) or support.is_discrete
+        )
 
     @property
     def is_discrete(self) -> bool:
@@ -76,7 +93,11 @@ class Assembly(nn.Module):
 
     def prior_context(self) -> Tensor | None:
         """Some context of the prior: zeros for c, if it sees c."""
-        return self.reference.new_zeros(self.condition.width) if self.condition and self._prior_sees_c else None
+        return (
+            self.reference.new_zeros(self.condition.width)
+            if self.condition and self._prior_sees_c
+            else None
+        )
 
     def _encoded(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
         return self._pushed(self.posterior(self._evidence(x, c)))
@@ -101,14 +122,22 @@ class Assembly(nn.Module):
         return dist.TransformedDistribution(unconstrained, [InDouble(self.reference.dtype), bend])
 
     def _decoded(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
-        z = self.prior.shown(z if z.dtype == self.reference.dtype else single(z, self.prior.support, self.reference))
+        z = self.prior.shown(
+            z if z.dtype == self.reference.dtype else single(z, self.prior.support, self.reference)
+        )
         return self.likelihood(self._joined("likelihood", z, c, len(self.prior.shown_shape)))
 
     def _joined(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
-        return context if c is None or self.condition is None else self.condition.join(part, context, c, event_dim)
+        return (
+            context
+            if c is None or self.condition is None
+            else self.condition.join(part, context, c, event_dim)
+        )
 
     def _log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
-        """log p(z) + log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
+        """log p(z) + log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N,
+        *Z)``.
+        """
         return self._latent(c).log_prob(z) + self._log_likelihood(x, z, c)
 
     def _log_likelihood(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
@@ -131,7 +160,9 @@ class Assembly(nn.Module):
         return self._given(num, c if c is None else as_rows(c))
 
     def _fitting(self, x: Tensor) -> Tensor:
-        """A batch of the right shape, where and as the VAE computes; the values are checked once, at the door."""
+        """A batch of the right shape, where and as the VAE computes; the values are checked once,
+        at the door.
+        """
         plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
         if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
             return x.to(device=self.reference.device, dtype=self.reference.dtype)
@@ -140,8 +171,8 @@ class Assembly(nn.Module):
     def _register(self) -> None:
         """Show the parameters to Pyro under a name that no other instance has.
 
-        Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen parameters.
-        """
+        Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen
+        parameters."""
         store = pyro.get_param_store()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -152,7 +183,9 @@ class Assembly(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
-            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference, which cannot be pickled
+            parameter.__dict__.pop(
+                "unconstrained", None
+            )  # Pyro's weak reference, which cannot be pickled
         return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:

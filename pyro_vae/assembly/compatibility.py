@@ -9,10 +9,10 @@ from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from .conditionals.base import Amortised, Conditional
-from .conditionals.distributions import Joint, enumerable
-from .conditionals.links import is_real, onto
-from .guards import mode, seeded
+from ..conditionals.base import Amortised, Conditional
+from ..distributions.links import is_real, onto
+from ..distributions.univariate import Joint, enumerable
+from ..guards import mode, seeded
 
 MOST_STATES = 4096  # of discrete latents
 
@@ -24,7 +24,8 @@ def title(part: Conditional) -> str:
 
 
 def check_parts(vae: Any) -> None:
-    """Draw from the prior, decode, encode: parts that do not fit are refused here, with their shapes.
+    """Draw from the prior, decode, encode: parts that do not fit are refused here, with their
+    shapes.
 
     Raises:
         ValueError: The parts do not fit.
@@ -33,20 +34,26 @@ def check_parts(vae: Any) -> None:
     dtypes = {tensor.dtype for tensor in vae.state_dict().values() if tensor.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(
-            f"VAE: the parts must share one dtype; got {sorted(map(str, dtypes))}; convert with part.to(dtype)"
+            f"VAE: the parts must share one dtype; got {sorted(map(str, dtypes))}; convert with "
+            "part.to(dtype)"
         )
     for role, part in (("prior", vae.prior), ("likelihood", vae.likelihood)):
         if not part.scores_any_value:
             raise TypeError(
-                f"VAE: {title(part)} cannot stand as {role}: its transforms have no inverse, so it knows the density "
-                f"of its own draws only; use it as a guide, and an autoregressive, spline or coupling flow here"
+                f"VAE: {title(part)} cannot stand as {role}: its transforms have no inverse, so it "
+                "knows the density of its own draws only; use it as a guide, and an "
+                "autoregressive, spline or coupling flow here"
             )
     if vae.prior.reads_guide and not vae.posterior.scores_any_value:
         raise TypeError(
-            f"VAE: {title(vae.prior)} needs the density of the guide at any z, and {title(vae.posterior)} knows that "
-            f"of its own draws only; use another guide or prior"
+            f"VAE: {title(vae.prior)} needs the density of the guide at any z, and "
+            f"{title(vae.posterior)} knows that of its own draws only; use another guide or prior"
         )
-    if vae.prior.reads_guide and vae.condition is not None and {"prior", "guide"} & set(vae.condition.seen_by):
+    if (
+        vae.prior.reads_guide
+        and vae.condition is not None
+        and {"prior", "guide"} & set(vae.condition.seen_by)
+    ):
         raise ValueError(
             f"VAE: {title(vae.prior)} is an average of the guide, so neither can see c; use "
             f"Condition(..., seen_by=['likelihood']), or another prior"
@@ -54,14 +61,17 @@ def check_parts(vae: Any) -> None:
     head = getattr(vae.prior, "head", vae.prior)
     if head is not vae.prior and head.shown_shape != head.event_shape:
         raise ValueError(
-            f"VAE: {title(head)} as a prior is drawn from its top layer and reads nothing, so it cannot see c; use "
-            f"{title(head)} with learned=True, and leave 'prior' out of the condition's seen_by"
+            f"VAE: {title(head)} as a prior is drawn from its top layer and reads nothing, so it "
+            f"cannot see c; use {title(head)} with learned=True, and leave 'prior' out of the "
+            "condition's seen_by"
         )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
         z = latents.sample(torch.Size([2, 3]))
         c = None if vae.condition is None else z.new_zeros(3, vae.condition.width).to(vae.reference)
-        x = _run("likelihood", vae.likelihood, _context(vae, "likelihood", vae.prior.shown(z), c)).sample()
+        x = _run(
+            "likelihood", vae.likelihood, _context(vae, "likelihood", vae.prior.shown(z), c)
+        ).sample()
         if not vae.prior.reads_guide:
             guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
             _check_guide(vae, guide)
@@ -74,13 +84,20 @@ def _check_prior(vae: Any) -> Any:
         raise ValueError(_different_latents(vae, unconstrained))
     if vae.prior.reads_guide:
         _check_guide(
-            vae, _run("guide", vae.posterior, vae.prior.pseudo_inputs.expand(2, -1, *vae.likelihood.event_shape))
+            vae,
+            _run(
+                "guide",
+                vae.posterior,
+                vae.prior.pseudo_inputs.expand(2, -1, *vae.likelihood.event_shape),
+            ),
         )
         return vae.prior(vae.posterior)
     prior = _run("prior", vae.prior, vae.prior_context())
     if prior.batch_shape:
         needs = "make its parameters fixed or learned"
-        raise ValueError(f"VAE: the prior must have batch shape (); got {tuple(prior.batch_shape)}; {needs}")
+        raise ValueError(
+            f"VAE: the prior must have batch shape (); got {tuple(prior.batch_shape)}; {needs}"
+        )
     return prior
 
 
@@ -96,22 +113,27 @@ def _unconstrained(vae: Any) -> torch.Size:
         return torch.Size(onto(support).inverse_shape(vae.prior.event_shape))
     except NotImplementedError:
         raise ValueError(
-            f"VAE: the prior {title(vae.prior)} has support {support}, which has no map to it; use a prior over real "
-            f"numbers"
+            f"VAE: the prior {title(vae.prior)} has support {support}, which has no map to it; use "
+            "a prior over real numbers"
         ) from None
 
 
 def _check_enumerable(vae: Any) -> None:
     try:
         prior = enumerable(vae.prior(vae.prior_context()))
-        states = prior.num_states if isinstance(prior, Joint) else len(prior.enumerate_support(expand=False))
+        states = (
+            prior.num_states
+            if isinstance(prior, Joint)
+            else len(prior.enumerate_support(expand=False))
+        )
     except NotImplementedError:
         states = 0
     if not 0 < states <= MOST_STATES:
         many = f"{states}" if states else "no finite number of"
         raise ValueError(
-            f"VAE: the prior {title(vae.prior)} is discrete and has {many} states, too many to sum over; use one_hot, "
-            f"categorical or bernoulli with at most {MOST_STATES}, or a prior over real numbers"
+            f"VAE: the prior {title(vae.prior)} is discrete and has {many} states, too many to sum "
+            f"over; use one_hot, categorical or bernoulli with at most {MOST_STATES}, or a prior "
+            "over real numbers"
         )
 
 
@@ -119,19 +141,20 @@ def _check_guide(vae: Any, guide: TorchDistribution) -> None:
     if vae.is_discrete:
         if not guide.support.is_discrete:
             raise ValueError(
-                f"VAE: the prior {title(vae.prior)} is discrete, so the guide must be too; got {title(vae.posterior)}; "
-                f"use a guide {vae.prior.name!r}"
+                f"VAE: the prior {title(vae.prior)} is discrete, so the guide must be too; got "
+                f"{title(vae.posterior)}; use a guide {vae.prior.name!r}"
             )
     elif not is_real(guide.support):
         support = " ".join(str(guide.support).split())
         raise ValueError(
-            f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support {support}; "
-            f"use a guide over real numbers such as Normal({tuple(guide.event_shape)}): it follows the prior's support"
+            f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support "
+            f"{support}; use a guide over real numbers such as Normal({tuple(guide.event_shape)}): "
+            "it follows the prior's support"
         )
     elif not guide.has_rsample:
         raise ValueError(
-            f"VAE: draws of the guide {title(vae.posterior)} have no gradient; use a guide with rsample, such as a "
-            f"mixture of normals"
+            f"VAE: draws of the guide {title(vae.posterior)} have no gradient; use a guide with "
+            "rsample, such as a mixture of normals"
         )
 
 
@@ -145,15 +168,28 @@ def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribut
     try:
         built = part() if context is None else part(context)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        hint = "" if isinstance(error, ValueError) else "; a network must take any leading shape: see pyro_vae.fold"
-        raise ValueError(f"VAE: the {role} {title(part)} cannot take {given}: {error}{hint}") from error
+        hint = (
+            ""
+            if isinstance(error, ValueError)
+            else "; a network must take any leading shape: see pyro_vae.fold"
+        )
+        raise ValueError(
+            f"VAE: the {role} {title(part)} cannot take {given}: {error}{hint}"
+        ) from error
     if not isinstance(built, TorchDistributionMixin):
-        raise ValueError(f"VAE: the {role} must give a Pyro distribution; its forward gave {type(built).__name__}")
+        raise ValueError(
+            f"VAE: the {role} must give a Pyro distribution; its forward gave "
+            f"{type(built).__name__}"
+        )
     batch = torch.Size([]) if context is None or context.dim() == 1 else context.shape[:2]
-    if built.event_shape != part.event_shape or (context is not None and built.batch_shape != batch):
+    if built.event_shape != part.event_shape or (
+        context is not None and built.batch_shape != batch
+    ):
         got = f"batch shape {tuple(built.batch_shape)} and event shape {tuple(built.event_shape)}"
         expected = f"batch shape {tuple(batch)} and event shape {tuple(part.event_shape)}"
-        raise ValueError(f"VAE: the {role} must give {expected} for {given}; got {got}; see pyro_vae.fold")
+        raise ValueError(
+            f"VAE: the {role} must give {expected} for {given}; got {got}; see pyro_vae.fold"
+        )
     return built
 
 
@@ -162,6 +198,7 @@ def _different_latents(vae: Any, unconstrained: torch.Size) -> str:
     if tuple(unconstrained) == latent:
         return f"prior and guide describe different latents: {latent} and {guide}"
     return (
-        f"prior and guide describe different latents: {title(vae.prior)} has shape {tuple(unconstrained)} in "
-        f"unconstrained space, where the guide lives, and the guide has shape {guide}"
+        f"prior and guide describe different latents: {title(vae.prior)} has shape "
+        f"{tuple(unconstrained)} in unconstrained space, where the guide lives, and the guide has "
+        f"shape {guide}"
     )

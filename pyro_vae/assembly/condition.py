@@ -1,4 +1,6 @@
-r"""What a conditional VAE is conditional on: :math:`p(z \mid c)`, :math:`p(x \mid z, c)`, :math:`q(z \mid x, c)`."""
+r"""What a conditional VAE is conditional on: :math:`p(z \mid c)`, :math:`p(x \mid z, c)`,
+:math:`q(z \mid x, c)`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from .data import as_rows
-from .guards import whole_number
-from .rows import DataError, Rows, refuse
+from ..data.arrays import as_rows
+from ..data.rows import DataError, Rows, refuse
+from ..guards import whole_number
 
 PARTS = ("prior", "likelihood", "guide")
 
@@ -19,12 +21,14 @@ PARTS = ("prior", "likelihood", "guide")
 class Condition:
     """How a condition c is written, and which parts of the VAE see it.
 
-    A part that sees it reads it beside its own context: a vector is lengthened by c, an image (C, H, W) gets one
-    constant channel for each number of c, any other shape is flattened first; the prior reads c alone.
+    A part that sees it reads it beside its own context: a vector is lengthened by c, an image (C,
+    H, W) gets one constant channel for each number of c, any other shape is flattened first; the
+    prior reads c alone.
 
     Arguments:
         size: How many numbers c has, for a numeric condition.
-        categories: How many classes c has, for a categorical one, coded 0, 1, ...; it is made one-hot here.
+        categories: How many classes c has, for a categorical one, coded 0, 1, ...; it is made
+            one-hot here.
         seen_by: The parts that see it: any of prior, likelihood, guide.
 
     Raises:
@@ -45,17 +49,26 @@ class Condition:
     ) -> None:
         if (size is None) == (categories is None):
             raise ValueError(
-                f"Condition needs size= for numbers, or categories= for classes; got {size!r} and {categories!r}"
+                f"Condition needs size= for numbers, or categories= for classes; got {size!r} and "
+                f"{categories!r}"
             )
         name, given = ("size", size) if categories is None else ("categories", categories)
         whole_number(name, given, at_least=1)
-        if not isinstance(seen_by, (list, tuple)) or not seen_by or any(part not in PARTS for part in seen_by):
-            raise ValueError(f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}")
+        if (
+            not isinstance(seen_by, (list, tuple))
+            or not seen_by
+            or any(part not in PARTS for part in seen_by)
+        ):
+            raise ValueError(
+                f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
+            )
         self.size, self.categories, self.seen_by = size, categories, tuple(seen_by)
 
     @classmethod
     def of(cls, c: Any) -> Condition:
-        """The condition that data c suggest: whole numbers of shape ``(N,)`` are classes, all else is numeric."""
+        """The condition that data c suggest: whole numbers of shape ``(N,)`` are classes, all else
+        is numeric.
+        """
         rows = as_rows(c)
         if rows.event_shape == () and _is_whole(rows):
             return cls(categories=int(rows.largest()) + 1)
@@ -75,21 +88,29 @@ class Condition:
         """Data c as rows that fit.
 
         Raises:
-            DataError: There is none, it has another length or shape, or values that are no classes or not finite.
+            DataError: There is none, it has another length or shape, or values that are no classes
+                or not finite.
         """
         if c is None:
             raise DataError("this VAE is conditional: give c, a row for each datum")
         rows = as_rows(c)
         if len(rows) != length or rows.event_shape.numel() != (1 if self.categories else self.size):
             shape = (length,) if self.categories else (length, self.size)
-            raise DataError(f"c must have shape {shape}, a row for each datum; got {(len(rows), *rows.event_shape)}")
+            raise DataError(
+                f"c must have shape {shape}, a row for each datum; got "
+                f"{(len(rows), *rows.event_shape)}"
+            )
         for chunk in rows.chunks():
             x = rows.take(chunk)
-            refuse(~x.isfinite(), x, rows, chunk, "c needs finite numbers", "drop or impute these rows")
+            refuse(
+                ~x.isfinite(), x, rows, chunk, "c needs finite numbers", "drop or impute these rows"
+            )
             if self.categories:
                 known = (x == x.round()) & (x >= 0) & (x < self.categories)
                 needs = f"c needs classes from 0 to {self.categories - 1}"
-                refuse(~known, x, rows, chunk, needs, "build the VAE with more categories, or recode")
+                refuse(
+                    ~known, x, rows, chunk, needs, "build the VAE with more categories, or recode"
+                )
         return rows
 
     def fits(self, c: Any, length: int) -> bool:
@@ -98,7 +119,9 @@ class Condition:
         return plain and c.shape[1:].numel() == (1 if self.categories else self.size)
 
     def encode(self, c: Tensor) -> Tensor:
-        """Numbers of shape ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``: classes one-hot."""
+        """Numbers of shape ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``: classes
+        one-hot.
+        """
         flat = c.reshape(len(c), -1)
         return one_hot(flat[:, 0].long(), self.categories).to(c.dtype) if self.categories else flat
 
@@ -111,7 +134,9 @@ class Condition:
         return torch.Size([shape.numel() + self.width])
 
     def join(self, part: str, context: Tensor, c: Tensor, event_dim: int) -> Tensor:
-        """A context of shape ``(*, ...)`` beside encoded c of shape ``(N, width)``, for the parts that see it."""
+        """A context of shape ``(*, ...)`` beside encoded c of shape ``(N, width)``, for the parts
+        that see it.
+        """
         if part not in self.seen_by:
             return context
         batch = torch.broadcast_shapes(context.shape[: context.dim() - event_dim], c.shape[:-1])
@@ -123,4 +148,7 @@ class Condition:
 
 
 def _is_whole(rows: Rows) -> bool:
-    return all(bool(((x := rows.take(chunk)) == x.round()).all() and (x >= 0).all()) for chunk in rows.chunks())
+    return all(
+        bool(((x := rows.take(chunk)) == x.round()).all() and (x >= 0).all())
+        for chunk in rows.chunks()
+    )

@@ -1,10 +1,10 @@
 r"""Missing data: NaN means missing.
 
-What is missing has no term in the likelihood: for one that factorises over cells,
-:math:`\log p(x_{\mathrm{seen}} \mid z) = \sum_{i\ \mathrm{seen}} \log p(x_i \mid z)`, and the bounds of what is seen
-follow (MIWAE: Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633). Cells are filled inside the support *before*
-the density is evaluated and masked on the distribution of one cell: a mask alone leaves NaN in the gradient.
-"""
+What is missing has no term in the likelihood: for one that factorises over cells, :math:`\log
+p(x_{\mathrm{seen}} \mid z) = \sum_{i\ \mathrm{seen}} \log p(x_i \mid z)`, and the bounds of what is
+seen follow (MIWAE: Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633). Cells are filled
+inside the support *before* the density is evaluated and masked on the distribution of one cell: a
+mask alone leaves NaN in the gradient."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from .conditionals.links import innermost
-from .rows import DataError, Rows
+from ..data.rows import DataError, Rows
+from ..distributions.links import innermost
 
 ROWS = 2**16  # decoder rows at once
 
@@ -25,7 +25,9 @@ def factorises(likelihood: Any) -> bool:
     return innermost(likelihood).event_shape == ()
 
 
-def observed(likelihood: TorchDistribution, x: Tensor, who: str) -> tuple[TorchDistribution, Tensor]:
+def observed(
+    likelihood: TorchDistribution, x: Tensor, who: str
+) -> tuple[TorchDistribution, Tensor]:
     """The distribution of the cells of x that are seen, and x with the others filled.
 
     Raises:
@@ -35,7 +37,10 @@ def observed(likelihood: TorchDistribution, x: Tensor, who: str) -> tuple[TorchD
     if bool(seen.all()):
         return likelihood, x
     if not factorises(likelihood):
-        raise DataError(f"{who} cannot leave out missing cells, as its cells depend on each other; drop these rows")
+        raise DataError(
+            f"{who} cannot leave out missing cells, as its cells depend on each other; drop these "
+            "rows"
+        )
     cell = innermost(likelihood)
     masked = cell.mask(seen).to_event(likelihood.event_dim)
     return masked, torch.where(seen, x, inside(cell.support, x))
@@ -62,7 +67,9 @@ def _inside_blocks(support: Any, like: Tensor) -> Tensor:
 
 
 def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
-    """Data with their missing cells filled in, by self-normalised importance sampling: the mean, or draws."""
+    """Data with their missing cells filled in, by self-normalised importance sampling: the mean, or
+    draws.
+    """
     filled = []
     for chunk in rows.chunks(max(1, ROWS // num_samples)):
         x, *given = rows.batch(chunk, like=vae.reference)
@@ -80,7 +87,9 @@ def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
 
 
 def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
-    """The weighted mean of cells; where cells have none, that of their modes, or of classes the weightiest mode."""
+    """The weighted mean of cells; where cells have none, that of their modes, or of classes the
+    weightiest mode.
+    """
     weight = weight.reshape(weight.shape + (1,) * decoded.event_dim)
     mean = (weight * mean_of(decoded)).sum(0)
     none = ~mean.isfinite()

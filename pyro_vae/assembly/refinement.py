@@ -8,18 +8,23 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from .conditionals.base import Amortised
-from .guards import seeded
-from .parts import title
-from .rows import Rows
+from ..conditionals.base import Amortised
+from ..data.rows import Rows
+from ..guards import seeded
+from .compatibility import title
 
 
-def refine(vae: Any, rows: Rows, steps: int, learning_rate: float, particles: int) -> TorchDistribution:
-    """The guide for `rows` with what its head reads optimised for each datum, where that raises the ELBO."""
+def refine(
+    vae: Any, rows: Rows, steps: int, learning_rate: float, particles: int
+) -> TorchDistribution:
+    """The guide for `rows` with what its head reads optimised for each datum, where that raises the
+    ELBO.
+    """
     posterior = vae.posterior
     if not isinstance(posterior, Amortised) or vae.is_discrete:
         raise TypeError(
-            f"refine needs a guide Amortised(network, head) over continuous latents; got {title(posterior)}"
+            "refine needs a guide Amortised(network, head) over continuous latents; got "
+            f"{title(posterior)}"
         )
     x, *given = rows.batch(slice(None), like=vae.reference)
     c = vae._given(len(x), *given)
@@ -44,6 +49,8 @@ def refine(vae: Any, rows: Rows, steps: int, learning_rate: float, particles: in
 
 
 def _compared(elbo: Any, read: Tensor) -> Tensor:
-    """The ELBO with draws that are the same for both that are compared, many enough to tell them apart."""
+    """The ELBO with draws that are the same for both that are compared, many enough to tell them
+    apart.
+    """
     with seeded(0):
         return torch.stack([elbo(read) for _ in range(16)]).mean(0)

@@ -9,16 +9,19 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from .conditionals.links import base_of, innermost
+from ..data.rows import DataError, Rows, refuse
+from ..distributions.links import base_of, innermost
 from .missing import inside
-from .rows import DataError, Rows, refuse
 
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
-ADVICE: list[tuple[Any, str, str]] = [  # kind of support, what it needs, what to do with data outside
+ADVICE: list[
+    tuple[Any, str, str]
+] = [  # kind of support, what it needs, what to do with data outside
     (
         type(constraints.boolean),
         "0 or 1",
-        "pv.binarize(x) makes 0 and 1 of grey values, 'continuous_bernoulli' takes them as they are",
+        "pv.binarize(x) makes 0 and 1 of grey values, 'continuous_bernoulli' takes them as they "
+        "are",
     ),
     (
         type(constraints.nonnegative_integer),
@@ -36,7 +39,11 @@ ADVICE: list[tuple[Any, str, str]] = [  # kind of support, what it needs, what t
         "positive numbers",
         "shift or exponentiate them, or use 'normal' or 'student_t'",
     ),
-    (type(constraints.simplex), "rows of positive numbers that sum to 1", "divide each row by its sum"),
+    (
+        type(constraints.simplex),
+        "rows of positive numbers that sum to 1",
+        "divide each row by its sum",
+    ),
     (object, "values in its support", "transform the data, or choose another likelihood"),
 ]
 
@@ -51,13 +58,21 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
         like: A tensor with the dtype and device that the likelihood computes in.
 
     Raises:
-        DataError: A value is infinite, missing where that cannot be, outside the support, or where the density is zero
-            or infinite; the message names row, column and value and says what to do.
+        DataError: A value is infinite, missing where that cannot be, outside the support, or where
+            the density is zero or infinite; the message names row, column and value and says what
+            to do.
     """
     cell, seen = innermost(likelihood), False
     for chunk in rows.chunks():
         x = rows.take(chunk, like=like)
-        refuse(x.isinf(), x, rows, chunk, f"{who} needs finite numbers", "drop these rows, or write NaN for missing")
+        refuse(
+            x.isinf(),
+            x,
+            rows,
+            chunk,
+            f"{who} needs finite numbers",
+            "drop these rows, or write NaN for missing",
+        )
         missing = x.isnan()
         seen = seen or not bool(missing.all())
         if cell.event_shape == ():
@@ -68,13 +83,22 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
         for outside, support in _outside(cell.support, x):
             needs, remedy = _advice(support)
             refuse(outside, x, rows, chunk, f"{who} needs {needs}", remedy)
-        refuse(~cell.log_prob(x).isfinite(), x, rows, chunk, f"{who} needs values of finite, positive density", EDGE)
+        refuse(
+            ~cell.log_prob(x).isfinite(),
+            x,
+            rows,
+            chunk,
+            f"{who} needs values of finite, positive density",
+            EDGE,
+        )
     if not seen:
         raise DataError(f"{who} needs data; every cell is missing (NaN)")
 
 
 def _outside(support: Any, x: Tensor) -> Iterator[tuple[Tensor, Any]]:
-    """What lies outside a support; where columns have supports of their own, for one after the other."""
+    """What lies outside a support; where columns have supports of their own, for one after the
+    other.
+    """
     for columns, part in getattr(support, "blocks", [(..., support)]):
         good = part.check(x[..., columns])
         outside = torch.zeros(x.shape[: good.dim()], dtype=torch.bool, device=x.device)
@@ -86,5 +110,7 @@ def _advice(support: Any) -> tuple[str, str]:
     """What a support needs, and what a user may do whose data are outside."""
     base = base_of(support)
     _, needs, remedy = next(entry for entry in ADVICE if isinstance(base, entry[0]))
-    low, high = (torch.as_tensor(getattr(base, name, 0.0)) for name in ("lower_bound", "upper_bound"))
+    low, high = (
+        torch.as_tensor(getattr(base, name, 0.0)) for name in ("lower_bound", "upper_bound")
+    )
     return needs.format(low=float(low.min()), high=float(high.max())), remedy

@@ -1,8 +1,7 @@
 """The command ``pyro-vae``.
 
-What a user can mend ends in one line on stderr and exit code 2, in one place, :class:`.Command`; every other error is
-ours, and keeps its traceback.
-"""
+What a user can mend ends in one line on stderr and exit code 2, in one place, :class:`.Command`;
+every other error is ours, and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -16,8 +15,15 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from ..data.rows import Rows
+from ..evidence.evidence import log_evidence
+from ..spec.build import build, describe
+from ..spec.checkpoint import load, save
+from ..training.fit import fit as train
+from ..training.fit import losses
+from ..vae import VAE
 from . import catalogue
-from . import judging as judging  # registers its commands
+from . import evaluate as evaluate  # registers its commands
 from .arguments import (
     Condition,
     Model,
@@ -34,28 +40,21 @@ from .arguments import (
     sizes,
     some,
 )
-from .checkpoint import load, save
-from .command import PIPED_WIDTH, app
 from .demo import demo as run_demo
-from .inference.evidence import log_evidence
-from .inference.svi import fit as train
-from .inference.svi import losses
-from .rows import Rows
+from .errors import PIPED_WIDTH, app
 from .selftest import check_estimators
 from .selftest import table as selftest_table
-from .spec import build, describe
-from .vae import VAE
 
 
 @app.callback(invoke_without_command=True)
 def _main(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Variational autoencoders as declarative Pyro models.
 
-    A VAE is three distributions that fit together: a prior p(z), a likelihood p(x|z) and a guide q(z|x). `pyro-vae
-    list` shows what can stand where.
-    """
+    A VAE is three distributions that fit together: a prior p(z), a likelihood p(x|z) and a guide
+    q(z|x). `pyro-vae list` shows what can stand where."""
     if version or context.invoked_subcommand is None:
         typer.echo(metadata.version("pyro-vae") if version else context.get_help())
         raise typer.Exit
@@ -65,7 +64,10 @@ def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which rows to train on, and which to hold out."""
     held_out = 0 if share == 0 else max(1, round(share * num))
     if held_out >= num:
-        raise ValueError(f"--validation {share:g} of {num} data leaves none to train on; use a smaller share, or 0")
+        raise ValueError(
+            f"--validation {share:g} of {num} data leaves none to train on; use a smaller share, "
+            "or 0"
+        )
     order = np.random.default_rng(seed).permutation(num)
     return order[held_out:], order[:held_out]
 
@@ -77,7 +79,9 @@ def _built(vae: VAE) -> str:
     return f"Built a VAE: {parts}; {shapes}, {number:,} parameters."
 
 
-def _trained(vae: VAE, rows: tuple[Rows, Rows | None], held_out: tuple[Rows, Rows | None], **options: Any) -> str:
+def _trained(
+    vae: VAE, rows: tuple[Rows, Rows | None], held_out: tuple[Rows, Rows | None], **options: Any
+) -> str:
     """Train on `rows`; with data held out, these say when to stop."""
     if held_out[0]:
         options |= {"validation": held_out[0] if held_out[1] is None else held_out}
@@ -92,8 +96,8 @@ def _trained(vae: VAE, rows: tuple[Rows, Rows | None], held_out: tuple[Rows, Row
 def _scored(vae: VAE, held_out: tuple[Rows, Rows | None], num_samples: int, seed: int) -> str:
     score = log_evidence(vae, *held_out, num_samples=num_samples, seed=seed).attrs
     return (
-        f"log p(x) of {len(held_out[0])} validation data: {score['mean']:.2f} ± {score['mean_se']:.2f} nats per datum "
-        f"(K = {num_samples}, {score['flagged']} flagged)."
+        f"log p(x) of {len(held_out[0])} validation data: {score['mean']:.2f} ± "
+        f"{score['mean_se']:.2f} nats per datum (K = {num_samples}, {score['flagged']} flagged)."
     )
 
 
@@ -101,15 +105,29 @@ def _scored(vae: VAE, held_out: tuple[Rows, Rows | None], num_samples: int, seed
 def fit(
     source: Source,
     out: Annotated[Path, option("The .safetensors file to write.", "MODEL", "--out", "-o")],
-    spec: Annotated[Path | None, option("The VAE, as a .toml file, instead of the five below.", "FILE")] = None,
-    prior: Annotated[str | None, option("p(z): a name, or a table in TOML.", "PART", shown="normal")] = None,
-    likelihood: Annotated[str | None, option("p(x|z), in the same way.", "PART", shown="normal")] = None,
-    guide: Annotated[str | None, option("q(z|x), in the same way.", "PART", shown="what suits the prior")] = None,
+    spec: Annotated[
+        Path | None, option("The VAE, as a .toml file, instead of the five below.", "FILE")
+    ] = None,
+    prior: Annotated[
+        str | None, option("p(z): a name, or a table in TOML.", "PART", shown="normal")
+    ] = None,
+    likelihood: Annotated[
+        str | None, option("p(x|z), in the same way.", "PART", shown="normal")
+    ] = None,
+    guide: Annotated[
+        str | None, option("q(z|x), in the same way.", "PART", shown="what suits the prior")
+    ] = None,
     latent: Annotated[str | None, option("The shape of the latents.", "SIZES", shown="8")] = None,
-    hidden: Annotated[str | None, option("The widths of the hidden layers.", "SIZES", shown="400")] = None,
-    validation: Annotated[float, option("The share of data held out, at random.", "SHARE", min=0, max=1)] = 0.1,
+    hidden: Annotated[
+        str | None, option("The widths of the hidden layers.", "SIZES", shown="400")
+    ] = None,
+    validation: Annotated[
+        float, option("The share of data held out, at random.", "SHARE", min=0, max=1)
+    ] = 0.1,
     loss: Annotated[str, option("A name that pyro-vae list shows.", "NAME")] = "elbo",
-    particles: Annotated[int | None, option("Samples of z a datum.", "K", shown="the loss's own", min=1)] = None,
+    particles: Annotated[
+        int | None, option("Samples of z a datum.", "K", shown="the loss's own", min=1)
+    ] = None,
     epochs: Annotated[int, option("At most so many passes over the data.", "N", min=1)] = 100,
     batch_size: Annotated[int, option("How many data make one step.", "N", min=1)] = 128,
     learning_rate: Annotated[float, option("The learning rate of Adam.", "RATE", min=0)] = 1e-3,
@@ -122,11 +140,11 @@ def fit(
 
     `pyro-vae fit digits --likelihood binomial -o digits.safetensors`
 
-    `pyro-vae fit counts.csv --prior '{name="gamma", rate=2.0}' --likelihood poisson --hidden 200,200 -o m.safetensors`
+    `pyro-vae fit counts.csv --prior '{name="gamma", rate=2.0}' --likelihood poisson --hidden
+    200,200 -o m.safetensors`
 
-    The VAE is built for all data, trained on most of them, and scored on the share held out: log p(x) by importance
-    sampling, in nats per datum.
-    """
+    The VAE is built for all data, trained on most of them, and scored on the share held out: log
+    p(x) by importance sampling, in nats per datum."""
     ready_file(out)
     if loss not in losses:
         raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
@@ -140,8 +158,18 @@ def fit(
     vae = build(x, c=c, seed=seed, **given) if spec is None else build(spec, x, c, seed=seed)
     typer.echo(_built(vae))
     scored = some(x, held_out), some(c, held_out)
-    options = {"loss": loss, "particles": particles, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-    typer.echo(_trained(vae, (some(x, rest), some(c, rest)), scored, learning_rate=learning_rate, **options))
+    options = {
+        "loss": loss,
+        "particles": particles,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    typer.echo(
+        _trained(
+            vae, (some(x, rest), some(c, rest)), scored, learning_rate=learning_rate, **options
+        )
+    )
     save(vae, out)
     if scored[0]:
         typer.echo(_scored(vae, scored, num_samples, seed))
@@ -151,8 +179,12 @@ def fit(
 @app.command()
 def sample(
     model: Model,
-    num: Annotated[int | None, option("How many data.", "N", "--num", "-n", shown="16", min=1)] = None,
-    out: Annotated[Path | None, option("A .npy or .csv file.", "FILE", "--out", "-o", shown="CSV to stdout")] = None,
+    num: Annotated[
+        int | None, option("How many data.", "N", "--num", "-n", shown="16", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None, option("A .npy or .csv file.", "FILE", "--out", "-o", shown="CSV to stdout")
+    ] = None,
     seed: Seed = 0,
     condition: Condition = None,
     modules: Modules = None,
@@ -161,14 +193,16 @@ def sample(
 
     `pyro-vae sample digits.safetensors -n 100 -o drawn.npy`
 
-    A model that is conditional draws one datum for each row of --condition. In CSV a datum is a line.
-    """
+    A model that is conditional draws one datum for each row of --condition. In CSV a datum is a
+    line."""
     if out is not None:
         ready_file(out, ".npy", ".csv")
     import_modules(modules)
     vae, c = load(model), read_condition(condition)
     if vae.condition is not None and c is None:
-        raise ValueError(f"{model.name} is conditional: give --condition, a file with a row for each draw")
+        raise ValueError(
+            f"{model.name} is conditional: give --condition, a file with a row for each draw"
+        )
     drawn = vae.sample(num or (16 if c is None else len(c)), c, seed=seed).numpy()
     if out is not None and out.suffix == ".npy":
         np.save(out, drawn)
@@ -191,7 +225,10 @@ def show_list() -> None:
 
 @app.command("describe")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model."),
+    ],
     modules: Modules = None,
 ) -> None:
     """Explain a conditional or a network by name, or show what a saved model is.
@@ -222,9 +259,13 @@ def check(seed: Seed = 0) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, option("The folder for the model and the pictures.", "FOLDER")] = Path("runs/demo"),
+    out: Annotated[Path, option("The folder for the model and the pictures.", "FOLDER")] = Path(
+        "runs/demo"
+    ),
     epochs: Annotated[int, option("At most so many passes over the data.", "N", min=1)] = 300,
-    num_samples: Annotated[int, option("The largest number of samples for log p(x).", "K", min=2)] = 5000,
+    num_samples: Annotated[
+        int, option("The largest number of samples for log p(x).", "K", min=2)
+    ] = 5000,
 ) -> None:
     """Fit a VAE to 8 x 8 digits and judge it: log p(x) with its error, baselines, four pictures."""
     ready(out)

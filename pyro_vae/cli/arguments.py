@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from . import data
-from .checkpoint import load
-from .rows import Rows
-from .spec import importable
-from .vae import VAE
+from .. import data
+from ..data.rows import Rows
+from ..spec.build import importable
+from ..spec.checkpoint import load
+from ..vae import VAE
 
 
 def option(text: str, metavar: str, *names: str, shown: bool | str = True, **limits: Any) -> Any:
@@ -25,13 +25,20 @@ def option(text: str, metavar: str, *names: str, shown: bool | str = True, **lim
 
 Seed = Annotated[int, option("The seed of all that is random.", "N", min=0)]
 Modules = Annotated[
-    list[str] | None, option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module")
+    list[str] | None,
+    option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module"),
 ]
-Condition = Annotated[str | None, option("What the model is conditional on: a row for each datum.", "FILE")]
+Condition = Annotated[
+    str | None, option("What the model is conditional on: a row for each datum.", "FILE")
+]
 
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")]
-Source = Annotated[str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv or idx file.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")
+]
+Source = Annotated[
+    str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv or idx file.")
+]
 Kernel = Annotated[str, option("hmc, batched, or nuts, Pyro's.", "NAME")]
 First = Annotated[int, option("How many of the data, the first.", "N", "--num", "-n", min=1)]
 
@@ -43,7 +50,9 @@ def ready(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise ValueError(f"{path} cannot be written to: {error.strerror}; choose another folder") from None
+        raise ValueError(
+            f"{path} cannot be written to: {error.strerror}; choose another folder"
+        ) from None
 
 
 def ready_file(path: Path, *suffixes: str) -> None:
@@ -60,7 +69,9 @@ def sizes(text: str | None) -> list[int] | None:
     try:
         return None if text is None else [int(size) for size in text.split(",") if size.strip()]
     except ValueError:
-        raise ValueError(f"sizes are whole numbers with commas between them, such as 400,400; got {text!r}") from None
+        raise ValueError(
+            f"sizes are whole numbers with commas between them, such as 400,400; got {text!r}"
+        ) from None
 
 
 def part(role: str, text: str | None) -> Any:
@@ -81,7 +92,9 @@ def import_modules(modules: list[str] | None) -> None:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                raise ValueError(f"--module {module}: {error}; run from its folder, or set PYTHONPATH") from None
+                raise ValueError(
+                    f"--module {module}: {error}; run from its folder, or set PYTHONPATH"
+                ) from None
 
 
 def read_rows(source: str, key: str | None) -> Rows:
@@ -90,11 +103,17 @@ def read_rows(source: str, key: str | None) -> Rows:
 
 
 def read_condition(source: str | None) -> Rows | None:
-    """What the data are conditional on; a single column is a vector, so that whole numbers are classes."""
+    """What the data are conditional on; a single column is a vector, so that whole numbers are
+    classes.
+    """
     if source is None:
         return None
     rows = read_rows(source, None)
-    return Rows(lambda index: rows.fetch(index)[:, 0], len(rows), ()) if rows.event_shape == (1,) else rows
+    return (
+        Rows(lambda index: rows.fetch(index)[:, 0], len(rows), ())
+        if rows.event_shape == (1,)
+        else rows
+    )
 
 
 def some(rows: Rows | None, order: np.ndarray) -> Any:
@@ -109,8 +128,12 @@ def loaded(
     import_modules(modules)
     vae, x, c = load(model), read_rows(source, None), read_condition(condition)
     if vae.condition is not None and c is None:
-        raise ValueError(f"{model.name} is conditional: give --condition, a file with a row for each datum")
+        raise ValueError(
+            f"{model.name} is conditional: give --condition, a file with a row for each datum"
+        )
     if c is not None and len(c) != len(x):
-        raise ValueError(f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data")
+        raise ValueError(
+            f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data"
+        )
     first = np.arange(len(x) if num is None else min(num, len(x)))
     return vae, some(x, first), some(c, first)

@@ -1,8 +1,7 @@
 """What there is: conditionals, networks, losses and data by name, each explained in plain text.
 
-In which roles a conditional can stand is not written down anywhere: a small VAE is built for each role, and what the
-library accepts there, it can be.
-"""
+In which roles a conditional can stand is not written down anywhere: a small VAE is built for each
+role, and what the library accepts there, it can be."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from .checkpoint import load
-from .conditionals.base import Conditional
-from .conditionals.declared import nearest
-from .conditionals.networks import Network
-from .conditionals.parametric import Parametric
-from .data import as_rows
-from .inference.svi import losses
-from .spec import build, describe
+from ..conditionals.base import Conditional
+from ..conditionals.declared import nearest
+from ..conditionals.networks import Network
+from ..conditionals.parametric import Parametric
+from ..data.arrays import as_rows
+from ..spec.build import build, describe
+from ..spec.checkpoint import load
+from ..training.fit import losses
 
 ROLES = ("prior", "likelihood", "guide")
 DATA = {"digits": "scikit-learn's 8 x 8 digits: 1797 rows of 64 grey levels 0..16."}
@@ -37,18 +36,31 @@ WIDTH = 100
 
 def tables() -> list[Table]:
     """All names, in four tables: conditionals with their roles, networks, losses, data."""
-    conditionals = ((name, " ".join(roles(cls)), summary(cls)) for name, cls in Conditional.registry.items())
+    conditionals = (
+        (name, " ".join(roles(cls)), summary(cls)) for name, cls in Conditional.registry.items()
+    )
     networks = ((name, summary(cls)) for name, cls in Network.registry.items())
     return [
         _table("Conditionals", ("name", "can stand as", "for"), conditionals),
         _table("Networks", ("name", "what it is"), networks),
-        _table("Losses", ("name", "what it is"), ((name, _loss(*entry)) for name, entry in losses.items())),
+        _table(
+            "Losses",
+            ("name", "what it is"),
+            ((name, _loss(*entry)) for name, entry in losses.items()),
+        ),
         _table("Data", ("name", "what they are"), DATA.items()),
     ]
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for column in columns:
         table.add_column(column, no_wrap=column != columns[-1], overflow="fold", header_style="dim")
     for row in rows:
@@ -91,7 +103,11 @@ def _small(cls: type[Conditional], role: str) -> dict[str, Any]:
     head = cls.example()
     shape, written = list(head.event_shape), describe(head)
     table = {"name": cls.name, **{key: written[key] for key in cls.lacks({})}}
-    spec: dict[str, Any] = {"event": [2], "latent": [2], "event" if role == "likelihood" else "latent": shape}
+    spec: dict[str, Any] = {
+        "event": [2],
+        "latent": [2],
+        "event" if role == "likelihood" else "latent": shape,
+    }
     if role == "guide" and head.support.is_discrete:
         spec["prior"] = _small(cls, "prior")["prior"]
     return spec | {role: table | cls.alone({}) if role == "prior" else table}
@@ -120,7 +136,9 @@ def _example_of_network(cls: type[Network]) -> dict[str, Any]:
 def _defaults(cls: Any) -> dict[str, Any]:
     parameters = inspect.signature(cls.__init__).parameters
     given = {name: parameters[name].default for name in cls.takes() if name in parameters}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in given.items()
+    }
     return {name: value for name, value in plain.items() if value is not inspect.Parameter.empty}
 
 
@@ -156,10 +174,16 @@ def _explain_network(cls: type[Network]) -> str:
 
 
 def _page(cls: Any, kind: str, tables: list[tuple[str, dict[str, Any]]]) -> str:
-    body, *rest = re.split(r"^(Arguments|Raises|Example|References|See also):\n", inspect.getdoc(cls) or "", flags=re.M)
+    body, *rest = re.split(
+        r"^(Arguments|Raises|Example|References|See also):\n", inspect.getdoc(cls) or "", flags=re.M
+    )
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
     blocks = [f"{cls.name}: {cls.__name__}, {kind}", plain(body), *_notes(cls)]
-    blocks += [f"{title}:\n{plain(sections[title])}" for title in ("See also", "References") if title in sections]
+    blocks += [
+        f"{title}:\n{plain(sections[title])}"
+        for title in ("See also", "References")
+        if title in sections
+    ]
     blocks += [f"Arguments:\n{_arguments(cls)}"] if cls.takes() else []
     blocks += [f"{title}\n\n{textwrap.indent(toml(table), '    ')}" for title, table in tables]
     blocks += [f"In Python:\n\n{sections['Example']}"] if "Example" in sections else []
@@ -190,7 +214,10 @@ def _arguments(cls: Any) -> str:
         else:
             start = f" ({implied.get(name, 'must be given')})"
         indent = " " * 8
-        lines += [f"    {name}{start}", textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent)]
+        lines += [
+            f"    {name}{start}",
+            textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent),
+        ]
     return "\n".join(line for line in lines if line.strip())
 
 
@@ -198,7 +225,9 @@ def _described(cls: type) -> dict[str, str]:
     """The entries under Arguments of a class's own docstring."""
     doc = inspect.cleandoc(cls.__doc__ or "")
     section = re.search(r"^Arguments:\n((?:    .*\n?|\n)+)", doc, flags=re.M)
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", flags=re.M)
+    entries = re.findall(
+        r"^    (\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", flags=re.M
+    )
     return {name: " ".join(plain(text).split()) for name, text in entries}
 
 
@@ -206,7 +235,9 @@ def _implied(cls: Any) -> dict[str, str]:
     """What is known without being given, though it has no default."""
     if issubclass(cls, Network):
         return dict.fromkeys(cls.implied([1, 8, 8]), "follows from the likelihood")
-    return dict.fromkeys(cls.implied(as_rows(np.ones((1, 3)))), "a likelihood takes it from the data")
+    return dict.fromkeys(
+        cls.implied(as_rows(np.ones((1, 3)))), "a likelihood takes it from the data"
+    )
 
 
 def _parameter(cls: type[Parametric], name: str, implied: bool) -> str:
@@ -250,8 +281,27 @@ def summary(cls: Any) -> str:
 
 
 SYMBOLS = {
-    **{"mid": "|", "le": "≤", "ge": "≥", "ne": "≠", "in": "∈", "sim": "~", "propto": "∝", "leftarrow": "←", "top": "ᵀ"},
-    **{"sum": "∑", "prod": "∏", "int": "∫", "odot": "⊙", "circ": "∘", "cdot": "·", "cdots": "…", "dots": "…"},
+    **{
+        "mid": "|",
+        "le": "≤",
+        "ge": "≥",
+        "ne": "≠",
+        "in": "∈",
+        "sim": "~",
+        "propto": "∝",
+        "leftarrow": "←",
+        "top": "ᵀ",
+    },
+    **{
+        "sum": "∑",
+        "prod": "∏",
+        "int": "∫",
+        "odot": "⊙",
+        "circ": "∘",
+        "cdot": "·",
+        "cdots": "…",
+        "dots": "…",
+    },
     **{"quad": "  ", "qquad": "    ", "lambda": "λ", "infty": "∞"},
     **dict.fromkeys(("big", "Big", "bigg", "Bigg", "left", "right"), ""),
 }
@@ -263,12 +313,21 @@ def plain(text: str) -> str:
     Arguments:
         text: Text in reStructuredText, with LaTeX in its formulas.
     """
-    text = re.sub(r"^\.\. math::(?: +|\n\n)", lambda found: "" if found[0][-1] == "\n" else "    ", text, flags=re.M)
+    text = re.sub(
+        r"^\.\. math::(?: +|\n\n)",
+        lambda found: "" if found[0][-1] == "\n" else "    ",
+        text,
+        flags=re.M,
+    )
     text = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", text).replace("``", "")
     text = re.sub(r"^( +)\| ", r"\1", text, flags=re.M)
     text = re.sub(r"\\(?:mathrm|mathcal|mathbb|text|operatorname)\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\([A-Za-z]+)", _symbol, text)
-    text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", lambda part: f"{_grouped(part[1])} / {_grouped(part[2])}", text)
+    text = re.sub(
+        r"\\frac\{([^{}]*)\}\{([^{}]*)\}",
+        lambda part: f"{_grouped(part[1])} / {_grouped(part[2])}",
+        text,
+    )
     text = re.sub(r" *\\[\\ ,;:] ?", " ", text).replace("^ᵀ", "ᵀ")
     return re.sub(r" +$", "", text, flags=re.M)
 
@@ -281,7 +340,9 @@ def _symbol(command: re.Match[str]) -> str:
     if word in SYMBOLS:
         return SYMBOLS[word]
     try:
-        return unicodedata.lookup(f"GREEK {'CAPITAL' if word[0].isupper() else 'SMALL'} LETTER {word.upper()}")
+        return unicodedata.lookup(
+            f"GREEK {'CAPITAL' if word[0].isupper() else 'SMALL'} LETTER {word.upper()}"
+        )
     except KeyError:
         return word
 

@@ -16,16 +16,16 @@ import xarray
 from rich.console import Console
 from rich.table import Table
 
-from . import data
-from .checkpoint import save
-from .conditionals.discrete import Binomial
-from .criticism import plots
-from .criticism.report import report
-from .inference.evidence import log_evidence
-from .inference.pareto import KHAT_LIMIT
-from .inference.svi import fit
-from .spec import build
-from .vae import VAE
+from .. import data
+from ..conditionals.discrete import Binomial
+from ..criticism import plots
+from ..criticism.report import report
+from ..evidence.evidence import log_evidence
+from ..evidence.pareto import KHAT_LIMIT
+from ..spec.build import build
+from ..spec.checkpoint import save
+from ..training.fit import fit
+from ..vae import VAE
 
 NUM_SAMPLES = (1, 10, 100, 5000)
 MCMC_DATA = 50
@@ -42,22 +42,42 @@ def demo(out: Path, epochs: int, num_samples: int) -> None:
     console = Console()
     digits = _Digits.load()
     vae = build(
-        digits.train, latent=8, prior="normal", likelihood={"name": "binomial", "total_count": 16}, hidden=[200, 200]
+        digits.train,
+        latent=8,
+        prior="normal",
+        likelihood={"name": "binomial", "total_count": 16},
+        hidden=[200, 200],
     )
     console.print(
-        "[bold]Digits[/bold]: 1797 images of 8 x 8 grey levels 0..16. p(z) normal, p(x|z) binomial, q(z|x) normal."
+        "[bold]Digits[/bold]: 1797 images of 8 x 8 grey levels 0..16. p(z) normal, p(x|z) "
+        "binomial, q(z|x) normal."
     )
     began = time.perf_counter()
-    history = fit(vae, digits.train, validation=digits.validation, epochs=epochs, batch_size=64, patience=40)
+    history = fit(
+        vae, digits.train, validation=digits.validation, epochs=epochs, batch_size=64, patience=40
+    )
     best = history.validation.min()
     took = time.perf_counter() - began
-    console.print(f"Trained {len(history)} epochs in {took:.0f} s; the best validation loss is {best:.2f} nats.")
+    console.print(
+        f"Trained {len(history)} epochs in {took:.0f} s; the best validation loss is {best:.2f} "
+        "nats."
+    )
     curves = _curves(vae, digits.test, [k for k in NUM_SAMPLES if k < num_samples] + [num_samples])
     console.print(_table(curves, _independent_pixels(digits)))
     console.print(_verdict(curves["importance sampling"][num_samples]))
     _write(out, vae, history, digits, curves)
-    console.print(f"Held against MCMC on {MCMC_DATA} digits, the guide and its calibration: the report takes a moment.")
-    report(vae, digits.test, out / "report.html", history=history, labels=digits.test_labels, num_mcmc=MCMC_DATA)
+    console.print(
+        f"Held against MCMC on {MCMC_DATA} digits, the guide and its calibration: the report takes "
+        "a moment."
+    )
+    report(
+        vae,
+        digits.test,
+        out / "report.html",
+        history=history,
+        labels=digits.test_labels,
+        num_mcmc=MCMC_DATA,
+    )
     console.print(f"The model, four pictures and report.html are in {out}.")
 
 
@@ -80,8 +100,12 @@ class _Digits:
         return cls(x[:1200], x[1200:1437], x[1437:], labels[1437:])
 
 
-def _curves(vae: VAE, x: np.ndarray, num_samples: list[int]) -> dict[str, dict[int, xarray.Dataset]]:
-    """log p(x) by importance sampling, and by naive sampling: the same estimator with the prior as guide."""
+def _curves(
+    vae: VAE, x: np.ndarray, num_samples: list[int]
+) -> dict[str, dict[int, xarray.Dataset]]:
+    """log p(x) by importance sampling, and by naive sampling: the same estimator with the prior as
+    guide.
+    """
 
     def prior_guide(x: torch.Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):
@@ -90,18 +114,25 @@ def _curves(vae: VAE, x: np.ndarray, num_samples: list[int]) -> dict[str, dict[i
     pairs: dict[str, Any] = {"importance sampling": vae, "naive sampling": (vae.model, prior_guide)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the table shows k-hat
-        return {name: {k: log_evidence(pair, x, num_samples=k) for k in num_samples} for name, pair in pairs.items()}
+        return {
+            name: {k: log_evidence(pair, x, num_samples=k) for k in num_samples}
+            for name, pair in pairs.items()
+        }
 
 
 def _independent_pixels(digits: _Digits) -> np.ndarray:
     """log p(x) of the test data where every pixel is a binomial of its own, with add-one smoothing."""
-    rate = torch.as_tensor((digits.train.sum(0) + 1) / (16 * len(digits.train) + 2), dtype=torch.float64)
+    rate = torch.as_tensor(
+        (digits.train.sum(0) + 1) / (16 * len(digits.train) + 2), dtype=torch.float64
+    )
     model = Binomial((64,), total_count=16, logits=torch.logit(rate))
     return model().log_prob(torch.as_tensor(digits.test)).numpy()
 
 
 def _table(curves: dict[str, dict[int, xarray.Dataset]], independent: np.ndarray) -> Table:
-    table = Table("estimate on 360 test digits", title="log p(x) in nats per datum", title_justify="left")
+    table = Table(
+        "estimate on 360 test digits", title="log p(x) in nats per datum", title_justify="left"
+    )
     table.add_column("K", justify="right")
     table.add_column("mean ± SE", justify="right")
     table.add_column(f"k-hat > {KHAT_LIMIT}", justify="right")
@@ -125,13 +156,16 @@ def _mean_se(values: np.ndarray) -> str:
 def _verdict(result: xarray.Dataset) -> str:
     flagged, num = result.attrs["flagged"], result.sizes["datum"]
     return (
-        f"SE is over test digits and draws of z. log p(x) of {num - flagged} digits can be trusted; that of {flagged} "
-        f"is a lower bound only: their weights have a tail too heavy for K = {result.attrs['num_samples']} (k-hat "
-        f"above {KHAT_LIMIT}), for the guide is narrower than the posterior. Naive sampling shows what no guide costs."
+        f"SE is over test digits and draws of z. log p(x) of {num - flagged} digits can be "
+        f"trusted; that of {flagged} is a lower bound only: their weights have a tail too heavy "
+        f"for K = {result.attrs['num_samples']} (k-hat above {KHAT_LIMIT}), for the guide is "
+        "narrower than the posterior. Naive sampling shows what no guide costs."
     )
 
 
-def _write(out: Path, vae: VAE, history: Any, digits: _Digits, curves: dict[str, dict[int, xarray.Dataset]]) -> None:
+def _write(
+    out: Path, vae: VAE, history: Any, digits: _Digits, curves: dict[str, dict[int, xarray.Dataset]]
+) -> None:
     save(vae, out / "model.safetensors")
     history.to_csv(out / "history.csv", index=False)
     plots.reconstructions(vae, digits.test[:12]).savefig(out / "reconstructions.png")

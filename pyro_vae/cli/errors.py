@@ -1,4 +1,6 @@
-"""How the command line ends: what a user can mend is one line on stderr, every other error keeps its traceback."""
+"""How the command line ends: what a user can mend is one line on stderr, every other error keeps
+its traceback.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+PACKAGE = __name__.partition(".")[0]
 PIPED_WIDTH = 200  # of tables that no terminal shows: one line for each entry
 
 
@@ -17,11 +20,15 @@ class Command(TyperGroup):
     """The command line as a whole."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and exit: 0, or 2 after one line on stderr, or 130 where it was interrupted."""
+        """Run a command and exit: 0, or 2 after one line on stderr, or 130 where it was
+        interrupted.
+        """
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"pyro\.")  # an error follows, or nothing that a user chose
-                warnings.filterwarnings("always", category=UserWarning, module=__package__)
+                warnings.filterwarnings(
+                    "ignore", module=r"pyro\."
+                )  # an error follows, or nothing that a user chose
+                warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
                 warnings.showwarning = _show_warning
                 code = super().main(*args, **{**extra, "standalone_mode": False})
         except Exception as error:
@@ -58,9 +65,11 @@ def _is_message(error: Exception) -> bool:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != __package__:
+    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != PACKAGE:
         return False
     return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
 
 
-app = typer.Typer(cls=Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(
+    cls=Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)

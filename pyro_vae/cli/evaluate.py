@@ -10,16 +10,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .arguments import Condition, First, Kernel, Model, Modules, Seed, Source, loaded, option, ready_file
-from .command import PIPED_WIDTH, app
-from .criticism import plots
-from .criticism.export import to_datatree
-from .criticism.models import bits_per_dim
-from .criticism.posteriors import compare_posteriors, summarize
-from .criticism.report import report
-from .inference.evidence import log_evidence
-from .inference.ladder import RUNGS
-from .inference.mcmc import sample_posterior
+from ..criticism import plots
+from ..criticism.export import to_datatree
+from ..criticism.models import bits_per_dim
+from ..criticism.posteriors import compare_posteriors, summarize
+from ..criticism.report import report
+from ..evidence.escalation import RUNGS
+from ..evidence.evidence import log_evidence
+from ..posterior.mcmc import sample_posterior
+from .arguments import (
+    Condition,
+    First,
+    Kernel,
+    Model,
+    Modules,
+    Seed,
+    Source,
+    loaded,
+    option,
+    ready_file,
+)
+from .errors import PIPED_WIDTH, app
 
 if TYPE_CHECKING:
     import pandas
@@ -30,16 +41,27 @@ if TYPE_CHECKING:
 def evaluate(
     model: Model,
     source: Source,
-    num_samples: Annotated[int, option("Samples of z a datum; with a tolerance, at first.", "K", min=1)] = 1000,
+    num_samples: Annotated[
+        int, option("Samples of z a datum; with a tolerance, at first.", "K", min=1)
+    ] = 1000,
     tolerance: Annotated[
-        float | None, option("The SE wanted for each datum, in nats: more samples until then.", "NATS", shown="none")
+        float | None,
+        option(
+            "The SE wanted for each datum, in nats: more samples until then.", "NATS", shown="none"
+        ),
     ] = None,
-    max_samples: Annotated[int, option("With a tolerance, the most samples of one rung.", "K", min=1)] = 20_000,
+    max_samples: Annotated[
+        int, option("With a tolerance, the most samples of one rung.", "K", min=1)
+    ] = 20_000,
     num: Annotated[
-        int | None, option("How many of the data, the first.", "N", "--num", "-n", shown="all", min=1)
+        int | None,
+        option("How many of the data, the first.", "N", "--num", "-n", shown="all", min=1),
     ] = None,
     out: Annotated[
-        Path | None, option("A .csv file: a row for each datum; or .nc: the whole result.", "FILE", "--out", "-o")
+        Path | None,
+        option(
+            "A .csv file: a row for each datum; or .nc: the whole result.", "FILE", "--out", "-o"
+        ),
     ] = None,
     picture: Annotated[Path | None, option("A .png file.", "FILE")] = None,
     seed: Seed = 0,
@@ -50,14 +72,15 @@ def evaluate(
 
     `pyro-vae evaluate digits.safetensors digits --tolerance 0.1 -o evidence.csv`
 
-    The estimate is by importance sampling from the guide; with a tolerance by better proposals where the guide will
-    not do. log p(x) and ELBO are in nats per datum.
-    """
+    The estimate is by importance sampling from the guide; with a tolerance by better proposals
+    where the guide will not do. log p(x) and ELBO are in nats per datum."""
     for path, suffixes in ((out, (".csv", ".nc")), (picture, (".png",))):
         if path is not None:
             ready_file(path, *suffixes)
     vae, x, c = loaded(model, source, condition, num, modules)
-    found = log_evidence(vae, x, c, num_samples=num_samples, tolerance=tolerance, max_samples=max_samples, seed=seed)
+    found = log_evidence(
+        vae, x, c, num_samples=num_samples, tolerance=tolerance, max_samples=max_samples, seed=seed
+    )
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(_evidence(found))
     if out is not None and out.suffix == ".nc":
         found.to_netcdf(out, engine="h5netcdf")
@@ -82,18 +105,22 @@ def mcmc(
     condition: Condition = None,
     modules: Modules = None,
 ) -> None:
-    """Draw from the posterior of the latents by MCMC, and write everything that ArviZ knows to a NetCDF file.
+    """Draw from the posterior of the latents by MCMC, and write everything that ArviZ knows to a
+    NetCDF file.
 
     `pyro-vae mcmc digits.safetensors digits -o digits.nc`
     """
     ready_file(out, ".nc")
     vae, x, c = loaded(model, source, condition, num, modules)
-    drawn = sample_posterior(vae, x, c, kernel=kernel, num_samples=num_samples, warmup=warmup, chains=chains, seed=seed)
+    drawn = sample_posterior(
+        vae, x, c, kernel=kernel, num_samples=num_samples, warmup=warmup, chains=chains, seed=seed
+    )
     to_datatree(vae, x, c, posterior=drawn, seed=seed).to_netcdf(out, engine="h5netcdf")
     found = drawn["diagnostics"]
     typer.echo(
-        f"{chains} chains of {num_samples} draws for {len(x)} data: R-hat at most {float(found.rhat.max()):.3f}, bulk "
-        f"ESS at least {float(found.ess_bulk.min()):.0f}, {int(found.divergences.sum())} divergences. In {out}."
+        f"{chains} chains of {num_samples} draws for {len(x)} data: R-hat at most "
+        f"{float(found.rhat.max()):.3f}, bulk ESS at least {float(found.ess_bulk.min()):.0f}, "
+        f"{int(found.divergences.sum())} divergences. In {out}."
     )
 
 
@@ -103,7 +130,9 @@ def compare(
     source: Source,
     kernel: Kernel = "hmc",
     num: First = 50,
-    out: Annotated[Path | None, option("A .csv file: a row for each datum and latent.", "FILE", "--out", "-o")] = None,
+    out: Annotated[
+        Path | None, option("A .csv file: a row for each datum and latent.", "FILE", "--out", "-o")
+    ] = None,
     picture: Annotated[Path | None, option("A .png file.", "FILE")] = None,
     seed: Seed = 0,
     condition: Condition = None,
@@ -117,8 +146,12 @@ def compare(
         if path is not None:
             ready_file(path, suffix)
     vae, x, c = loaded(model, source, condition, num, modules)
-    found = compare_posteriors(vae, x, sample_posterior(vae, x, c, kernel=kernel, seed=seed), c, seed=seed)
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(_table(summarize(found), "measure"))
+    found = compare_posteriors(
+        vae, x, sample_posterior(vae, x, c, kernel=kernel, seed=seed), c, seed=seed
+    )
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(
+        _table(summarize(found), "measure")
+    )
     if out is not None:
         out.write_text(found.to_dataframe().to_csv())
     if picture is not None:
@@ -130,19 +163,25 @@ def write_report(
     model: Model,
     source: Source,
     out: Annotated[Path, option("The .html file to write.", "FILE", "--out", "-o")],
-    num: Annotated[int, option("How many of the data are held against MCMC.", "N", "--num", "-n", min=0)] = 50,
+    num: Annotated[
+        int, option("How many of the data are held against MCMC.", "N", "--num", "-n", min=0)
+    ] = 50,
     num_samples: Annotated[int, option("Samples of z a datum for log p(x).", "K", min=25)] = 1000,
     seed: Seed = 0,
     condition: Condition = None,
     modules: Modules = None,
 ) -> None:
-    """Write one HTML file: the model, its fit, its evidence with warning lights, its guide against MCMC.
+    """Write one HTML file: the model, its fit, its evidence with warning lights, its guide against
+    MCMC.
 
     `pyro-vae report digits.safetensors digits -o report.html`
     """
     ready_file(out, ".html")
     vae, x, c = loaded(model, source, condition, None, modules)
-    typer.echo(f"The report is in {report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)}.")
+    typer.echo(
+        "The report is in "
+        f"{report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)}."
+    )
 
 
 def _evidence(found: xarray.Dataset) -> Table:

@@ -1,8 +1,9 @@
 r"""The one concept: a module whose ``forward(context)`` is a distribution.
 
-A variational autoencoder (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114) is three conditional
-distributions that fit together: the prior :math:`p_\theta(z)`, the likelihood :math:`p_\theta(x \mid z)` and the guide
-:math:`q_\phi(z \mid x)`. Each is a :class:`Conditional`; which of the three it is depends only on its context.
+A variational autoencoder (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114) is three
+conditional distributions that fit together: the prior :math:`p_\theta(z)`, the likelihood
+:math:`p_\theta(x \mid z)` and the guide :math:`q_\phi(z \mid x)`. Each is a :class:`Conditional`;
+which of the three it is depends only on its context.
 
 =============  ==========================  ================
 role           call                        event shape
@@ -26,8 +27,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from ..data.rows import Rows
 from ..guards import whole_number
-from ..rows import Rows
 from .declared import Declared, nearest
 
 Shape = int | Sequence[int]
@@ -48,14 +49,16 @@ def as_shape(shape: Shape) -> torch.Size:
 class Conditional(Declared, abc.ABC):
     """A conditional distribution: a module whose ``forward(context)`` is a Pyro distribution.
 
-    Subclasses set ``event_shape`` in their constructor and write ``forward`` and ``example``; one that reads a context
-    through a network also says how many numbers, ``num_params``. ``class Mine(Conditional, name="mine")`` registers the
-    name, which makes the class known to specs and to the contract tests.
-    """
+    Subclasses set ``event_shape`` in their constructor and write ``forward`` and ``example``; one
+    that reads a context through a network also says how many numbers, ``num_params``. ``class
+    Mine(Conditional, name="mine")`` registers the name, which makes the class known to specs and to
+    the contract tests."""
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}
     kind, num_sizes = "conditional", 1
-    scores_any_value: ClassVar[bool] = True  # whether its density is known at any value, not only at its own draws
+    scores_any_value: ClassVar[bool] = (
+        True  # whether its density is known at any value, not only at its own draws
+    )
     reads_guide: ClassVar[bool] = False  # whether its context, as a prior, is the guide
 
     event_shape: torch.Size
@@ -63,7 +66,9 @@ class Conditional(Declared, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        """The distribution given `context`: batch shape ``*`` for a context of shape ``(*, ...)``, ``()`` for none."""
+        """The distribution given `context`: batch shape ``*`` for a context of shape ``(*, ...)``,
+        ``()`` for none.
+        """
 
     @classmethod
     @abc.abstractmethod
@@ -86,10 +91,17 @@ class Conditional(Declared, abc.ABC):
         return z
 
     def meet(self, x: Rows) -> None:
-        """Take in what the data tell before training begins. Draws from torch's current random state."""
+        """Take in what the data tell before training begins.
+
+        Draws from torch's current random state.
+        """
 
     def extra_repr(self) -> str:
-        given = (f"{name}={value!r}" for name, value in self.options.items() if not isinstance(value, nn.Module))
+        given = (
+            f"{name}={value!r}"
+            for name, value in self.options.items()
+            if not isinstance(value, nn.Module)
+        )
         return ", ".join([str(tuple(self.event_shape)), *given])
 
     def usual_guide(self) -> str | dict[str, Any]:
@@ -103,7 +115,9 @@ class Conditional(Declared, abc.ABC):
 
     @classmethod
     def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Arguments beside the `given` ones with which it stands without a context, as a prior by bare name does."""
+        """Arguments beside the `given` ones with which it stands without a context, as a prior by
+        bare name does.
+        """
         return {"learned": True} if "learned" in cls.takes() else {}
 
     @classmethod
@@ -118,7 +132,8 @@ class Conditional(Declared, abc.ABC):
 
 
 def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
-    """A conditional from its name, or from a table ``{"name": ..., ...}`` of its name and arguments.
+    """A conditional from its name, or from a table ``{"name": ..., ...}`` of its name and
+    arguments.
 
     Raises:
         ValueError: No conditional has this name.
@@ -136,15 +151,18 @@ def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
         return cls(event_shape, **{**cls.needed(), **table})
     except TypeError as error:
         lacks = cls.lacks(table)
-        raise ValueError(f"{name} needs {', '.join(lacks)}" if lacks else f"{name}: {error}") from None
+        raise ValueError(
+            f"{name} needs {', '.join(lacks)}" if lacks else f"{name}: {error}"
+        ) from None
 
 
 class Amortised(Conditional):
-    r"""A conditional behind a network: :math:`p(x \mid z)` with parameters :math:`f(z)`, or :math:`q(z \mid x)`.
+    r"""A conditional behind a network: :math:`p(x \mid z)` with parameters :math:`f(z)`, or
+    :math:`q(z \mid x)`.
 
     Arguments:
-        network: Maps a context of shape ``(*, ...)`` to ``(*, head.num_params)``, for any leading ``*``
-            (see :func:`fold`).
+        network: Maps a context of shape ``(*, ...)`` to ``(*, head.num_params)``, for any leading
+            ``*`` (see :func:`fold`).
         head: The conditional that reads the network's output.
 
     Raises:
@@ -160,7 +178,9 @@ class Amortised(Conditional):
         super().__init__()
         for role, part, kind in (("network", network, nn.Module), ("head", head, Conditional)):
             if not isinstance(part, kind):
-                raise TypeError(f"Amortised needs its {role} as a {kind.__name__}; got {part!r:.60}")
+                raise TypeError(
+                    f"Amortised needs its {role} as a {kind.__name__}; got {part!r:.60}"
+                )
         self.network = network
         self.head = head
 

@@ -10,11 +10,11 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from ..data.rows import Rows
+from ..distributions.links import innermost
 from ..guards import whole_number
-from ..rows import Rows
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
-from .links import innermost
 
 
 class Columns(Conditional, name="columns"):
@@ -24,11 +24,13 @@ class Columns(Conditional, name="columns"):
 
     Arguments:
         event_shape: The shape of one row, a vector.
-        blocks: Tables, each with ``columns``, a list of column numbers, ``name``, a family whose elements are
-            independent, and that family's own arguments. Each column is in exactly one block.
+        blocks: Tables, each with ``columns``, a list of column numbers, ``name``, a family whose
+            elements are independent, and that family's own arguments. Each column is in exactly one
+            block.
 
     Raises:
-        ValueError: A column is in no block or in several, or a family is unknown or is one of whole vectors.
+        ValueError: A column is in no block or in several, or a family is unknown or is one of whole
+            vectors.
 
     Example:
         >>> blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "categorical", "categories": 3}]
@@ -40,17 +42,26 @@ class Columns(Conditional, name="columns"):
         super().__init__()
         self.event_shape = as_shape(event_shape)
         self.columns = [_columns(number, block) for number, block in enumerate(_tables(blocks))]
-        if len(self.event_shape) != 1 or sorted(itertools.chain(*self.columns)) != list(range(self.event_shape[0])):
+        if len(self.event_shape) != 1 or sorted(itertools.chain(*self.columns)) != list(
+            range(self.event_shape[0])
+        ):
             shape = tuple(self.event_shape)
             raise ValueError(
-                f"blocks: every column must be in exactly one, for rows of shape {shape}; got {self.columns}"
+                f"blocks: every column must be in exactly one, for rows of shape {shape}; got "
+                f"{self.columns}"
             )
         self.parts: Any = nn.ModuleList()
         for number, (block, columns) in enumerate(zip(blocks, self.columns, strict=True)):
             with at(f"blocks[{number}]"):
-                part = declared({key: value for key, value in block.items() if key != "columns"}, (len(columns),))
+                part = declared(
+                    {key: value for key, value in block.items() if key != "columns"},
+                    (len(columns),),
+                )
                 if innermost(part(torch.zeros(part.num_params))).event_shape != ():
-                    raise ValueError(f"{part.name} is a family of whole vectors; use one with independent elements")
+                    raise ValueError(
+                        f"{part.name} is a family of whole vectors; use one with independent "
+                        "elements"
+                    )
             self.parts.append(part)
 
     @property
@@ -84,14 +95,19 @@ class Columns(Conditional, name="columns"):
 
 def _tables(blocks: Any) -> list[dict[str, Any]]:
     if not isinstance(blocks, Sequence) or not all(isinstance(block, dict) for block in blocks):
-        raise ValueError(f"blocks: must be a list of tables such as {{'columns': [0], 'name': ...}}; got {blocks!r}")
+        raise ValueError(
+            f"blocks: must be a list of tables such as {{'columns': [0], 'name': ...}}; got "
+            f"{blocks!r}"
+        )
     return list(blocks)
 
 
 def _columns(number: int, block: dict[str, Any]) -> list[int]:
     columns = block.get("columns")
     if not isinstance(columns, Sequence) or isinstance(columns, str):
-        raise ValueError(f"blocks[{number}].columns: must be a list of column numbers; got {columns!r}")
+        raise ValueError(
+            f"blocks[{number}].columns: must be a list of column numbers; got {columns!r}"
+        )
     for column in columns:
         whole_number(f"blocks[{number}].columns: every column", column, at_least=0)
     return list(columns)
@@ -116,7 +132,9 @@ class Cells(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Cells:
         """The same, of a larger batch shape."""
         outer = torch.Size(batch_shape)[:-1]
-        return Cells([part.expand(outer + part.batch_shape[-1:]) for part in self.parts], self.columns)
+        return Cells(
+            [part.expand(outer + part.batch_shape[-1:]) for part in self.parts], self.columns
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape``."""
@@ -137,7 +155,9 @@ class Cells(TorchDistribution):
         return self._joined(lambda part, _: _mean_or_mode(part))
 
     def _joined(self, function: Any) -> Tensor:
-        pieces = [function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)]
+        pieces = [
+            function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)
+        ]
         return torch.cat(pieces, -1)[..., self.order]
 
 

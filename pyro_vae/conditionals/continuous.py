@@ -1,14 +1,15 @@
-r"""Families over numbers, each a declaration: the Pyro distribution, its parameters, its standard values.
+r"""Families over numbers, each a declaration: the Pyro distribution, its parameters, its standard
+values.
 
-In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
-:math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
-"""
+In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of
+``params``, and :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the
+standard value."""
 
 from __future__ import annotations
 
 from pyro import distributions as dist
 
-from . import distributions
+from ..distributions import univariate as distributions
 from .base import Conditional
 from .parametric import Parametric
 
@@ -18,8 +19,9 @@ class Normal(Parametric, name="normal"):
 
     .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, [h_2]_+^2)
 
-    The usual prior and guide. As a likelihood with a scale read from the context its density has no upper bound: fix
-    the scale, or learn one per feature, when training drifts to ever smaller scales.
+    The usual prior and guide. As a likelihood with a scale read from the context its density has no
+    upper bound: fix the scale, or learn one per feature, when training drifts to ever smaller
+    scales.
 
     See also:
         :class:`StudentT` for outliers, :class:`Laplace` for sharp peaks.
@@ -228,4 +230,6 @@ class ContinuousBernoulli(Parametric, name="continuous_bernoulli"):
     standard = {"logits": 0.0}
 
 
-__all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]
+__all__ = [
+    family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__
+]

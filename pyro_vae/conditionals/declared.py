@@ -32,7 +32,9 @@ def at(path: str) -> Iterator[None]:
 
 
 class Declared(nn.Module):
-    """A module that remembers what it was built from and may be registered by name, so that a spec can name it."""
+    """A module that remembers what it was built from and may be registered by name, so that a spec
+    can name it.
+    """
 
     registry: ClassVar[dict[str, Any]]
     kind: ClassVar[str]
@@ -47,12 +49,16 @@ class Declared(nn.Module):
         if name is not None:
             other = cls.registry.setdefault(name, cls)
             if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(f"two {cls.kind}s are named {name!r}: {other.__name__} and {cls.__name__}")
+                raise ValueError(
+                    f"two {cls.kind}s are named {name!r}: {other.__name__} and {cls.__name__}"
+                )
             cls.registry[name] = cls
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        with contextlib.suppress(TypeError):  # of a call that __init__ will refuse, and of a copy, which gets a state
+        with contextlib.suppress(
+            TypeError
+        ):  # of a call that __init__ will refuse, and of a copy, which gets a state
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
             bound.apply_defaults()
             self.__dict__["arguments"] = _flat(bound)
@@ -68,7 +74,11 @@ class Declared(nn.Module):
     def lacks(cls, options: dict[str, Any]) -> list[str]:
         """The arguments without a default that `options` leave out."""
         parameters = inspect.signature(cls.__init__).parameters
-        named = [name for name in list(parameters)[1 + cls.num_sizes :] if name in cls.takes() and name not in options]
+        named = [
+            name
+            for name in list(parameters)[1 + cls.num_sizes :]
+            if name in cls.takes() and name not in options
+        ]
         return [name for name in named if parameters[name].default is inspect.Parameter.empty]
 
     @property
@@ -78,10 +88,15 @@ class Declared(nn.Module):
 
 
 def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Arguments by name, without ``self``, those of ``**values`` among the others; lists are the caller's to change."""
+    """Arguments by name, without ``self``, those of ``**values`` among the others; lists are the
+    caller's to change.
+    """
     kinds = bound.signature.parameters
     flat: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
         flat.update(value if kinds[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     kept = (list, dict, np.ndarray)
-    return {name: copy.deepcopy(value) if isinstance(value, kept) else value for name, value in flat.items()}
+    return {
+        name: copy.deepcopy(value) if isinstance(value, kept) else value
+        for name, value in flat.items()
+    }

@@ -1,8 +1,8 @@
 r"""Families over classes and counts: declarations, as in :mod:`.families`.
 
-In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
-:math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
-"""
+In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of
+``params``, and :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the
+standard value."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
+from ..data.rows import Rows
+from ..distributions import univariate as distributions
 from ..guards import whole_number
-from ..rows import Rows
-from . import distributions
 from .base import Conditional, Shape
 from .parametric import Parametric, Value
 
@@ -25,7 +25,8 @@ class Bernoulli(Parametric, name="bernoulli"):
     .. math:: p(x = 1 \mid h) = \sigma(h)
 
     Grey values are refused; see also:
-        :class:`ContinuousBernoulli` for grey values in [0, 1], :class:`Binomial` for grey levels 0..n.
+        :class:`ContinuousBernoulli` for grey values in [0, 1], :class:`Binomial` for grey levels
+        0..n.
 
     Example:
         >>> Bernoulli((3,)).num_params
@@ -93,7 +94,9 @@ class Categorical(Parametric, name="categorical"):
     family, params = dist.Categorical, ("logits",)
     standard = {"logits": 0.0}
 
-    def __init__(self, event_shape: Shape, *, categories: int, learned: bool = False, **values: Value) -> None:
+    def __init__(
+        self, event_shape: Shape, *, categories: int, learned: bool = False, **values: Value
+    ) -> None:
         whole_number("categories", categories, at_least=1)
         self.categories = categories
         super().__init__(event_shape, learned=learned, **values)
@@ -115,8 +118,8 @@ class OneHot(Parametric, name="one_hot"):
 
     .. math:: p(x = e_j \mid h) = \mathrm{softmax}(h)_j
 
-    As a prior the latents are summed over exactly: a mixture model whose components share one decoder. The guide is
-    then a ``one_hot`` too.
+    As a prior the latents are summed over exactly: a mixture model whose components share one
+    decoder. The guide is then a ``one_hot`` too.
 
     Example:
         >>> OneHot((3,)).num_params
@@ -132,14 +135,16 @@ class Ordinal(Parametric, name="ordinal"):
 
     .. math:: p(x \le j \mid h) = \sigma(c_j - h_1), \quad c_1 < c_2 < ...
 
-    The cut points are usually ``cutpoints="learned"``; at the standard ones all classes are equally likely for h = 0.
+    The cut points are usually ``cutpoints="learned"``; at the standard ones all classes are equally
+    likely for h = 0.
 
     Arguments:
         event_shape: The shape of one draw.
         categories: How many classes there are, at least 2.
-        learned: Whether the parameters that are left out are learned, instead of read from the context.
-        values: ``predictor``, and ``cutpoints`` of shape ``(*event_shape, categories - 1)``, if fixed or learned; a
-            number for the cut points stretches the standard ones.
+        learned: Whether the parameters that are left out are learned, instead of read from the
+            context.
+        values: ``predictor``, and ``cutpoints`` of shape ``(*event_shape, categories - 1)``, if
+            fixed or learned; a number for the cut points stretches the standard ones.
 
     Example:
         >>> Ordinal((3,), categories=4, cutpoints="learned").num_params
@@ -149,13 +154,19 @@ class Ordinal(Parametric, name="ordinal"):
     family, params = dist.OrderedLogistic, ("predictor", "cutpoints")
     standard = {"predictor": 0.0, "cutpoints": 1.0}
 
-    def __init__(self, event_shape: Shape, *, categories: int, learned: bool = False, **values: Value) -> None:
+    def __init__(
+        self, event_shape: Shape, *, categories: int, learned: bool = False, **values: Value
+    ) -> None:
         whole_number("categories", categories, at_least=2)
         self.categories = categories
         super().__init__(event_shape, learned=learned, **values)
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return torch.Size((*self.event_shape, self.categories - 1)) if name == "cutpoints" else self.event_shape
+        return (
+            torch.Size((*self.event_shape, self.categories - 1))
+            if name == "cutpoints"
+            else self.event_shape
+        )
 
     def filled(self, name: str, number: float) -> Tensor:
         if name != "cutpoints":
@@ -221,7 +232,8 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
 
     .. math::
 
-        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
+        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad r = [h_1]_+,\ \pi
+        = \sigma(h_3 - 2)
 
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)
@@ -232,17 +244,21 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
         6
     """
 
-    family, params = distributions.ZeroInflatedNegativeBinomial, ("total_count", "logits", "gate_logits")
+    family, params = (
+        distributions.ZeroInflatedNegativeBinomial,
+        ("total_count", "logits", "gate_logits"),
+    )
     standard: ClassVar[dict[str, float]] = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
 
 
 class DiscretizedLogistic(Parametric, name="discretized_logistic"):
-    r"""Grey levels 0, ..., levels - 1 as rounded real numbers, so that neighbouring levels are alike.
+    r"""Grey levels 0, ..., levels - 1 as rounded real numbers, so that neighbouring levels are
+    alike.
 
     .. math:: p(x \mid h) = \sigma\big((x' + \delta - h_1) / s\big) - \sigma\big((x' - \delta - h_1) / s\big)
 
-    with :math:`s = [h_2]_+`, the levels scaled to :math:`x'` from -1 to 1, and half a level :math:`\delta`; the end
-    levels take the tails. See also:
+    with :math:`s = [h_2]_+`, the levels scaled to :math:`x'` from -1 to 1, and half a level
+    :math:`\delta`; the end levels take the tails. See also:
         :class:`Mixture` of them, with ``each="element"``, for several peaks.
 
     References:
@@ -267,8 +283,8 @@ class Multinomial(Parametric, name="multinomial"):
 
     .. math:: p(x \mid h, n) = \frac{n!}{\prod_j x_j!} \prod_j \mathrm{softmax}(h)_j^{x_j}, \quad n = \sum_j x_j
 
-    The density is given the total n of each datum, so documents may have different lengths; ``total_count`` only says
-    how many words a drawn document has.
+    The density is given the total n of each datum, so documents may have different lengths;
+    ``total_count`` only says how many words a drawn document has.
 
     Example:
         >>> Multinomial((5,), total_count=20).num_params
@@ -286,4 +302,6 @@ class Multinomial(Parametric, name="multinomial"):
         return {"total_count": max(x.largest_total(), 1.0)}
 
 
-__all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]
+__all__ = [
+    family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__
+]

@@ -2,10 +2,10 @@ r"""Flows: a standard normal, bent by invertible maps, then scaled and shifted.
 
 .. math:: z = \mu + \sigma \odot (f_L \circ \dots \circ f_1)(u), \qquad u \sim \mathcal{N}(0, I)
 
-As a guide a flow reads :math:`\mu`, :math:`\sigma` and some further numbers, ``features``, which all of its maps see;
-as a prior (``learned=True``) it reads nothing. The maps are Pyro's. An autoregressive map is fast one way only: a guide
-uses that way to draw (inverse autoregressive flow), a prior to score a given z (masked autoregressive flow).
-"""
+As a guide a flow reads :math:`\mu`, :math:`\sigma` and some further numbers, ``features``, which
+all of its maps see; as a prior (``learned=True``) it reads nothing. The maps are Pyro's. An
+autoregressive map is fast one way only: a guide uses that way to draw (inverse autoregressive
+flow), a prior to score a given z (masked autoregressive flow)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import AffineTransform, ReshapeTransform
 
+from ..distributions import transforms as maps
 from ..guards import whole_number, whole_numbers
-from . import maps
 from .base import Conditional, Shape, as_shape
-from .families import Normal
+from .continuous import Normal
 
 
 class Flow(Conditional):
-    """What all flows share; a subclass makes one layer, a map that ``condition(features)`` turns into a transform.
+    """What all flows share; a subclass makes one layer, a map that ``condition(features)`` turns
+    into a transform.
 
     Arguments:
         event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of elements if smaller.
+        layers: How many maps follow each other; they look at the elements forwards and backwards in
+            turn.
+        hidden: The widths of the hidden layers of each map's network, widened to the number of
+            elements if smaller.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
 
@@ -40,7 +43,9 @@ class Flow(Conditional):
         ValueError: An argument makes no sense, or the context has another shape.
     """
 
-    inverted: ClassVar[bool] = True  # whether it scores by the fast way of its maps when it stands alone
+    inverted: ClassVar[bool] = (
+        True  # whether it scores by the fast way of its maps when it stands alone
+    )
 
     def __init__(
         self,
@@ -59,7 +64,9 @@ class Flow(Conditional):
         self.affine = Normal((self.size,), learned=learned)
         self.num_params = 0 if learned else 2 * self.size + features
         widths = [max(width, self.size) for width in whole_numbers("hidden", hidden)]
-        self.layers = nn.ModuleList(self.layer(0 if learned else features, widths, i % 2 == 1) for i in range(layers))
+        self.layers = nn.ModuleList(
+            self.layer(0 if learned else features, widths, i % 2 == 1) for i in range(layers)
+        )
 
     @abc.abstractmethod
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:
@@ -77,7 +84,9 @@ class Flow(Conditional):
         bends.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
         if len(self.event_shape) != 1:
             bends.append(ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1))
-        standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale)).to_event(1)
+        standard = dist.Normal(
+            torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
+        ).to_event(1)
         built = dist.TransformedDistribution(standard, bends)
         return built.expand(context.shape[:-1]) if self.learned and context is not None else built
 
@@ -93,7 +102,10 @@ class Flow(Conditional):
         if context is None or context.shape[-1:] != (self.num_params,):
             got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
             who = f"{type(self).__name__}{tuple(self.event_shape)}"
-            raise ValueError(f"{who} reads {self.num_params} numbers per datum; got {got}; learned=True reads none")
+            raise ValueError(
+                f"{who} reads {self.num_params} numbers per datum; got {got}; learned=True reads "
+                "none"
+            )
         return self.affine(context[..., : 2 * self.size]).base_dist, context[..., 2 * self.size :]
 
 
@@ -106,8 +118,10 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
 
     Arguments:
         event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of elements if smaller.
+        layers: How many maps follow each other; they look at the elements forwards and backwards in
+            turn.
+        hidden: The widths of the hidden layers of each map's network, widened to the number of
+            elements if smaller.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
 
@@ -131,13 +145,15 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
 class SplineFlow(Flow, name="spline_flow"):
     r"""Each element passes through a monotonic spline that depends on those before it.
 
-    More flexible than :class:`AutoregressiveFlow`, also in one dimension: skewed and bimodal posteriors. The splines
-    bend the interval from -6 to 6 standard deviations and leave the rest.
+    More flexible than :class:`AutoregressiveFlow`, also in one dimension: skewed and bimodal
+    posteriors. The splines bend the interval from -6 to 6 standard deviations and leave the rest.
 
     Arguments:
         event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of elements if smaller.
+        layers: How many maps follow each other; they look at the elements forwards and backwards in
+            turn.
+        hidden: The widths of the hidden layers of each map's network, widened to the number of
+            elements if smaller.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
 
@@ -157,12 +173,14 @@ class SplineFlow(Flow, name="spline_flow"):
 class CouplingFlow(Flow, name="coupling_flow"):
     r"""One half of the elements passes through splines that depend on the other half.
 
-    Fast both ways: to draw and to score. Each layer moves one half, so it takes more of them than :class:`SplineFlow`.
+    Fast both ways: to draw and to score. Each layer moves one half, so it takes more of them than
+    :class:`SplineFlow`.
 
     Arguments:
         event_shape: The shape of one draw.
         layers: How many maps follow each other; they move the two halves in turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of elements if smaller.
+        hidden: The widths of the hidden layers of each map's network, widened to the number of
+            elements if smaller.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
 
@@ -186,13 +204,14 @@ class PlanarFlow(Flow, name="planar_flow"):
 
     .. math:: f(u) = u + a \tanh(w^\top u + b)
 
-    The maps have no inverse in closed form, so it knows the density of its own draws and of no other value: it cannot
-    stand as a prior or a likelihood.
+    The maps have no inverse in closed form, so it knows the density of its own draws and of no
+    other value: it cannot stand as a prior or a likelihood.
 
     Arguments:
         event_shape: The shape of one draw.
         layers: How many maps follow each other.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of elements if smaller.
+        hidden: The widths of the hidden layers of each map's network, widened to the number of
+            elements if smaller.
         features: How many further numbers of the context the maps see.
 
     References:
@@ -207,7 +226,12 @@ class PlanarFlow(Flow, name="planar_flow"):
     scores_any_value = False
 
     def __init__(
-        self, event_shape: Shape, *, layers: int = 4, hidden: Sequence[int] = (64,), features: int = 16
+        self,
+        event_shape: Shape,
+        *,
+        layers: int = 4,
+        hidden: Sequence[int] = (64,),
+        features: int = 16,
     ) -> None:
         super().__init__(event_shape, layers=layers, hidden=hidden, features=features)
 

@@ -10,10 +10,10 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from ..distributions.links import is_real
 from ..guards import whole_numbers
 from .base import Amortised, Conditional, Shape, as_shape, declared
 from .declared import at
-from .links import is_real
 from .networks import MLP
 
 
@@ -25,9 +25,10 @@ class Ladder(Conditional, name="ladder"):
         p(z) = p(z_L)\, p(z_{L-1} \mid z_L) \cdots p(z_1 \mid z_2), \qquad
         q(z \mid x) = q(z_1 \mid x)\, q(z_2 \mid z_1) \cdots q(z_L \mid z_{L-1})
 
-    With ``learned=True`` it is the prior, drawn from the top; its top layer has standard values, and the likelihood
-    sees :math:`z_1` alone. Else it is the guide, drawn from the bottom. Two layers are the model of the reference. The
-    guide does not meet the prior halfway, as that of the ladder VAE of Sønderby et al. (2016) does.
+    With ``learned=True`` it is the prior, drawn from the top; its top layer has standard values,
+    and the likelihood sees :math:`z_1` alone. Else it is the guide, drawn from the bottom. Two
+    layers are the model of the reference. The guide does not meet the prior halfway, as that of the
+    ladder VAE of Sønderby et al. (2016) does.
 
     Arguments:
         event_shape: The shape of one draw: the layers, one after the other.
@@ -58,16 +59,23 @@ class Ladder(Conditional, name="ladder"):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        self.event_shape, self.sizes, self.learned = as_shape(event_shape), whole_numbers("layers", layers), learned
+        self.event_shape, self.sizes, self.learned = (
+            as_shape(event_shape),
+            whole_numbers("layers", layers),
+            learned,
+        )
         if len(self.event_shape) != 1 or sum(self.sizes) != self.event_shape[0]:
             raise ValueError(
-                f"Ladder needs layers that add up to its size; got layers {self.sizes} and {tuple(self.event_shape)}"
+                f"Ladder needs layers that add up to its size; got layers {self.sizes} and "
+                f"{tuple(self.event_shape)}"
             )
         drawn = self.sizes[::-1] if learned else self.sizes
         with at("family"):
             self.first, *heads = [declared(family, (size,)) for size in drawn]
             if not is_real(self.first.support):
-                raise ValueError(f"{self.first.name} has support {self.first.support}; Ladder needs real numbers")
+                raise ValueError(
+                    f"{self.first.name} has support {self.first.support}; Ladder needs real numbers"
+                )
             if learned:
                 table = {"name": family} if isinstance(family, str) else family
                 self.first = declared({**self.first.alone(table), **table}, (drawn[0],))

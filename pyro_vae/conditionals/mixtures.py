@@ -1,4 +1,6 @@
-r"""Mixtures: :math:`p(z) = \sum_k \pi_k\, p_k(z)`, of components of one family, or of the guide at some inputs."""
+r"""Mixtures: :math:`p(z) = \sum_k \pi_k\, p_k(z)`, of components of one family, or of the guide at
+some inputs.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,12 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from ..data.rows import Rows
+from ..distributions import univariate as distributions
+from ..distributions.links import innermost
 from ..guards import whole_number
-from ..rows import Rows
-from . import distributions
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
-from .links import innermost
 
 
 class Mixture(Conditional, name="mixture"):
@@ -22,14 +24,17 @@ class Mixture(Conditional, name="mixture"):
 
     .. math:: p(x \mid h) = \sum_{k=1}^K \mathrm{softmax}(h_0)_k\, p(x \mid h_k)
 
-    As a prior it clusters the latents; as a likelihood of each element it has several peaks; as a guide, with normal
-    components, it follows posteriors with several modes, its draws reparameterised.
+    As a prior it clusters the latents; as a likelihood of each element it has several peaks; as a
+    guide, with normal components, it follows posteriors with several modes, its draws
+    reparameterised.
 
     Arguments:
         event_shape: The shape of one draw.
         components: How many components.
-        component: The family of the components: a name, or a table with its fixed and learned parameters.
-        each: ``"event"`` for one mixture over the whole event, ``"element"`` for one over each element.
+        component: The family of the components: a name, or a table with its fixed and learned
+            parameters.
+        each: ``"event"`` for one mixture over the whole event, ``"element"`` for one over each
+            element.
         learned: Whether the parameters are learned, instead of read from the context.
 
     Raises:
@@ -58,7 +63,11 @@ class Mixture(Conditional, name="mixture"):
             raise ValueError(f"each must be 'event' or 'element'; got {each!r}")
         self.event_shape, self.components, self.each = as_shape(event_shape), components, each
         with at("component"):
-            self.component = declared(component, self.event_shape) if each == "event" else _of_one_element(component)
+            self.component = (
+                declared(component, self.event_shape)
+                if each == "event"
+                else _of_one_element(component)
+            )
         mixed = torch.Size([]) if each == "event" else self.event_shape
         self.read_shape = torch.Size((*mixed, components, 1 + self.component.num_params))
         if learned:
@@ -76,7 +85,11 @@ class Mixture(Conditional, name="mixture"):
     @property
     def support(self) -> constraints.Constraint:
         support = self.component.support
-        return support if self.each == "event" else constraints.independent(support, len(self.event_shape))
+        return (
+            support
+            if self.each == "event"
+            else constraints.independent(support, len(self.event_shape))
+        )
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         read = self._read(context)
@@ -106,7 +119,10 @@ class Mixture(Conditional, name="mixture"):
             return self.parameters_read
         if context is None or context.shape[-1:] != (self.num_params,):
             got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
-            raise ValueError(f"Mixture{tuple(self.event_shape)} reads {self.num_params} numbers per datum; got {got}")
+            raise ValueError(
+                f"Mixture{tuple(self.event_shape)} reads {self.num_params} numbers per datum; got "
+                f"{got}"
+            )
         return context.reshape(*context.shape[:-1], *self.read_shape)
 
 
@@ -122,8 +138,9 @@ class Vamp(Conditional, name="vamp"):
 
     .. math:: p(z) = \frac{1}{K} \sum_{k=1}^K q_\phi(z \mid u_k)
 
-    The optimal prior is the average of the guide over the data; this one averages over K inputs that are trained with
-    the rest, and start at data. It lives where the guide does: over real numbers.
+    The optimal prior is the average of the guide over the data; this one averages over K inputs
+    that are trained with the rest, and start at data. It lives where the guide does: over real
+    numbers.
 
     Arguments:
         event_shape: The shape of one latent.
@@ -157,8 +174,12 @@ class Vamp(Conditional, name="vamp"):
         return {}
 
     def meet(self, x: Rows) -> None:
-        """Start the pseudo-inputs at data, drawn without replacement while they last; missing cells at the mean."""
-        order = torch.cat([torch.randperm(len(x), device="cpu") for _ in range(1 + self.components // len(x))])
+        """Start the pseudo-inputs at data, drawn without replacement while they last; missing cells
+        at the mean.
+        """
+        order = torch.cat(
+            [torch.randperm(len(x), device="cpu") for _ in range(1 + self.components // len(x))]
+        )
         drawn = x.take(order[: self.components].numpy(), like=self.pseudo_inputs)
         if bool(drawn.isnan().any()):
             drawn = torch.where(drawn.isnan(), x.moments()[0].to(drawn), drawn)
@@ -169,7 +190,9 @@ class Vamp(Conditional, name="vamp"):
         if not isinstance(context, Conditional):
             raise ValueError("Vamp reads the guide as its context; the VAE gives it")
         guide = context(self.pseudo_inputs)
-        logits = torch.zeros(self.components, dtype=self.pseudo_inputs.dtype, device=self.pseudo_inputs.device)
+        logits = torch.zeros(
+            self.components, dtype=self.pseudo_inputs.dtype, device=self.pseudo_inputs.device
+        )
         return distributions.Mixture(dist.Categorical(logits=logits), guide)
 
     @classmethod

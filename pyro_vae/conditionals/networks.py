@@ -1,4 +1,7 @@
-"""Networks between a context and the parameters of a conditional. They take any leading batch shape."""
+"""Networks between a context and the parameters of a conditional.
+
+They take any leading batch shape.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,11 @@ def _activation(name: str) -> type[nn.Module]:
 
 
 def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
-    """Apply to ``(*, ...)`` a function that only knows ``(batch, ...)``: flatten ``*`` before, restore it after.
+    """Apply to ``(*, ...)`` a function that only knows ``(batch, ...)``: flatten ``*`` before,
+    restore it after.
 
-    Convolutions and batch normalisation take exactly one batch dimension; importance samples and plates bring more.
+    Convolutions and batch normalisation take exactly one batch dimension; importance samples and
+    plates bring more.
 
     Arguments:
         function: Maps ``(batch, ...)`` to ``(batch, ...)``.
@@ -54,25 +59,33 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
 
 
 class Network(Declared):
-    """A network that a spec can name: its first arguments are the context's shape and the number of outputs."""
+    """A network that a spec can name: its first arguments are the context's shape and the number of
+    outputs.
+    """
 
     registry: ClassVar[dict[str, type[Network]]] = {}
     kind, num_sizes = "network", 2
 
     @classmethod
     def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
-        """Arguments that follow from the shape of what the head describes, which a spec may leave out."""
+        """Arguments that follow from the shape of what the head describes, which a spec may leave
+        out.
+        """
         return {}
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
-        """Take in the mean and standard deviation that the inputs have, if the network has a use for them."""
+        """Take in the mean and standard deviation that the inputs have, if the network has a use
+        for them.
+        """
 
 
 class Standardized(Network):
-    """A network on standardised inputs: a subclass sets ``layers``, which map ``(batch, numel)`` to the outputs.
+    """A network on standardised inputs: a subclass sets ``layers``, which map ``(batch, numel)`` to
+    the outputs.
 
-    The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells better: counts and
-    unscaled columns would otherwise drive the links of the head to extremes before training has begun.
+    The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells
+    better: counts and unscaled columns would otherwise drive the links of the head to extremes
+    before training has begun.
 
     Arguments:
         in_shape: The shape of the context of one datum.
@@ -92,7 +105,9 @@ class Standardized(Network):
         event_dim = len(self.in_shape)
         if x.shape[x.dim() - event_dim :] != self.in_shape:
             who = type(self).__name__
-            raise ValueError(f"{who} reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}")
+            raise ValueError(
+                f"{who} reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}"
+            )
         return fold(self._rows, (x - self.mean) / self.sd, event_dim)
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
@@ -118,7 +133,12 @@ class MLP(Standardized, name="mlp"):
     """
 
     def __init__(
-        self, in_shape: Shape, out_features: int, *, hidden: Sequence[int] = (400,), activation: str = "relu"
+        self,
+        in_shape: Shape,
+        out_features: int,
+        *,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
     ) -> None:
         super().__init__(in_shape)
         make = _activation(activation)
@@ -140,8 +160,9 @@ class ResidualMLP(Standardized, name="residual_mlp"):
 
     .. math:: h \leftarrow h + W_2\, a(W_1 \mathrm{LayerNorm}(h) + b_1) + b_2
 
-    The affine maps in and out are outside the blocks. Prefer it to :class:`MLP` from about three hidden layers: the sum
-    carries the gradient past each block. The norm is over the numbers of one datum, so data do not see each other.
+    The affine maps in and out are outside the blocks. Prefer it to :class:`MLP` from about three
+    hidden layers: the sum carries the gradient past each block. The norm is over the numbers of one
+    datum, so data do not see each other.
 
     References:
         | On Layer Normalization in the Transformer Architecture (Xiong et al., 2020)
@@ -160,7 +181,13 @@ class ResidualMLP(Standardized, name="residual_mlp"):
     """
 
     def __init__(
-        self, in_shape: Shape, out_features: int, *, width: int = 256, blocks: int = 2, activation: str = "relu"
+        self,
+        in_shape: Shape,
+        out_features: int,
+        *,
+        width: int = 256,
+        blocks: int = 2,
+        activation: str = "relu",
     ) -> None:
         super().__init__(in_shape)
         make = _activation(activation)
@@ -170,13 +197,16 @@ class ResidualMLP(Standardized, name="residual_mlp"):
             _Residual(nn.LayerNorm(width), nn.Linear(width, width), make(), nn.Linear(width, width))
             for _ in range(blocks)
         ]
-        self.layers = nn.Sequential(nn.Linear(self.in_shape.numel(), width), *middle, nn.Linear(width, out_features))
+        self.layers = nn.Sequential(
+            nn.Linear(self.in_shape.numel(), width), *middle, nn.Linear(width, out_features)
+        )
 
 
 class ConvEncoder(Standardized, name="conv_encoder"):
     """Convolutions that read an image, of any size, on standardised pixels: the network of a guide.
 
-    Each convolution (3 x 3, stride 2) halves height and width, rounding up; an affine map of what is left ends it.
+    Each convolution (3 x 3, stride 2) halves height and width, rounding up; an affine map of what
+    is left ends it.
 
     See also:
         :class:`ConvDecoder` for the way back.
@@ -196,7 +226,12 @@ class ConvEncoder(Standardized, name="conv_encoder"):
     """
 
     def __init__(
-        self, in_shape: Shape, out_features: int, *, channels: Sequence[int] = (32, 64), activation: str = "relu"
+        self,
+        in_shape: Shape,
+        out_features: int,
+        *,
+        channels: Sequence[int] = (32, 64),
+        activation: str = "relu",
     ) -> None:
         super().__init__(in_shape)
         if len(self.in_shape) != 3:
@@ -205,7 +240,9 @@ class ConvEncoder(Standardized, name="conv_encoder"):
         make = _activation(activation)
         whole_numbers("channels", channels)
         widths = (self.in_shape[0], *channels)
-        steps = [(nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in itertools.pairwise(widths)]
+        steps = [
+            (nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in itertools.pairwise(widths)
+        ]
         height, width = _halved(self.in_shape, len(channels))
         affine = nn.Linear(widths[-1] * height * width, out_features)
         self.layers = nn.Sequential(*itertools.chain(*steps), nn.Flatten(), affine)
@@ -215,18 +252,21 @@ class ConvEncoder(Standardized, name="conv_encoder"):
 
 
 class ConvDecoder(Standardized, name="conv_decoder"):
-    """Transposed convolutions that write the parameters of an image, of any size: the network of a likelihood.
+    """Transposed convolutions that write the parameters of an image, of any size: the network of a
+    likelihood.
 
-    An affine map makes a small grid; each transposed convolution (4 x 4, stride 2) doubles its height and width; what
-    is beyond the image is cut off. The outputs are images one after the other, of shape ``(C, H, W)`` for each
-    parameter, as families over images read them. Not for :class:`Categorical`, whose classes lie next to each other.
+    An affine map makes a small grid; each transposed convolution (4 x 4, stride 2) doubles its
+    height and width; what is beyond the image is cut off. The outputs are images one after the
+    other, of shape ``(C, H, W)`` for each parameter, as families over images read them. Not for
+    :class:`Categorical`, whose classes lie next to each other.
 
     See also:
         :class:`ConvEncoder` for the way there.
 
     Arguments:
         in_shape: The shape of the context of one datum; it is flattened.
-        out_features: How many numbers come out for each datum: the head's ``num_params``, a multiple of ``H * W``.
+        out_features: How many numbers come out for each datum: the head's ``num_params``, a
+            multiple of ``H * W``.
         image: The event shape of the head, ``(C, H, W)``.
         channels: The channels that each transposed convolution takes in.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
@@ -257,14 +297,18 @@ class ConvDecoder(Standardized, name="conv_decoder"):
         pixels = math.prod(self.image[1:])
         if out_features < 1 or out_features % pixels:
             raise ValueError(
-                f"ConvDecoder with image={tuple(self.image)} needs a head that reads a multiple of {pixels} numbers "
-                f"per datum; got out_features={out_features}; give the head the event shape of the image"
+                f"ConvDecoder with image={tuple(self.image)} needs a head that reads a multiple of "
+                f"{pixels} numbers per datum; got out_features={out_features}; give the head the "
+                "event shape of the image"
             )
         make = _activation(activation)
         whole_numbers("channels", channels)
         widths = (*channels, out_features // pixels)
         grid = (widths[0], *_halved(self.image, len(channels)))
-        steps = [(make(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)) for a, b in itertools.pairwise(widths)]
+        steps = [
+            (make(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
+            for a, b in itertools.pairwise(widths)
+        ]
         affine = nn.Linear(self.in_shape.numel(), math.prod(grid))
         self.layers = nn.Sequential(affine, nn.Unflatten(1, grid), *itertools.chain(*steps))
 

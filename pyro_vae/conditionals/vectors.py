@@ -1,8 +1,9 @@
-r"""Families over whole vectors: correlated numbers, compositions, directions. Declarations, as in :mod:`.families`.
+r"""Families over whole vectors: correlated numbers, compositions, directions. Declarations, as in
+:mod:`.families`.
 
-In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of ``params``, and
-:math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the standard value.
-"""
+In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of
+``params``, and :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the
+standard value."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from ..distributions import sphere
+from ..distributions import univariate as distributions
 from ..guards import whole_number
-from . import distributions, sphere
 from .base import Conditional, Shape, as_shape
 from .parametric import Parametric, Value
 
@@ -22,7 +24,9 @@ class _Vectors(Parametric):
 
     def __init__(self, event_shape: Shape, *, learned: bool = False, **values: Value) -> None:
         if not as_shape(event_shape):
-            raise ValueError(f"{type(self).__name__} needs vectors; got single numbers, of event shape ()")
+            raise ValueError(
+                f"{type(self).__name__} needs vectors; got single numbers, of event shape ()"
+            )
         super().__init__(event_shape, learned=learned, **values)
 
 
@@ -45,7 +49,11 @@ class MultivariateNormal(_Vectors, name="multivariate_normal"):
     standard = {"loc": 0.0, "scale_tril": 1.0}
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return torch.Size((*self.event_shape, self.event_shape[-1])) if name == "scale_tril" else self.event_shape
+        return (
+            torch.Size((*self.event_shape, self.event_shape[-1]))
+            if name == "scale_tril"
+            else self.event_shape
+        )
 
 
 class LowRankNormal(_Vectors, name="low_rank_normal"):
@@ -56,8 +64,10 @@ class LowRankNormal(_Vectors, name="low_rank_normal"):
     Arguments:
         event_shape: The shape of one draw.
         rank: The number of columns of the factor F.
-        learned: Whether the parameters that are left out are learned, instead of read from the context.
-        values: ``loc``, ``cov_factor`` of shape ``(*event_shape, rank)`` and ``cov_diag``, if fixed or learned.
+        learned: Whether the parameters that are left out are learned, instead of read from the
+            context.
+        values: ``loc``, ``cov_factor`` of shape ``(*event_shape, rank)`` and ``cov_diag``, if fixed
+            or learned.
 
     Example:
         >>> LowRankNormal((5,), rank=2).num_params
@@ -67,13 +77,17 @@ class LowRankNormal(_Vectors, name="low_rank_normal"):
     family, params = dist.LowRankMultivariateNormal, ("loc", "cov_factor", "cov_diag")
     standard = {"loc": 0.0, "cov_factor": 0.1, "cov_diag": 1.0}
 
-    def __init__(self, event_shape: Shape, *, rank: int = 2, learned: bool = False, **values: Value) -> None:
+    def __init__(
+        self, event_shape: Shape, *, rank: int = 2, learned: bool = False, **values: Value
+    ) -> None:
         whole_number("rank", rank, at_least=1)
         self.rank = rank
         super().__init__(event_shape, learned=learned, **values)
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return torch.Size((*self.event_shape, self.rank)) if name == "cov_factor" else self.event_shape
+        return (
+            torch.Size((*self.event_shape, self.rank)) if name == "cov_factor" else self.event_shape
+        )
 
 
 class Dirichlet(_Vectors, name="dirichlet"):
@@ -97,7 +111,8 @@ class LogisticNormal(_Vectors, name="logistic_normal"):
 
     .. math:: x = \mathrm{stick\ breaking}(u), \quad u \sim \mathcal{N}(h_1,\, [h_2]_+^2)
 
-    Its parameters have one dimension less than a draw. In unconstrained space, where the guide lives, it is a normal.
+    Its parameters have one dimension less than a draw. In unconstrained space, where the guide
+    lives, it is a normal.
 
     Example:
         >>> LogisticNormal((3,)).num_params
@@ -158,4 +173,6 @@ class UniformSphere(_Vectors, name="uniform_sphere"):
         return uniform if context is None else uniform.expand(context.shape[:-1])
 
 
-__all__ = [family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__]
+__all__ = [
+    family.__name__ for family in Conditional.registry.values() if family.__module__ == __name__
+]

@@ -1,11 +1,13 @@
-"""Bidirectional Monte Carlo: log p(x) held between a lower and an upper bound, on data that the model itself makes."""
+"""Bidirectional Monte Carlo: log p(x) held between a lower and an upper bound, on data that the
+model itself makes.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..evidence.annealing import annealed_log_evidence
 from ..guards import whole_number
-from ..inference.annealing import annealed_log_evidence
 from ..vae import VAE
 from .draws import needs_vae, simulated
 
@@ -25,11 +27,12 @@ def bidirectional_log_evidence(
     num_steps: int = 10,
     seed: int = 0,
 ) -> xarray.Dataset:
-    """A lower and an upper bound of log p(x), in the mean, for data drawn from the model (Grosse et al., 2015).
+    """A lower and an upper bound of log p(x), in the mean, for data drawn from the model (Grosse et
+    al., 2015).
 
-    The gap between the two says how far annealed importance sampling, with the same options, can be off on data like
-    the model's own: of a simulated datum the z that made it is an exact draw of the posterior, from which a chain can
-    run backwards.
+    The gap between the two says how far annealed importance sampling, with the same options, can be
+    off on data like the model's own: of a simulated datum the z that made it is an exact draw of
+    the posterior, from which a chain can run backwards.
 
     Arguments:
         vae: A VAE over continuous latents.
@@ -37,15 +40,16 @@ def bidirectional_log_evidence(
         num_simulations: How many data are simulated.
         num_distributions: The number T of steps from the base to the joint density.
         chains: The chains of each datum.
-        start: ``"guide"`` or ``"prior"``: where the chains begin. Where the guide misses a mode of the posterior, the
-            gap is huge: begin at the prior.
+        start: ``"guide"`` or ``"prior"``: where the chains begin. Where the guide misses a mode of
+            the posterior, the gap is huge: begin at the prior.
         schedule: ``"sigmoidal"`` (finer at both ends) or ``"linear"``.
         num_steps: The leapfrog steps of each transition.
         seed: The seed of the simulations and of all draws.
 
     Returns:
-        What :func:`.annealed_log_evidence` gives for data with known z: ``log_evidence`` is the lower bound, ``upper``
-        the upper one, ``gap`` their difference, in nats per datum; as attributes the mean ``gap`` and ``gap_se``.
+        What :func:`.annealed_log_evidence` gives for data with known z: ``log_evidence`` is the
+        lower bound, ``upper`` the upper one, ``gap`` their difference, in nats per datum; as
+        attributes the mean ``gap`` and ``gap_se``.
 
     Raises:
         ValueError: An option makes no sense.
@@ -55,7 +59,12 @@ def bidirectional_log_evidence(
     whole_number("seed", seed, at_least=0, at_most=2**62)
     needs_vae("bidirectional_log_evidence", vae)
     if vae.is_discrete:
-        raise TypeError("bidirectional_log_evidence needs continuous latents; log_evidence sums over discrete ones")
+        raise TypeError(
+            "bidirectional_log_evidence needs continuous latents; log_evidence sums over discrete "
+            "ones"
+        )
     z, x, given = simulated(vae, c, num_simulations, seed)
     options = {"num_distributions": num_distributions, "chains": chains, "num_steps": num_steps}
-    return annealed_log_evidence(vae, x, given, z=z, start=start, schedule=schedule, seed=seed + 1, **options)
+    return annealed_log_evidence(
+        vae, x, given, z=z, start=start, schedule=schedule, seed=seed + 1, **options
+    )

@@ -1,13 +1,14 @@
 r"""Is the guide right on average? Simulation-based calibration, and predictive checks of the model.
 
-Draw :math:`z \sim p(z)` and :math:`x \sim p(x \mid z)`: then z is one draw of :math:`p(z \mid x)`, and among L
-others its rank is uniform (Talts et al., 2018, https://arxiv.org/abs/1804.06788). A guide that is shifted makes ranks
-lean to one side, one that is narrow heaps them at both ends. Beside each latent, :math:`\log p(x, z)` is ranked: it
-sees what no single latent shows, such as a correlation that is missed.
+Draw :math:`z \sim p(z)` and :math:`x \sim p(x \mid z)`: then z is one draw of :math:`p(z \mid x)`,
+and among L others its rank is uniform (Talts et al., 2018, https://arxiv.org/abs/1804.06788). A
+guide that is shifted makes ranks lean to one side, one that is narrow heaps them at both ends.
+Beside each latent, :math:`\log p(x, z)` is ranked: it sees what no single latent shows, such as a
+correlation that is missed.
 
-A test for a lean (ranks) and one for heaps (their distance from the middle) is made for each quantity, by Kolmogorov
-and Smirnov; the verdict is by the smallest of all p-values, times their number (Bonferroni).
-"""
+A test for a lean (ranks) and one for heaps (their distance from the middle) is made for each
+quantity, by Kolmogorov and Smirnov; the verdict is by the smallest of all p-values, times their
+number (Bonferroni)."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ import pyro
 import torch
 
 from ..guards import mode, seeded, whole_number
-from ..inference.mcmc import sample_posterior
-from ..inference.trees import dataset
+from ..posterior.mcmc import sample_posterior
+from ..posterior.trees import dataset
 from ..vae import VAE
 from .draws import flat, guide_draws, needs_vae, simulated
 
@@ -48,13 +49,14 @@ def calibrate(
         c: For a conditional VAE: rows to simulate for; they are repeated as often as it takes.
         num_simulations: How many data are simulated from the model.
         num_samples: The draws L that each true z is ranked among.
-        kernel: Left out, the guide is judged; ``"hmc"`` or ``"nuts"`` judges MCMC, thinned to L draws: the control.
+        kernel: Left out, the guide is judged; ``"hmc"`` or ``"nuts"`` judges MCMC, thinned to L
+            draws: the control.
         seed: The seed of the simulations and draws.
 
     Returns:
-        A dataset over simulation and quantity (``z_0``, ``z_1``, ..., ``log_joint``): ``rank``, between 0 and 1;
-        over quantity: ``p_lean`` and ``p_heaped``. Attributes: ``p_value``, the verdict's, and ``calibrated``,
-        whether it is at least 0.001.
+        A dataset over simulation and quantity (``z_0``, ``z_1``, ..., ``log_joint``): ``rank``,
+        between 0 and 1; over quantity: ``p_lean`` and ``p_heaped``. Attributes: ``p_value``, the
+        verdict's, and ``calibrated``, whether it is at least 0.001.
 
     Raises:
         TypeError: The latents are discrete.
@@ -65,16 +67,23 @@ def calibrate(
     whole_number("seed", seed, at_least=0, at_most=2**62)
     needs_vae("calibrate", vae)
     if vae.is_discrete:
-        raise TypeError("calibrate needs continuous latents; over discrete ones compare the guide's probabilities")
+        raise TypeError(
+            "calibrate needs continuous latents; over discrete ones compare the guide's "
+            "probabilities"
+        )
     z, x, given = simulated(vae, c, num_simulations, seed)
     if kernel is None:
         drawn = guide_draws(vae, x, given, num_samples=num_samples, seed=seed + 1)[0]["z"]
     else:
-        tree = sample_posterior(vae, x, given, kernel=kernel, num_samples=10 * num_samples, seed=seed + 1)
+        tree = sample_posterior(
+            vae, x, given, kernel=kernel, num_samples=10 * num_samples, seed=seed + 1
+        )
         drawn = tree["posterior"].z.values.reshape(-1, num_simulations, *z.shape[1:])
         drawn = drawn[np.linspace(0, len(drawn) - 1, num_samples).astype(int)]
     both = np.concatenate([z[None], drawn])
-    quantities = np.concatenate([flat({"z": both}, 2), _log_joint(vae, x, given, both)[..., None]], -1)
+    quantities = np.concatenate(
+        [flat({"z": both}, 2), _log_joint(vae, x, given, both)[..., None]], -1
+    )
     names = [f"z_{number}" for number in range(quantities.shape[-1] - 1)] + ["log_joint"]
     return _judged(_ranks(quantities, seed + 2), names)
 
@@ -88,12 +97,17 @@ def _log_joint(vae: VAE, x: np.ndarray, c: Any, z: np.ndarray) -> np.ndarray:
         blocks = np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / 4096)))
         on = vae.reference.device
         return np.concatenate(
-            [vae._log_joint(first, torch.as_tensor(block).to(on), encoded).numpy(force=True) for block in blocks]
+            [
+                vae._log_joint(first, torch.as_tensor(block).to(on), encoded).numpy(force=True)
+                for block in blocks
+            ]
         )
 
 
 def _ranks(quantities: np.ndarray, seed: int) -> np.ndarray:
-    """The place of the first of ``(1 + L, N, Q)`` among the others: uniform on (0, 1), ties broken at random."""
+    """The place of the first of ``(1 + L, N, Q)`` among the others: uniform on (0, 1), ties broken
+    at random.
+    """
     below = (quantities[1:] < quantities[0]).sum(0)
     ties = (quantities[1:] == quantities[0]).sum(0)
     uniform = np.random.default_rng(seed).random(below.shape)
@@ -129,20 +143,23 @@ def check_predictions(
     num_samples: int = 200,
     seed: int = 0,
 ) -> pandas.DataFrame:
-    """Posterior predictive check: statistics of the data against those of data that the model makes of them.
+    """Posterior predictive check: statistics of the data against those of data that the model makes
+    of them.
 
     Arguments:
         vae: A VAE.
         x: Data of shape ``(N, *X)``, NaN where missing: missing cells are left out on both sides.
         c: What a conditional VAE is conditional on, a row for each datum.
-        statistics: By name, functions of an array of the shape of x (default: mean, sd, min, max, share of zeros).
+        statistics: By name, functions of an array of the shape of x (default: mean, sd, min, max,
+            share of zeros).
         num_samples: How many data sets are drawn: z from the guide, then x from p(x|z).
         seed: The seed of the draws.
 
     Returns:
-        A frame with a row for each statistic: ``observed``, ``mean`` and ``sd`` over the data sets drawn, and
-        ``p_value``, two-sided, NaN where a statistic is; small where the model does not make data like these. It is not
-        uniform under a true model, but closer to 1/2 (Gelman et al., 1996), since the data are used twice.
+        A frame with a row for each statistic: ``observed``, ``mean`` and ``sd`` over the data sets
+        drawn, and ``p_value``, two-sided, NaN where a statistic is; small where the model does not
+        make data like these. It is not uniform under a true model, but closer to 1/2 (Gelman et
+        al., 1996), since the data are used twice.
 
     Raises:
         DataError: The data do not fit the likelihood.
@@ -152,8 +169,12 @@ def check_predictions(
     whole_number("num_samples", num_samples, at_least=20)
     needs_vae("check_predictions", vae)
     statistics = STATISTICS if statistics is None else statistics
-    if not isinstance(statistics, Mapping) or not all(callable(function) for function in statistics.values()):
-        raise TypeError(f"check_predictions needs statistics as functions by name; got {statistics!r:.60}")
+    if not isinstance(statistics, Mapping) or not all(
+        callable(function) for function in statistics.values()
+    ):
+        raise TypeError(
+            f"check_predictions needs statistics as functions by name; got {statistics!r:.60}"
+        )
     rows = vae.check(x, c)
     with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
         first, *given = rows.batch(slice(None), like=vae.reference)
@@ -164,9 +185,14 @@ def check_predictions(
             again = again.masked_fill(hidden, math.nan).numpy(force=True)
             drawn.append([function(again) for function in statistics.values()])
     table = pandas.DataFrame(index=list(statistics))
-    values, observed = np.array(drawn, dtype=float), [float(f(first.numpy(force=True))) for f in statistics.values()]
+    values, observed = (
+        np.array(drawn, dtype=float),
+        [float(f(first.numpy(force=True))) for f in statistics.values()],
+    )
     above = ((values > observed) + 0.5 * (values == observed)).mean(0)
     table["observed"], table["mean"], table["sd"] = observed, values.mean(0), values.std(0)
     known = np.isfinite(observed) & np.isfinite(values).all(0)
-    table["p_value"] = np.where(known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan)
+    table["p_value"] = np.where(
+        known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan
+    )
     return table

@@ -10,18 +10,20 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..data import as_rows
+from ..data.arrays import as_rows
+from ..density.memory import Memory
+from ..density.terms import Pair, entrance, replayed_terms, sites, under_particles
+from ..evidence.importance import TILE_DATA
+from ..evidence.pareto import khat
 from ..guards import mode, own_store, seeded
-from ..inference.importance import TILE_DATA
-from ..inference.memory import Memory
-from ..inference.pareto import khat
-from ..inference.terms import Pair, entrance, replayed_terms, sites, under_particles
 from ..vae import VAE
 
 Draws = dict[str, np.ndarray]
 
 
-def guide_draws(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, seed: int) -> tuple[Draws, Tensor]:
+def guide_draws(
+    vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, seed: int
+) -> tuple[Draws, Tensor]:
     """Draws of the guide for each datum.
 
     Returns:
@@ -30,13 +32,26 @@ def guide_draws(vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, see
     """
     model, guide, rows, like = entrance(vae, x, c, num_samples)
     draws, weights = [], []
-    with torch.no_grad(), own_store(), seeded(seed), mode(model, guide, training=False), pyro.validation_enabled(False):
+    with (
+        torch.no_grad(),
+        own_store(),
+        seeded(seed),
+        mode(model, guide, training=False),
+        pyro.validation_enabled(False),
+    ):
         for tile in rows.chunks(TILE_DATA):
             batch = rows.batch(tile, like=like)
             trace = under_particles(guide, batch, num_samples)
-            draws.append({site["name"]: site["value"].numpy(force=True) for site in sites(trace, observed=False)})
+            draws.append(
+                {
+                    site["name"]: site["value"].numpy(force=True)
+                    for site in sites(trace, observed=False)
+                }
+            )
             weights.append(replayed_terms(model, trace, batch, num_samples, Memory()).log_weight)
-    return {name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]}, torch.cat(weights, 1)
+    return {
+        name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]
+    }, torch.cat(weights, 1)
 
 
 def needs_vae(who: str, vae: Any) -> None:
@@ -57,7 +72,9 @@ def flat(draws: Draws, leading: int) -> np.ndarray:
 
 
 def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
-    """KL(q‖p) = log p(x) - ELBO of each datum in nats, its standard error, and k-hat, from log weights ``(K, N)``."""
+    """KL(q‖p) = log p(x) - ELBO of each datum in nats, its standard error, and k-hat, from log
+    weights ``(K, N)``.
+    """
     shape, log_weight, num_samples = khat(log_weight), log_weight.double(), len(log_weight)
     log_mean = log_weight.logsumexp(0) - math.log(num_samples)
     influence = (log_weight - log_mean).exp() - log_weight
@@ -69,7 +86,9 @@ def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
     return {name: values.numpy(force=True) for name, values in found.items()}
 
 
-def simulated(vae: VAE, c: Any, num: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def simulated(
+    vae: VAE, c: Any, num: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """True latents, data, and the c that they were made for."""
     given = None
     if c is not None:

@@ -11,11 +11,11 @@ import pyro
 import torch
 from torch import Tensor
 
+from ..data.rows import DataError, Rows
+from ..density.memory import TILE_ROWS
+from ..evidence.pareto import khat
 from ..guards import mode, seed_of, seeded, whole_number
-from ..inference.memory import TILE_ROWS
-from ..inference.pareto import khat
-from ..inference.trees import DRAWS, dataset, features, needs_draws_of, observed_groups
-from ..rows import DataError, Rows
+from ..posterior.trees import DRAWS, dataset, features, needs_draws_of, observed_groups
 from ..vae import VAE
 from .draws import guide_draws, needs_vae
 
@@ -38,16 +38,19 @@ def to_datatree(
         vae: A VAE.
         x: Data of shape ``(N, *X)``, NaN where missing.
         c: What a conditional VAE is conditional on, a row for each datum.
-        posterior: What :func:`.sample_posterior` gave for these data; left out, draws of the guide take its place.
-        num_samples: The draws of the guide, of the prior and, at most, of each chain for predictions.
+        posterior: What :func:`.sample_posterior` gave for these data; left out, draws of the guide
+            take its place.
+        num_samples: The draws of the guide, of the prior and, at most, of each chain for
+            predictions.
         seed: The seed of the draws.
 
     Returns:
-        A tree with ``posterior`` (chain, draw, datum, latent), ``sample_stats`` and ``diagnostics`` where there are
-        chains, ``guide`` (the guide's draws, as one chain, named as in ``posterior``), ``importance`` (``log_weight``
-        of these draws; ``log_evidence``, ``ess`` and ``khat`` of each datum), ``log_likelihood`` of each datum,
-        ``posterior_predictive``, ``prior``, ``prior_predictive`` (of each c, for a conditional VAE), ``observed_data``
-        and ``constant_data``. All in nats.
+        A tree with ``posterior`` (chain, draw, datum, latent), ``sample_stats`` and ``diagnostics``
+        where there are chains, ``guide`` (the guide's draws, as one chain, named as in
+        ``posterior``), ``importance`` (``log_weight`` of these draws; ``log_evidence``, ``ess`` and
+        ``khat`` of each datum), ``log_likelihood`` of each datum, ``posterior_predictive``,
+        ``prior``, ``prior_predictive`` (of each c, for a conditional VAE), ``observed_data`` and
+        ``constant_data``. All in nats.
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
@@ -61,17 +64,30 @@ def to_datatree(
         needs_draws_of("to_datatree", posterior, rows)
     drawn, log_weight = guide_draws(vae, rows, c, num_samples=num_samples, seed=seed)
     guide = dataset({"z": drawn["z"][None]}, DRAWS, "latent")
-    groups = {"posterior": guide} if posterior is None else {n: node.to_dataset() for n, node in posterior.items()}
+    groups = (
+        {"posterior": guide}
+        if posterior is None
+        else {n: node.to_dataset() for n, node in posterior.items()}
+    )
     z = groups["posterior"]["z"]
     if z.shape[2:] != drawn["z"].shape[1:]:
-        raise DataError(f"to_datatree needs the data that the posterior was drawn for; got {len(rows)} data")
-    with torch.no_grad(), seeded(seed_of(seed, 1)), mode(vae, training=False), pyro.validation_enabled(False):
+        raise DataError(
+            f"to_datatree needs the data that the posterior was drawn for; got {len(rows)} data"
+        )
+    with (
+        torch.no_grad(),
+        seeded(seed_of(seed, 1)),
+        mode(vae, training=False),
+        pyro.validation_enabled(False),
+    ):
         batch = rows.batch(slice(None), like=vae.reference)
         groups |= {
             "guide": guide,
             "importance": _importance(log_weight),
             "log_likelihood": _log_likelihood(vae, batch, z),
-            "posterior_predictive": _predicted(vae, rows, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))),
+            "posterior_predictive": _predicted(
+                vae, rows, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))
+            ),
             **_prior(vae, rows, batch, num_samples),
         }
     tree = xarray.DataTree.from_dict(groups | observed_groups(rows, vae.reference))
@@ -93,7 +109,9 @@ def _importance(log_weight: Tensor) -> xarray.Dataset:
         "ess": torch.exp(2 * total - squares),
         "khat": shape,
     }
-    found = dataset({name: values.numpy(force=True) for name, values in by_datum.items()}, DRAWS[2:], "")
+    found = dataset(
+        {name: values.numpy(force=True) for name, values in by_datum.items()}, DRAWS[2:], ""
+    )
     return found.merge(dataset({"log_weight": log_weight[None].numpy(force=True)}, DRAWS, ""))
 
 
@@ -108,11 +126,17 @@ def _blocks(vae: VAE, z: xarray.DataArray) -> Any:
 def _log_likelihood(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
     """log p(x|z) of each datum, over chain, draw and datum."""
     c = vae._given(len(batch[0]), *batch[1:])
-    blocks = [vae._log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)]
-    return dataset({"x": np.concatenate(blocks).reshape(z.shape[:3])}, DRAWS, "").assign_coords(draw=z.draw)
+    blocks = [
+        vae._log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)
+    ]
+    return dataset({"x": np.concatenate(blocks).reshape(z.shape[:3])}, DRAWS, "").assign_coords(
+        draw=z.draw
+    )
 
 
-def _predicted(vae: VAE, rows: Rows, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
+def _predicted(
+    vae: VAE, rows: Rows, batch: tuple[Tensor, ...], z: xarray.DataArray
+) -> xarray.Dataset:
     """Data drawn from p(x|z), one for each draw of z."""
     c = vae._given(len(batch[0]), *batch[1:])
     blocks = [vae._decoded(block, c).sample().numpy(force=True) for block in _blocks(vae, z)]
@@ -121,7 +145,9 @@ def _predicted(vae: VAE, rows: Rows, batch: tuple[Tensor, ...], z: xarray.DataAr
     return features({"x": drawn}, DRAWS, rows).assign_coords(draw=z.draw)
 
 
-def _prior(vae: VAE, rows: Rows, batch: tuple[Tensor, ...], num_samples: int) -> dict[str, xarray.Dataset]:
+def _prior(
+    vae: VAE, rows: Rows, batch: tuple[Tensor, ...], num_samples: int
+) -> dict[str, xarray.Dataset]:
     """Draws of the prior and of data from it; given each c where there is one."""
     c = vae._given(len(batch[0]), *batch[1:])
     num = 1 if c is None else len(c)

@@ -2,8 +2,8 @@ r"""Where the ELBO loses: by the family of the guide, and by its amortisation.
 
 .. math::
 
-    \log p(x) - \mathcal{L}[q] = \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation gap}}
-    + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortisation gap}}
+    \log p(x) - \mathcal{L}[q] = \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation
+    gap}} + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortisation gap}}
 
 with :math:`q^*` the best guide of the family for each datum (Cremer et al., 2018,
 https://arxiv.org/abs/1801.03558), found
@@ -18,9 +18,9 @@ import numpy as np
 import pyro
 from torch import Tensor
 
+from ..evidence.importance import TILE_DATA
 from ..guards import seed_of, whole_number
-from ..inference.importance import TILE_DATA
-from ..inference.trees import dataset
+from ..posterior.trees import dataset
 from ..vae import VAE
 from .draws import divergence, guide_draws, needs_vae
 
@@ -42,10 +42,10 @@ def gaps(
         seed: The seed of the draws.
 
     Returns:
-        A dataset over datum, in nats: ``log_evidence``, ``elbo_refined``, ``elbo``, ``approximation_gap`` and
-        ``amortisation_gap``, the gaps with standard errors (``_se``), and ``khat`` of the weights behind log p(x):
-        where it is large, log p(x) and the approximation gap are lower bounds. Attributes: the mean of each, and
-        ``_mean_se`` over data.
+        A dataset over datum, in nats: ``log_evidence``, ``elbo_refined``, ``elbo``,
+        ``approximation_gap`` and ``amortisation_gap``, the gaps with standard errors (``_se``), and
+        ``khat`` of the weights behind log p(x): where it is large, log p(x) and the approximation
+        gap are lower bounds. Attributes: the mean of each, and ``_mean_se`` over data.
 
     Raises:
         DataError: The data do not fit the likelihood.
@@ -58,8 +58,12 @@ def gaps(
     for number, tile in enumerate(rows.chunks(TILE_DATA)):
         batch = rows.batch(tile, like=vae.reference)
         refined = _refined(vae, batch, steps, seed_of(seed, number, 1))
-        _, best = guide_draws((vae.model, refined), *batch, num_samples=num_samples, seed=seed_of(seed, number, 2))
-        _, amortised = guide_draws(vae, *batch, num_samples=num_samples, seed=seed_of(seed, number, 3))
+        _, best = guide_draws(
+            (vae.model, refined), *batch, num_samples=num_samples, seed=seed_of(seed, number, 2)
+        )
+        _, amortised = guide_draws(
+            vae, *batch, num_samples=num_samples, seed=seed_of(seed, number, 3)
+        )
         parts.append(_parts(best, amortised))
     return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
@@ -97,5 +101,7 @@ def _with_means(found: dict[str, np.ndarray]) -> xarray.Dataset:
     for name in ("log_evidence", "elbo_refined", "elbo", "approximation_gap", "amortisation_gap"):
         values = found[name]
         result.attrs[name] = float(values.mean())
-        result.attrs[f"{name}_mean_se"] = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
+        result.attrs[f"{name}_mean_se"] = (
+            float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else np.nan
+        )
     return result

@@ -1,13 +1,15 @@
 r"""Models side by side: log p(x) of the same data, and what each model loses of it to the best.
 
-The data are the same, so differences are taken datum by datum, and most of the spread over data drops out:
+The data are the same, so differences are taken datum by datum, and most of the spread over data
+drops out:
 
 .. math:: \Delta = \frac1N \sum_n \big(\log \hat p_a(x_n) - \log \hat p_b(x_n)\big), \qquad
-    \mathrm{se}(\Delta) = \frac{1}{\sqrt N}\, \mathrm{sd}_n \big(\log \hat p_a(x_n) - \log \hat p_b(x_n)\big)
+    \mathrm{se}(\Delta) = \frac{1}{\sqrt N}\, \mathrm{sd}_n \big(\log \hat p_a(x_n) - \log \hat
+    p_b(x_n)\big)
 
-which holds the noise of z as well as that of the draw of data, though not the bias of an estimate with k-hat above 0.7,
-which is too low. A density is per unit of x and a probability is a pure number, so the two cannot be compared.
-"""
+which holds the noise of z as well as that of the draw of data, though not the bias of an estimate
+with k-hat above 0.7, which is too low. A density is per unit of x and a probability is a pure
+number, so the two cannot be compared."""
 
 from __future__ import annotations
 
@@ -23,12 +25,12 @@ import numpy as np
 import torch
 import xarray
 
-from ..data import as_rows
+from ..data.arrays import as_rows
+from ..data.rows import DataError
+from ..density.terms import Pair, entrance, trace_terms
+from ..evidence.evidence import log_evidence
+from ..evidence.results import observing, whole
 from ..guards import judged, seeded
-from ..inference.evidence import log_evidence
-from ..inference.results import observing, whole
-from ..inference.terms import Pair, entrance, trace_terms
-from ..rows import DataError
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -60,8 +62,8 @@ def compare_models(
     """Models by their log p(x) of the same data, the best first.
 
     Arguments:
-        models: By name, a VAE, a pair ``(model, guide)`` as in :func:`.log_evidence`, or what that, or another
-            estimator of log p(x), gave earlier.
+        models: By name, a VAE, a pair ``(model, guide)`` as in :func:`.log_evidence`, or what that,
+            or another estimator of log p(x), gave earlier.
         x: Data of shape ``(N, *X)``, NaN where missing; needed unless all are earlier results.
         c: What all models are conditional on, a row for each datum.
         num_samples: The number of samples K for each datum.
@@ -70,19 +72,21 @@ def compare_models(
         seed: The seed of the draws.
 
     Returns:
-        A frame with a row for each model: ``log_evidence``, the mean over data in nats per datum, and ``se``, its
-        standard error over data and z; ``difference``, the mean of this model less the best, so at most 0, and
-        ``difference_se``, its standard error, paired by datum; ``flagged``, the share of data with k-hat above 0.7 or
-        an estimate that is not finite; ``bits_per_dim``, for each cell that is seen, NaN for densities; ``seconds``
-        of the evaluation, NaN for earlier results. Where a model gives a datum no probability its mean and its
-        difference are -inf, their errors not finite; between two such models the difference is NaN. For a single datum
-        both errors are those of z alone.
+        A frame with a row for each model: ``log_evidence``, the mean over data in nats per datum,
+        and ``se``, its standard error over data and z; ``difference``, the mean of this model less
+        the best, so at most 0, and ``difference_se``, its standard error, paired by datum;
+        ``flagged``, the share of data with k-hat above 0.7 or an estimate that is not finite;
+        ``bits_per_dim``, for each cell that is seen, NaN for densities; ``seconds`` of the
+        evaluation, NaN for earlier results. Where a model gives a datum no probability its mean and
+        its difference are -inf, their errors not finite; between two such models the difference is
+        NaN. For a single datum both errors are those of z alone.
 
     Raises:
-        DataError: The data do not fit a model, or earlier results are of other data, or of another c.
+        DataError: The data do not fit a model, or earlier results are of other data, or of another
+            c.
         TypeError: `models` is no mapping, or holds something else.
-        ValueError: There are no models; x is missing; some give densities, others probabilities; an option makes no
-            sense.
+        ValueError: There are no models; x is missing; some give densities, others probabilities; an
+            option makes no sense.
     """
     import pandas
 
@@ -94,7 +98,11 @@ def compare_models(
         if isinstance(model, xarray.Dataset):
             results[name], seconds[name] = model, math.nan
             continue
-        options: dict[str, Any] = {"num_samples": num_samples, "max_samples": max_samples, "seed": seed}
+        options: dict[str, Any] = {
+            "num_samples": num_samples,
+            "max_samples": max_samples,
+            "seed": seed,
+        }
         began = time.perf_counter()
         with _unflagged():
             results[name] = log_evidence(model, x, c, tolerance=tolerance, **options)
@@ -106,7 +114,8 @@ def compare_models(
 
 
 def bits_per_dim(result: xarray.Dataset) -> float:
-    """Minus log p(x) in bits for each cell that is seen, the mean over cells; NaN where p(x) is a density.
+    """Minus log p(x) in bits for each cell that is seen, the mean over cells; NaN where p(x) is a
+    density.
 
     Arguments:
         result: What :func:`.log_evidence` gave.
@@ -119,17 +128,27 @@ def bits_per_dim(result: xarray.Dataset) -> float:
 
 def _check_kinds(models: Any, x: Any) -> None:
     if not isinstance(models, Mapping):
-        raise TypeError(f"compare_models needs a mapping from names to {KINDS}; got {type(models).__name__}")
+        raise TypeError(
+            f"compare_models needs a mapping from names to {KINDS}; got {type(models).__name__}"
+        )
     if not models:
         raise ValueError(f"compare_models needs a mapping from names to {KINDS}; got an empty one")
     for name, model in models.items():
         if isinstance(model, xarray.Dataset):
             if "log_evidence" not in model or not set(model.attrs) >= ATTRIBUTES:
-                raise TypeError(f"compare_models needs {KINDS}; got as {name!r} a Dataset that is no such result")
+                raise TypeError(
+                    f"compare_models needs {KINDS}; got as {name!r} a Dataset that is no such "
+                    "result"
+                )
         elif not isinstance(model, VAE) and not _is_pair(model):
-            raise TypeError(f"compare_models needs {KINDS}; got as {name!r} a value of type {type(model).__name__}")
+            raise TypeError(
+                f"compare_models needs {KINDS}; got as {name!r} a value of type "
+                f"{type(model).__name__}"
+            )
         elif x is None:
-            raise ValueError(f"compare_models needs x to score {name!r}; only results of log_evidence need none")
+            raise ValueError(
+                f"compare_models needs x to score {name!r}; only results of log_evidence need none"
+            )
 
 
 def _is_pair(model: Any) -> bool:
@@ -137,11 +156,15 @@ def _is_pair(model: Any) -> bool:
 
 
 def _refuse_other_data(models: Mapping[Any, Any], x: Any, c: Any) -> None:
-    """Raise unless x, where it is given, and all earlier results are of the same data and the same c."""
+    """Raise unless x, where it is given, and all earlier results are of the same data and the same
+    c.
+    """
     found = []
     if x is not None:
         rows = as_rows(x)
-        found.append(("x", len(rows), rows.fingerprint() + ("" if c is None else as_rows(c).fingerprint())))
+        found.append(
+            ("x", len(rows), rows.fingerprint() + ("" if c is None else as_rows(c).fingerprint()))
+        )
     for name, model in models.items():
         if isinstance(model, xarray.Dataset):
             if not whole(model):
@@ -155,11 +178,16 @@ def _refuse_other_data(models: Mapping[Any, Any], x: Any, c: Any) -> None:
             said = f"{one} and {other} are of different data, or of a different c"
         else:
             continue
-        raise DataError(f"compare_models needs the same data for all models: {said}; score all on the same x and c")
+        raise DataError(
+            f"compare_models needs the same data for all models: {said}; score all on the same x "
+            "and c"
+        )
 
 
 def _measure(name: Any, model: Any, x: Any, c: Any) -> str:
-    """What the likelihood is with respect to, found from one draw for the first datum; all data are checked."""
+    """What the likelihood is with respect to, found from one draw for the first datum; all data are
+    checked.
+    """
     if isinstance(model, xarray.Dataset):
         return model.attrs["measure"]
     about: dict[str, Any] = {}
@@ -178,10 +206,11 @@ def _refuse_other_measures(measures: dict[Any, str]) -> None:
     for (one, measure), (other, others) in pairwise(measures.items()):
         if measure != others:
             raise ValueError(
-                f"compare_models needs one scale for all models: {one!r} gives a {measure}, {other!r} a {others}; "
-                "densities and probabilities have no common scale, nor have densities on different spaces; give all "
-                "models the same kind of likelihood, such as, for whole numbers, discretized_logistic beside binomial, "
-                "which both give probabilities"
+                f"compare_models needs one scale for all models: {one!r} gives a {measure}, "
+                f"{other!r} a {others}; densities and probabilities have no common scale, nor have "
+                "densities on different spaces; give all models the same kind of likelihood, such "
+                "as, for whole numbers, discretized_logistic beside binomial, which both give "
+                "probabilities"
             )
 
 

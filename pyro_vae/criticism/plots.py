@@ -1,4 +1,6 @@
-"""Pictures. Each function returns a matplotlib figure and leaves pyplot's state alone; ``figure.savefig(path)``."""
+"""Pictures. Each function returns a matplotlib figure and leaves pyplot's state alone;
+``figure.savefig(path)``.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import torch
 import xarray
 from torch import Tensor
 
+from ..assembly.missing import mean_of, mode_of
 from ..guards import mode, seeded
-from ..missing import mean_of, mode_of
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def reconstructions(vae: VAE, x: Any, *, seed: int = 0) -> Figure:
 
 
 def samples(vae: VAE, *, rows: int = 5, columns: int = 12, seed: int = 0) -> Figure:
-    """What the model makes of draws from its prior: the mean of p(x|z), or its mode where it has no mean.
+    """What the model makes of draws from its prior: the mean of p(x|z), or its mode where it has no
+    mean.
 
     Arguments:
         vae: A VAE over square images.
@@ -95,7 +98,9 @@ def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure
         z = vae.encode(x).sample(torch.Size([64])).mean(0).flatten(1).double()
     if len(labels) != len(z) or z.shape[1] < 2:
         got = f"{len(labels)} labels, {len(z)} data, {z.shape[1]} latents"
-        raise ValueError(f"latent_space needs a label for each datum, and two latents or more; got {got}")
+        raise ValueError(
+            f"latent_space needs a label for each datum, and two latents or more; got {got}"
+        )
     centred = z - z.mean(0)
     *_, directions = torch.linalg.svd(centred, full_matrices=False)
     plane = (centred @ directions[:2].T).numpy(force=True)
@@ -104,7 +109,9 @@ def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure
     for label in np.unique(labels):
         across, up = plane[labels == label].T
         axes.scatter(across, up, s=14, alpha=0.8, color=_colour(label, labels), label=str(label))
-    axes.set(xlabel="first principal axis", ylabel="second principal axis", title="means of q(z | x)")
+    axes.set(
+        xlabel="first principal axis", ylabel="second principal axis", title="means of q(z | x)"
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
@@ -161,19 +168,30 @@ def posteriors(comparison: xarray.Dataset) -> Figure:
         axes.set(xlabel=label, ylabel="data and latents" if axes is left else "")
     order = np.argsort(comparison.kl.values)
     kl, error, trusted = (comparison[name].values[order] for name in ("kl", "kl_se", "khat"))
-    for light, colour, label in ((trusted <= 0.7, "C0", "k-hat ≤ 0.7"), (trusted > 0.7, "C3", "k-hat > 0.7: at least")):
+    for light, colour, label in (
+        (trusted <= 0.7, "C0", "k-hat ≤ 0.7"),
+        (trusted > 0.7, "C3", "k-hat > 0.7: at least"),
+    ):
         if light.any():
             at = np.flatnonzero(light)
-            right.errorbar(at, kl[light], 2 * error[light], fmt=".", color=colour, elinewidth=0.8, label=label)
-    right.set(xlabel="data, in order", ylabel="KL(q‖p) in nats ± 2 SE", ylim=(min(0.0, float(kl.min())), None))
+            right.errorbar(
+                at, kl[light], 2 * error[light], fmt=".", color=colour, elinewidth=0.8, label=label
+            )
+    right.set(
+        xlabel="data, in order",
+        ylabel="KL(q‖p) in nats ± 2 SE",
+        ylim=(min(0.0, float(kl.min())), None),
+    )
     right.legend(frameon=False, loc="upper left")
     return figure
 
 
 def calibration(found: xarray.Dataset) -> Figure:
-    """Ranks against uniform: their distribution function less the diagonal, inside a band where the guide is right.
+    """Ranks against uniform: their distribution function less the diagonal, inside a band where the
+    guide is right.
 
-    The band holds a whole curve with 95 % (Massart, 1990). A curve that rises first: truths lie low among the draws.
+    The band holds a whole curve with 95 % (Massart, 1990). A curve that rises first: truths lie low
+    among the draws.
 
     Arguments:
         found: What :func:`~pyro_vae.calibrate` gave.
@@ -188,7 +206,11 @@ def calibration(found: xarray.Dataset) -> Figure:
         share = np.searchsorted(rank, at, side="right") / len(rank)
         last = name == "log_joint"
         axes.plot(
-            at, share - at, color="black" if last else f"C{number % 10}", linewidth=1.6 if last else 1.0, label=name
+            at,
+            share - at,
+            color="black" if last else f"C{number % 10}",
+            linewidth=1.6 if last else 1.0,
+            label=name,
         )
     verdict = "not rejected" if found.attrs["calibrated"] else "rejected"
     axes.set(
@@ -201,7 +223,8 @@ def calibration(found: xarray.Dataset) -> Figure:
 
 
 def training(history: pandas.DataFrame) -> Figure:
-    """Loss and validation loss by epoch; the KL of the guide from the prior, and what it tells of x.
+    """Loss and validation loss by epoch; the KL of the guide from the prior, and what it tells of
+    x.
 
     Arguments:
         history: What :func:`~pyro_vae.fit` gave.
@@ -213,8 +236,12 @@ def training(history: pandas.DataFrame) -> Figure:
             axes.plot(history.epoch, history[name], label=name.replace("_", " "))
         axes.set(xlabel="epoch", ylabel="nats per datum")
         axes.legend(frameon=False)
-    losses = history.filter(items=["loss", "validation"]).iloc[len(history) // 10 :].values  # not the first steps
-    left.set_ylim(losses.min() - 0.05 * np.ptp(losses) - 1e-3, losses.max() + 0.1 * np.ptp(losses) + 1e-3)
+    losses = (
+        history.filter(items=["loss", "validation"]).iloc[len(history) // 10 :].values
+    )  # not the first steps
+    left.set_ylim(
+        losses.min() - 0.05 * np.ptp(losses) - 1e-3, losses.max() + 0.1 * np.ptp(losses) + 1e-3
+    )
     return figure
 
 
@@ -222,7 +249,8 @@ def evidence(result: xarray.Dataset) -> Figure:
     """log p(x) of all data, the k-hat that says which to trust, and the mean of log p_K against K.
 
     Arguments:
-        result: What :func:`~pyro_vae.log_evidence` gave, or :func:`~pyro_vae.annealed_log_evidence`.
+        result: What :func:`~pyro_vae.log_evidence` gave, or
+            :func:`~pyro_vae.annealed_log_evidence`.
     """
     _needs("evidence", result, "curve", "log_evidence or annealed_log_evidence")
     figure = _figure(12.5, 3.4)
@@ -232,7 +260,9 @@ def evidence(result: xarray.Dataset) -> Figure:
     left.axvline(result.attrs["mean"], color="black", linewidth=1.0, linestyle="--")
     left.set(xlabel="log p(x) in nats, dashed: the mean", ylabel="data")
     known = np.isfinite(shape)
-    middle.scatter(np.flatnonzero(known), shape[known], s=8, c=np.where(shape[known] > 0.7, "C3", "C0"))
+    middle.scatter(
+        np.flatnonzero(known), shape[known], s=8, c=np.where(shape[known] > 0.7, "C3", "C0")
+    )
     middle.axhline(0.7, color="black", linewidth=1.0, linestyle="--")
     middle.set(xlabel="datum", ylabel="k-hat, above 0.7: a lower bound only")
     _rising(right, result)
@@ -241,21 +271,34 @@ def evidence(result: xarray.Dataset) -> Figure:
 
 def _needs(who: str, result: Any, name: str, source: str) -> None:
     if not isinstance(result, xarray.Dataset) or name not in result:
-        raise TypeError(f"plots.{who} needs what {source} gave; got {type(result).__name__} without {name!r}")
+        raise TypeError(
+            f"plots.{who} needs what {source} gave; got {type(result).__name__} without {name!r}"
+        )
 
 
 def _rising(axes: Axes, result: xarray.Dataset) -> None:
-    """The mean of log p_K over data, with a band of two standard errors of what it still rises to the last."""
+    """The mean of log p_K over data, with a band of two standard errors of what it still rises to
+    the last.
+    """
     draws = result["num_samples" if "num_samples" in result else "chains"]
     last, num = result.log_evidence.values, result.sizes["datum"]
-    whole = result.curve.notnull().all("datum").values & (result.particles.values < int(draws.min()))
-    curve, at = result.curve.values[whole], np.append(result.particles.values[whole], int(draws.max()))
+    whole = result.curve.notnull().all("datum").values & (
+        result.particles.values < int(draws.min())
+    )
+    curve, at = (
+        result.curve.values[whole],
+        np.append(result.particles.values[whole], int(draws.max())),
+    )
     mean = np.append(curve.mean(1), last.mean())
     missing = np.append((curve - last).std(1), 0.0) / math.sqrt(num)
     error = 2 * np.hypot(missing, result.attrs["mean_mc_se"])
     axes.plot(at, mean, marker="o", markersize=4, color="C0")
-    axes.fill_between(at, mean - error, mean + error, color="C0", alpha=0.25, label="± 2 SE, for these data")
-    axes.set(xscale="log", xlabel="samples K for each datum", ylabel=r"mean of log $\hat p_K(x)$ in nats")
+    axes.fill_between(
+        at, mean - error, mean + error, color="C0", alpha=0.25, label="± 2 SE, for these data"
+    )
+    axes.set(
+        xscale="log", xlabel="samples K for each datum", ylabel=r"mean of log $\hat p_K(x)$ in nats"
+    )
     axes.legend(frameon=False, loc="lower right")
 
 

@@ -1,13 +1,14 @@
 r"""The amortised posterior held against MCMC, datum by datum.
 
-The draws of MCMC stand for :math:`p(z \mid x)`: look at their diagnostics first. Distances are in units of their
-standard deviation, so that 0.1 is a tenth of what the data leave open. The divergence of the guide is
+The draws of MCMC stand for :math:`p(z \mid x)`: look at their diagnostics first. Distances are in
+units of their standard deviation, so that 0.1 is a tenth of what the data leave open. The
+divergence of the guide is
 
 .. math:: \mathrm{KL}(q(z \mid x) \,\|\, p(z \mid x)) = \log p(x) - \mathrm{ELBO}
 
 with both terms from the same draws of the guide; its standard error is that of the mean of
-:math:`w_k / \bar w - \log w_k` (the delta method). Like log p(x) it is a lower bound where k-hat is large.
-"""
+:math:`w_k / \bar w - \log w_k` (the delta method). Like log p(x) it is a lower bound where k-hat is
+large."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.rows import DataError
+from ..density.terms import Pair, entrance
 from ..guards import whole_number
-from ..inference.terms import Pair, entrance
-from ..inference.trees import dataset, needs_draws_of
-from ..rows import DataError
+from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
 from .draws import divergence, flat, guide_draws
 
@@ -34,12 +35,19 @@ CLASSIFIED = 500  # draws of each kind that the classifier sees
 
 
 def compare_posteriors(
-    vae: VAE | Pair, x: Any, posterior: xarray.DataTree, c: Any = None, *, num_samples: int = 2000, seed: int = 0
+    vae: VAE | Pair,
+    x: Any,
+    posterior: xarray.DataTree,
+    c: Any = None,
+    *,
+    num_samples: int = 2000,
+    seed: int = 0,
 ) -> xarray.Dataset:
     r"""How far the guide is from MCMC, for each datum.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions, as in :func:`.sample_posterior`.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions, as in
+            :func:`.sample_posterior`.
         x: The data of shape ``(N, *X)`` that `posterior` was drawn for.
         posterior: What :func:`.sample_posterior` gave.
         c: What the model is conditional on, a row for each datum.
@@ -49,14 +57,18 @@ def compare_posteriors(
     Returns:
         A dataset over datum, or over datum and latent:
 
-        - ``mean_error``: the guide's mean less the posterior's, in posterior standard deviations, and
-          ``mean_error_se``, its standard error;
-        - ``sd_ratio``: the guide's standard deviation over the posterior's: below 1 it is too narrow;
+        - ``mean_error``: the guide's mean less the posterior's, in posterior standard deviations,
+          and ``mean_error_se``, its standard error;
+        - ``sd_ratio``: the guide's standard deviation over the posterior's: below 1 it is too
+          narrow;
         - ``correlation_missed``: the largest difference of two correlations;
-        - ``wasserstein``: the sliced distance, in posterior standard deviations (Bonneel et al., 2015);
-        - ``c2st``: the accuracy of a classifier that tells the two apart, 0.5 where it cannot (Lopez-Paz & Oquab, 2017,
-          https://arxiv.org/abs/1610.06545): quadratic logistic regression, two folds;
-        - ``coverage``: the share of the posterior inside the guide's central 90 % intervals, the mean over latents;
+        - ``wasserstein``: the sliced distance, in posterior standard deviations (Bonneel et al.,
+          2015);
+        - ``c2st``: the accuracy of a classifier that tells the two apart, 0.5 where it cannot
+          (Lopez-Paz & Oquab, 2017, https://arxiv.org/abs/1610.06545): quadratic logistic
+          regression, two folds;
+        - ``coverage``: the share of the posterior inside the guide's central 90 % intervals, the
+          mean over latents;
         - ``kl``: KL(q‖p) in nats, ``kl_se``, and ``khat`` of the weights behind it.
 
     Raises:
@@ -68,15 +80,19 @@ def compare_posteriors(
     needs_draws_of("compare_posteriors", posterior, entrance(vae, x, c, num_samples)[2])
     drawn, log_weight = guide_draws(vae, x, c, num_samples=num_samples, seed=seed)
     guide = flat(drawn, 2)
-    judge = flat({str(name): values.values for name, values in posterior["posterior"].data_vars.items()}, 3)
+    judge = flat(
+        {str(name): values.values for name, values in posterior["posterior"].data_vars.items()}, 3
+    )
     if judge.shape[2:] != guide.shape[1:]:
         raise DataError(
-            f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} data of "
-            f"{judge.shape[3]} latents; got {guide.shape[1]} data of {guide.shape[2]}"
+            f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} "
+            f"data of {judge.shape[3]} latents; got {guide.shape[1]} data of {guide.shape[2]}"
         )
     if judge.shape[0] * judge.shape[1] < LEAST_DRAWS:
         got = f"{judge.shape[0]} chains of {judge.shape[1]}"
-        raise ValueError(f"compare_posteriors needs at least {LEAST_DRAWS} draws of MCMC; got {got}")
+        raise ValueError(
+            f"compare_posteriors needs at least {LEAST_DRAWS} draws of MCMC; got {got}"
+        )
     mean, sd = judge.mean((0, 1)), judge.std((0, 1)) + np.finfo(float).tiny
     judge, guide = (judge - mean) / sd, (guide - mean) / sd
     together = judge.reshape(-1, *judge.shape[2:])
@@ -90,7 +106,10 @@ def compare_posteriors(
         "correlation_missed": _correlation_missed(guide, together),
         "wasserstein": _sliced_wasserstein(guide, together, rng),
         "c2st": np.array(
-            [_c2st(*_some(q, p, rng)) for q, p in zip(_by_datum(guide), _by_datum(together), strict=True)]
+            [
+                _c2st(*_some(q, p, rng))
+                for q, p in zip(_by_datum(guide), _by_datum(together), strict=True)
+            ]
         ),
         "coverage": _coverage(guide, together),
         **divergence(log_weight),
@@ -105,7 +124,8 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
         comparison: What :func:`compare_posteriors` gave.
 
     Returns:
-        A frame with the columns exact, median, worst_tenth (the quantile that a tenth of the data exceeds) and worst.
+        A frame with the columns exact, median, worst_tenth (the quantile that a tenth of the data
+        exceeds) and worst.
     """
     import pandas
 
@@ -123,7 +143,9 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
         values, order = comparison[name].values.ravel(), np.argsort(distance.ravel())
         at = [order[math.ceil(share * len(order)) - 1] for share in (0.5, 0.9, 1.0)]
         table[name] = [exact, *values[at]]
-    return pandas.DataFrame.from_dict(table, orient="index", columns=["exact", "median", "worst_tenth", "worst"])
+    return pandas.DataFrame.from_dict(
+        table, orient="index", columns=["exact", "median", "worst_tenth", "worst"]
+    )
 
 
 def _by_datum(draws: np.ndarray) -> np.ndarray:
@@ -147,18 +169,23 @@ def _correlation_missed(guide: np.ndarray, judge: np.ndarray) -> np.ndarray:
     return np.abs(np.array(pairs)).max((1, 2))
 
 
-def _sliced_wasserstein(guide: np.ndarray, judge: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _sliced_wasserstein(
+    guide: np.ndarray, judge: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """The mean over random directions of the distance between quantiles."""
     directions = rng.normal(size=(DIRECTIONS, guide.shape[-1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     at = (np.arange(200) + 0.5) / 200
     apart = [
-        np.abs(np.quantile(guide @ d, at, axis=0) - np.quantile(judge @ d, at, axis=0)).mean(0) for d in directions
+        np.abs(np.quantile(guide @ d, at, axis=0) - np.quantile(judge @ d, at, axis=0)).mean(0)
+        for d in directions
     ]
     return np.mean(apart, 0)
 
 
-def _some(guide: np.ndarray, judge: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _some(
+    guide: np.ndarray, judge: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """As many draws of each kind."""
     num = min(CLASSIFIED, len(guide), len(judge))
     return guide[rng.permutation(len(guide))[:num]], judge[rng.permutation(len(judge))[:num]]
@@ -170,7 +197,9 @@ def _c2st(guide: np.ndarray, judge: np.ndarray) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    classifier = make_pipeline(PolynomialFeatures(2, include_bias=False), StandardScaler(), LogisticRegression())
+    classifier = make_pipeline(
+        PolynomialFeatures(2, include_bias=False), StandardScaler(), LogisticRegression()
+    )
     z, kind = np.concatenate([guide, judge]), np.repeat([0, 1], len(guide))
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
     return float(cross_val_score(classifier, z, kind, cv=folds).mean())

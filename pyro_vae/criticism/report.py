@@ -1,4 +1,6 @@
-"""One HTML file that says what a VAE is, how well it fits, and how far its guide and its numbers can be trusted."""
+"""One HTML file that says what a VAE is, how well it fits, and how far its guide and its numbers
+can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tomli_w
 
-from ..files import write
+from ..data.files import write
+from ..data.rows import Rows
+from ..evidence.evidence import log_evidence
+from ..evidence.pareto import KHAT_LIMIT
 from ..guards import whole_number
-from ..inference.diagnostics import mixed
-from ..inference.evidence import log_evidence
-from ..inference.mcmc import sample_posterior
-from ..inference.pareto import KHAT_LIMIT
-from ..rows import Rows
-from ..spec import describe
+from ..posterior.diagnostics import mixed
+from ..posterior.mcmc import sample_posterior
+from ..spec.build import describe
 from ..vae import VAE
 from . import plots
 from .calibration import calibrate, check_predictions
@@ -70,7 +72,8 @@ def report(
         path: The .html file.
         c: What a conditional VAE is conditional on, a row for each datum.
         history: What :func:`~pyro_vae.fit` gave, for the curves of training.
-        labels: A class for each datum; they colour the picture of the latents and play no other part.
+        labels: A class for each datum; they colour the picture of the latents and play no other
+            part.
         num_samples: The samples for log p(x) of each datum.
         num_mcmc: How many of the data, the first, are held against MCMC; 0 for none.
         num_simulations: How many data are simulated to calibrate the guide; 0 for none.
@@ -92,7 +95,9 @@ def report(
     whole_number("num_simulations", num_simulations, at_least=20 if num_simulations else 0)
     rows = vae.check(x, c)
     if labels is not None and len(labels) != len(rows):
-        raise ValueError(f"report needs a label for each datum; got {len(labels)} labels for {len(rows)} data")
+        raise ValueError(
+            f"report needs a label for each datum; got {len(labels)} labels for {len(rows)} data"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
         parts = [
@@ -100,8 +105,16 @@ def report(
             *([] if history is None else _training(history)),
             *_evidence(vae, rows, c, num_samples, seed),
             *_fit(vae, rows, c, labels, seed),
-            *(_mcmc(vae, rows, c, min(num_mcmc, len(rows)), seed) if num_mcmc and not vae.is_discrete else []),
-            *(_calibration(vae, c, num_simulations, seed) if num_simulations and not vae.is_discrete else []),
+            *(
+                _mcmc(vae, rows, c, min(num_mcmc, len(rows)), seed)
+                if num_mcmc and not vae.is_discrete
+                else []
+            ),
+            *(
+                _calibration(vae, c, num_simulations, seed)
+                if num_simulations and not vae.is_discrete
+                else []
+            ),
         ]
     write(path, _page(parts).encode())
     return path
@@ -113,15 +126,19 @@ def _model(vae: VAE, rows: Rows) -> Iterator[str]:
     number = sum(parameter.numel() for parameter in vae.parameters())
     yield f"<h1>A variational autoencoder: {escape(names['prior'])}, {escape(names['likelihood'])}</h1>"
     yield (
-        f"<p class=soft>{len(rows)} data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}, "
-        f"{number:,} parameters. All densities in nats, per datum.</p>"
+        f"<p class=soft>{len(rows)} data of shape {tuple(spec['event'])}, latents of shape "
+        f"{tuple(spec['latent'])}, {number:,} parameters. All densities in nats, per datum.</p>"
     )
-    yield "<h2>Model</h2>" + _diagram(names, len(rows), () if vae.condition is None else vae.condition.seen_by)
+    yield "<h2>Model</h2>" + _diagram(
+        names, len(rows), () if vae.condition is None else vae.condition.seen_by
+    )
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
 
 
 def _diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
-    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow; c and who sees it."""
+    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow; c and
+    who sees it.
+    """
     small, height = 'text-anchor="middle" font-size="12" fill="#5b6472"', 230 if seen_by else 152
     guide = names["guide"] + (", sees c" if "guide" in seen_by else "")
     parts = [
@@ -168,13 +185,17 @@ def _evidence(vae: VAE, rows: Rows, c: Any, num_samples: int, seed: int) -> Iter
         colour = "good" if share < 0.05 else "fair" if share < 0.3 else "bad"
         verdict = _light(
             colour,
-            f"log p(x) of {num - flagged} of {num} data can be trusted (k-hat at most {KHAT_LIMIT}); "
-            f"that of {flagged} is a lower bound.",
+            f"log p(x) of {num - flagged} of {num} data can be trusted (k-hat at most "
+            f"{KHAT_LIMIT}); that of {flagged} is a lower bound.",
         )
     yield "<h2>Evidence</h2>" + verdict
     rows_ = [
         ("log p(x)", found.attrs["mean"], found.attrs["mean_se"]),
-        ("ELBO", float(found.elbo.mean()), float(found.elbo.std(ddof=1)) / num**0.5 if num > 1 else np.nan),
+        (
+            "ELBO",
+            float(found.elbo.mean()),
+            float(found.elbo.std(ddof=1)) / num**0.5 if num > 1 else np.nan,
+        ),
     ]
     body = "".join(f"<tr><td>{name}<td>{mean:.2f}<td>{se:.2f}" for name, mean, se in rows_)
     yield _wide(f"<table><tr><th>mean over data<th>nats<th>SE{body}</table>")
@@ -188,7 +209,9 @@ def _fit(vae: VAE, rows: Rows, c: Any, labels: Any, seed: int) -> Iterator[str]:
     yield "<h2>Data and predictions</h2>"
     if vae.condition is None and _is_square(rows):
         some = Rows(rows.fetch, min(SHOWN, len(rows)), tuple(rows.event_shape))
-        yield _image(plots.reconstructions(vae, some, seed=seed), "data above, reconstructions below")
+        yield _image(
+            plots.reconstructions(vae, some, seed=seed), "data above, reconstructions below"
+        )
         if not vae.prior.reads_guide:
             yield "<p>Drawn from the prior:</p>" + _image(
                 plots.samples(vae, rows=3, seed=seed), "samples from the prior"
@@ -196,8 +219,15 @@ def _fit(vae: VAE, rows: Rows, c: Any, labels: Any, seed: int) -> Iterator[str]:
     table = check_predictions(vae, rows, c, seed=seed).rename(columns={"p_value": "p"})
     yield _wide(_table(table, "statistic"))
     yield "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it is missed.</p>"
-    if labels is not None and vae.condition is None and not vae.is_discrete and vae.prior.event_shape.numel() > 1:
-        yield "<h2>Latents</h2>" + _image(plots.latent_space(vae, rows, labels), "means of the guide, by class")
+    if (
+        labels is not None
+        and vae.condition is None
+        and not vae.is_discrete
+        and vae.prior.event_shape.numel() > 1
+    ):
+        yield "<h2>Latents</h2>" + _image(
+            plots.latent_space(vae, rows, labels), "means of the guide, by class"
+        )
 
 
 def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
@@ -209,9 +239,10 @@ def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     yield f"<h2>Guide against MCMC, {num} data</h2>"
     yield _light(
         "good" if good.all() else "fair" if good.mean() > 0.9 else "bad",
-        f"Batched HMC, 4 chains of 500 draws: those of {int(good.sum())} of {num} data have mixed (R-hat at most "
-        f"{float(chains.rhat.max()):.3f}, bulk ESS at least {float(chains.ess_bulk.min()):.0f}, "
-        f"{int(chains.divergences.sum())} divergences). Only these judge the guide.",
+        f"Batched HMC, 4 chains of 500 draws: those of {int(good.sum())} of {num} data have mixed "
+        f"(R-hat at most {float(chains.rhat.max()):.3f}, bulk ESS at least "
+        f"{float(chains.ess_bulk.min()):.0f}, {int(chains.divergences.sum())} divergences). Only "
+        "these judge the guide.",
     )
     if not good.any():
         return
@@ -221,8 +252,8 @@ def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     colour = "good" if typical < 0.2 and narrow < 0.1 else "fair" if typical < 0.5 else "bad"
     yield _light(
         colour,
-        f"Means of the guide are off by {typical:.2f} posterior standard deviations (median); {narrow:.0%} of its "
-        f"standard deviations are below 0.8 of the posterior's.",
+        f"Means of the guide are off by {typical:.2f} posterior standard deviations (median); "
+        f"{narrow:.0%} of its standard deviations are below 0.8 of the posterior's.",
     )
     yield _image(plots.posteriors(comparison), "errors of means, ratios of standard deviations, KL")
     yield _wide(_table(summarize(comparison), "measure"))
@@ -233,7 +264,10 @@ def _calibration(vae: VAE, c: Any, num: int, seed: int) -> Iterator[str]:
     good = bool(found.attrs["calibrated"])
     yield "<h2>Calibration of the guide</h2>"
     said = "the guide passes for exact" if good else "the guide is not the posterior"
-    yield _light("good" if good else "bad", f"On {num} simulated data {said} (p = {found.attrs['p_value']:.2g}).")
+    yield _light(
+        "good" if good else "bad",
+        f"On {num} simulated data {said} (p = {found.attrs['p_value']:.2g}).",
+    )
     yield _image(plots.calibration(found), "ranks of true latents among the guide's draws")
 
 
@@ -254,7 +288,9 @@ def _image(figure: Figure, alternative: str) -> str:
     figure.savefig(file, format="png")
     content = base64.b64encode(file.getvalue()).decode()
     size = "big" if figure.get_figwidth() > 7 else "small"
-    return _wide(f'<img class={size} alt="{escape(alternative)}" src="data:image/png;base64,{content}">')
+    return _wide(
+        f'<img class={size} alt="{escape(alternative)}" src="data:image/png;base64,{content}">'
+    )
 
 
 def _wide(content: str) -> str:
@@ -264,13 +300,16 @@ def _wide(content: str) -> str:
 def _table(frame: pandas.DataFrame, index: str) -> str:
     head = "".join(f"<th>{escape(str(name)).replace('_', ' ')}" for name in frame.columns)
     body = "".join(
-        f"<tr><td>{escape(str(name)).replace('_', ' ')}" + "".join(f"<td>{value:.3g}" for value in values)
+        f"<tr><td>{escape(str(name)).replace('_', ' ')}"
+        + "".join(f"<td>{value:.3g}" for value in values)
         for name, values in zip(frame.index, frame.values, strict=True)
     )
     return f"<table><tr><th>{index}{head}{body}</table>"
 
 
 def _page(parts: list[str]) -> str:
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    )
     style = f"<title>A variational autoencoder</title><style>{STYLE}</style>"
     return "\n".join(["<!doctype html>", '<html lang="en">', head + style, *parts, "</html>", ""])

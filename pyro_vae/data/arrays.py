@@ -1,8 +1,8 @@
 """Data: arrays, frames, files and data sets as rows.
 
-Everything that takes data reads it through :class:`Rows`, a few rows at a time, so a memory map is never loaded whole.
-Integers and booleans are converted; what cannot be a number is refused with its row, column and value.
-"""
+Everything that takes data reads it through :class:`Rows`, a few rows at a time, so a memory map is
+never loaded whole. Integers and booleans are converted; what cannot be a number is refused with its
+row, column and value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from .files import load as load
 from .rows import DataError, Rows, refuse
 
 
@@ -21,8 +20,8 @@ def as_rows(x: Any, event_shape: torch.Size | None = None) -> Rows:
     """Anything array-like as :class:`Rows`.
 
     Arguments:
-        x: A tensor, array, memory map, DataFrame, map-style torch ``Dataset`` (the first element where an item is a
-            tuple), nested list, or :class:`Rows`.
+        x: A tensor, array, memory map, DataFrame, map-style torch ``Dataset`` (the first element
+            where an item is a tuple), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
 
     Raises:
@@ -31,7 +30,10 @@ def as_rows(x: Any, event_shape: torch.Size | None = None) -> Rows:
     rows = _dispatch(x)
     if len(rows) == 0 or rows.event_shape.numel() == 0:
         shape = (len(rows), *rows.event_shape)
-        raise DataError(f"data need at least one row and one column; got shape {shape}; check how they were selected")
+        raise DataError(
+            f"data need at least one row and one column; got shape {shape}; check how they were "
+            "selected"
+        )
     if event_shape is not None and rows.event_shape != event_shape:
         raise DataError(_wrong_shape(rows, event_shape))
     return rows
@@ -46,22 +48,32 @@ def _dispatch(x: Any) -> Rows:
         return _from_frame(x)
     if isinstance(x, Dataset):
         if isinstance(x, IterableDataset) or not hasattr(x, "__len__"):
-            raise DataError(f"data need a length; got {type(x).__name__}; use a map-style Dataset with __len__")
+            raise DataError(
+                f"data need a length; got {type(x).__name__}; use a map-style Dataset with __len__"
+            )
         return _from_dataset(x)
     if hasattr(x, "toarray"):
-        raise DataError(f"data must be dense; got a sparse {type(x).__name__}; convert with x.toarray()")
+        raise DataError(
+            f"data must be dense; got a sparse {type(x).__name__}; convert with x.toarray()"
+        )
     return _from_array(x)
 
 
 def _from_tensor(x: Tensor) -> Rows:
     if x.layout != torch.strided:
-        raise DataError(f"data must be dense; got a tensor with layout {x.layout}; convert with x.to_dense()")
+        raise DataError(
+            f"data must be dense; got a tensor with layout {x.layout}; convert with x.to_dense()"
+        )
     if x.is_complex():
-        raise DataError(f"data must be real numbers; got {x.dtype}; use x.real, x.imag or torch.view_as_real(x)")
+        raise DataError(
+            f"data must be real numbers; got {x.dtype}; use x.real, x.imag or torch.view_as_real(x)"
+        )
     if x.dim() == 0:
         raise DataError("data need rows: an array of shape (N, ...); got a single number")
     x = x.detach()
-    return Rows(lambda index: x[torch.as_tensor(index, device=x.device)], len(x), tuple(x.shape[1:]))
+    return Rows(
+        lambda index: x[torch.as_tensor(index, device=x.device)], len(x), tuple(x.shape[1:])
+    )
 
 
 def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
@@ -70,18 +82,26 @@ def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
             x = np.ma.filled(x.astype(float), np.nan)
         array = x if isinstance(x, np.ndarray) else np.asarray(x)
     except ValueError:
-        raise DataError("data need rows of equal length; got a ragged sequence; pad or select first") from None
+        raise DataError(
+            "data need rows of equal length; got a ragged sequence; pad or select first"
+        ) from None
     if array.ndim == 0:
-        raise DataError(f"data need rows: an array of shape (N, ...); got {type(x).__name__} {x!r:.60}")
+        raise DataError(
+            f"data need rows: an array of shape (N, ...); got {type(x).__name__} {x!r:.60}"
+        )
     if array.dtype.kind == "c":
-        raise DataError(f"data must be real numbers; got {array.dtype}; use x.real, x.imag or np.abs(x)")
+        raise DataError(
+            f"data must be real numbers; got {array.dtype}; use x.real, x.imag or np.abs(x)"
+        )
     if array.dtype.kind not in "biuf":
         array = _numeric(array, Rows(array.__getitem__, len(array), array.shape[1:], columns))
     return Rows(array.__getitem__, len(array), array.shape[1:], columns)
 
 
 def _numeric(array: np.ndarray, rows: Rows) -> np.ndarray:
-    """An array of objects that are all numbers, as numbers; anything else is refused by its first cell."""
+    """An array of objects that are all numbers, as numbers; anything else is refused by its first
+    cell.
+    """
     for place in np.ndindex(array.shape):
         value = array[place]
         if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
@@ -99,8 +119,14 @@ def _from_frame(frame: Any) -> Rows:
     cells = np.empty(frame.shape, dtype=object)
     for number, dtype in enumerate(frame.dtypes):
         column = frame.iloc[:, number]
-        numeric = dtype.kind in "biuf"  # nullable numbers: what is missing becomes NaN, and the check names it
-        cells[:, number] = column.to_numpy(dtype=float, na_value=np.nan) if numeric else column.to_numpy(dtype=object)
+        numeric = (
+            dtype.kind in "biuf"
+        )  # nullable numbers: what is missing becomes NaN, and the check names it
+        cells[:, number] = (
+            column.to_numpy(dtype=float, na_value=np.nan)
+            if numeric
+            else column.to_numpy(dtype=object)
+        )
     return _from_array(cells, columns)
 
 
@@ -119,8 +145,8 @@ def _from_dataset(dataset: Any) -> Rows:
         for i, value in zip(index, items, strict=True):
             if value.shape != shape:
                 raise DataError(
-                    f"item {i} of {type(dataset).__name__} has shape {tuple(value.shape)}, item 0 has {tuple(shape)}; "
-                    f"pad or select first"
+                    f"item {i} of {type(dataset).__name__} has shape {tuple(value.shape)}, item 0 "
+                    f"has {tuple(shape)}; pad or select first"
                 )
         return torch.stack(items)
 
@@ -154,15 +180,21 @@ def binarize(x: Any, threshold: float | None = None) -> Tensor:
     """
     rows = as_rows(x)
     grey, all_rows = rows.take(slice(None)), slice(0, len(rows))
-    refuse(grey.isnan(), grey, rows, all_rows, "binarize needs numbers", "drop or impute these rows")
+    refuse(
+        grey.isnan(), grey, rows, all_rows, "binarize needs numbers", "drop or impute these rows"
+    )
     if threshold is None:
-        needs, remedy = "binarize needs grey values from 0 to 1", "give a threshold, such as threshold=127"
+        needs, remedy = (
+            "binarize needs grey values from 0 to 1",
+            "give a threshold, such as threshold=127",
+        )
         refuse((grey < 0) | (grey > 1), grey, rows, all_rows, needs, remedy)
     return (grey > (0.5 if threshold is None else threshold)).to(grey.dtype)
 
 
 def binarize_afresh(x: Any) -> Rows:
-    """Grey values in [0, 1] as probabilities: rows are drawn anew whenever they are read, so at every epoch.
+    """Grey values in [0, 1] as probabilities: rows are drawn anew whenever they are read, so at
+    every epoch.
 
     This is the dynamic binarisation of Salakhutdinov & Murray (2008). For evaluation draw once:
     ``binarize_afresh(x).take(slice(None))``.
@@ -180,5 +212,14 @@ def binarize_afresh(x: Any) -> Rows:
     for chunk in grey.chunks():
         values = grey.take(chunk)
         outside = ~((values >= 0) & (values <= 1))
-        refuse(outside, values, grey, chunk, "binarize_afresh needs grey values from 0 to 1", "divide by the largest")
-    return Rows(lambda index: torch.bernoulli(grey.take(index)), len(grey), grey.event_shape, grey.columns)
+        refuse(
+            outside,
+            values,
+            grey,
+            chunk,
+            "binarize_afresh needs grey values from 0 to 1",
+            "divide by the largest",
+        )
+    return Rows(
+        lambda index: torch.bernoulli(grey.take(index)), len(grey), grey.event_shape, grey.columns
+    )

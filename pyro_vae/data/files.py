@@ -17,8 +17,9 @@ def load(source: str | Path, key: str | None = None) -> Any:
     """Read data by name or from a file.
 
     Arguments:
-        source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a path to ``.npy``
-            (memory-mapped), ``.npz``, ``.csv`` (with a header line) or idx, the last also gzipped.
+        source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
+            path to ``.npy`` (memory-mapped), ``.npz``, ``.csv`` (with a header line) or idx, the
+            last also gzipped.
         key: Which array of an ``.npz`` with several.
 
     Returns:
@@ -34,7 +35,11 @@ def load(source: str | Path, key: str | None = None) -> Any:
         return load_digits().data
     if not path.is_file():
         near = difflib.get_close_matches(str(source), ["digits"])
-        hint = f"did you mean {near[0]!r}?" if near else "give 'digits' or a path to .npy, .npz, .csv or idx"
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else "give 'digits' or a path to .npy, .npz, .csv or idx"
+        )
         raise DataError(f"there is no data set or file {str(source)!r}; {hint}")
     try:
         return _read(path, key)
@@ -42,12 +47,16 @@ def load(source: str | Path, key: str | None = None) -> Any:
         raise
     except Exception as error:
         reason = f"{path.name} could not be read as {path.suffix or 'idx'} ({type(error).__name__})"
-        raise DataError(f"{reason}; it must be complete and hold numbers, no Python objects") from error
+        raise DataError(
+            f"{reason}; it must be complete and hold numbers, no Python objects"
+        ) from error
 
 
 def _read(path: Path, key: str | None) -> Any:
     if key is not None and path.suffix != ".npz":
-        raise DataError(f"key= names an array of an .npz file; got key={key!r} for {path.name}; leave it out")
+        raise DataError(
+            f"key= names an array of an .npz file; got key={key!r} for {path.name}; leave it out"
+        )
     if path.suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False)
     if path.suffix == ".npz":
@@ -62,8 +71,13 @@ def _read_csv(path: Path) -> Any:
 
     first = pandas.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
     names = [str(name) for name in first.dropna()]
-    if names != [str(number) for number in range(len(first))] and all(_is_number(name) for name in names):
-        raise DataError(f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a header line")
+    if names != [str(number) for number in range(len(first))] and all(
+        _is_number(name) for name in names
+    ):
+        raise DataError(
+            f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a "
+            "header line"
+        )
     return pandas.read_csv(path)
 
 
@@ -80,17 +94,23 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
         if key is None and len(arrays.files) == 1:
             key = arrays.files[0]
         if key not in arrays.files:
-            raise DataError(f"{path.name} holds {', '.join(arrays.files)}; got key={key!r}; name one of them")
+            raise DataError(
+                f"{path.name} holds {', '.join(arrays.files)}; got key={key!r}; name one of them"
+            )
         return arrays[key]
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """The idx format of MNIST: two zero bytes, a type code, the rank, big-endian sizes, big-endian values."""
+    """The idx format of MNIST: two zero bytes, a type code, the rank, big-endian sizes, big-endian
+    values.
+    """
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         content = file.read()
     kinds = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
     if content[:2] != b"\0\0" or len(content) < 4 or content[2] not in kinds:
-        raise DataError(f"{path.name} is no data file that is known here; convert it to .npy, .npz, .csv or idx")
+        raise DataError(
+            f"{path.name} is no data file that is known here; convert it to .npy, .npz, .csv or idx"
+        )
     rank = content[3]
     shape = np.frombuffer(content, ">u4", rank, offset=4)
     values = np.frombuffer(content, kinds[content[2]], offset=4 + 4 * rank)

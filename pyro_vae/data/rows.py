@@ -21,7 +21,8 @@ class Rows:
     """Data as N rows of one event shape, read a few at a time.
 
     Arguments:
-        fetch: Maps an index array of shape ``(B,)`` to an array or tensor of shape ``(B, *event_shape)``.
+        fetch: Maps an index array of shape ``(B,)`` to an array or tensor of shape ``(B,
+            *event_shape)``.
         length: The number of rows, N.
         event_shape: The shape of one row.
         columns: Labels of the columns, if they have any.
@@ -43,7 +44,9 @@ class Rows:
         return self.length
 
     def take(self, index: np.ndarray | slice, like: Tensor | None = None) -> Tensor:
-        """Rows `index`, in the dtype and on the device of `like` (default: torch's default dtype, on the CPU)."""
+        """Rows `index`, in the dtype and on the device of `like` (default: torch's default dtype,
+        on the CPU).
+        """
         like = torch.empty(0) if like is None else like
         index = np.arange(*index.indices(self.length)) if isinstance(index, slice) else index
         batch = self.fetch(index)
@@ -60,15 +63,21 @@ class Rows:
 
     def only(self, index: np.ndarray) -> Rows:
         """Some of the rows, in the order of `index`, still read a few at a time; and their c."""
-        some = Rows(lambda inner: self.fetch(index[inner]), len(index), self.event_shape, self.columns)
+        some = Rows(
+            lambda inner: self.fetch(index[inner]), len(index), self.event_shape, self.columns
+        )
         some.c = None if self.c is None else self.c.only(index)
         return some
 
     def fingerprint(self) -> str:
-        """A digest of all values in single precision: equal for equal data, whatever they are read from."""
+        """A digest of all values in single precision: equal for equal data, whatever they are read
+        from.
+        """
         digest = hashlib.sha256(repr(tuple(self.event_shape)).encode())
         for chunk in self.chunks():
-            digest.update(self.take(chunk, like=torch.empty(0, dtype=torch.float32)).numpy().tobytes())
+            digest.update(
+                self.take(chunk, like=torch.empty(0, dtype=torch.float32)).numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     def columns_only(self, columns: list[int]) -> Rows:
@@ -77,14 +86,21 @@ class Rows:
 
     def largest(self) -> float:
         """The largest of the values that are numbers; what is none, the check at the door names."""
-        return max(float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in self.chunks())
+        return max(
+            float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in self.chunks()
+        )
 
     def largest_total(self) -> float:
         """The largest sum of a row over its last dimension."""
-        return max(float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).sum(-1).max()) for chunk in self.chunks())
+        return max(
+            float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).sum(-1).max())
+            for chunk in self.chunks()
+        )
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each column, in double precision, each of the event shape; NaN is left out."""
+        """Mean and standard deviation of each column, in double precision, each of the event shape;
+        NaN is left out.
+        """
         like = torch.empty(0, dtype=torch.float64)
         first = second = count = torch.zeros(self.event_shape, dtype=torch.float64)
         origin = self.take(slice(0, 1), like)[0].nan_to_num(0.0)
@@ -97,7 +113,9 @@ class Rows:
         return origin + mean, (second / count - mean**2).clamp(min=0).sqrt()
 
     def chunks(self, size: int | None = None) -> Iterator[slice]:
-        """Slices of at most `size` rows (default: as many as hold ``CHUNK`` numbers) that cover all rows once."""
+        """Slices of at most `size` rows (default: as many as hold ``CHUNK`` numbers) that cover all
+        rows once.
+        """
         size = max(1, CHUNK // self.event_shape.numel()) if size is None else size
         for start in range(0, self.length, size):
             yield slice(start, min(start + size, self.length))
@@ -123,4 +141,6 @@ def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy:
     value = f"{x[(row, *column)].tolist()!s:.60}"
     more = int(bad.sum()) - 1
     others = f" (and {more} more)" if more else ""
-    raise DataError(f"{needs}; got {value} at {rows.locate(chunk.start + row, tuple(column))}{others}; {remedy}")
+    raise DataError(
+        f"{needs}; got {value} at {rows.locate(chunk.start + row, tuple(column))}{others}; {remedy}"
+    )

@@ -1,4 +1,6 @@
-"""How many rows the decoder is given at once: as many as a cache holds, and no more than memory allows."""
+"""How many rows the decoder is given at once: as many as a cache holds, and no more than memory
+allows.
+"""
 
 from __future__ import annotations
 
@@ -44,25 +46,34 @@ class Memory:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what blocks of the decoder free, instead of faulting it in again for the next block.
+    """Let glibc keep what blocks of the decoder free, instead of faulting it in again for the next
+    block.
 
-    Freeing a large buffer, this one untouched, raises its thresholds (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does
-    nothing. It takes a third of the time off log p(x) of 784 pixels.
-    """
+    Freeing a large buffer, this one untouched, raises its thresholds (mallopt(3),
+    M_MMAP_THRESHOLD); elsewhere it does nothing. It takes a third of the time off log p(x) of 784
+    pixels."""
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 class _Allocated(TorchDispatchMode):
-    """Counts the bytes of all results computed inside, those that share the memory of an argument left out."""
+    """Counts the bytes of all results computed inside, those that share the memory of an argument
+    left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         results = function(*args, **(kwargs or {}))
         given = {_address(part) for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)}
-        new = [part for part in tree_leaves(results) if isinstance(part, Tensor) and _address(part) not in given]
+        new = [
+            part
+            for part in tree_leaves(results)
+            if isinstance(part, Tensor) and _address(part) not in given
+        ]
         self.total += sum(part.numel() * part.element_size() for part in new)
         return results
 

@@ -1,8 +1,9 @@
-"""What MCMC runs on: the joint density of data and latents as a function of one real vector for each datum.
+"""What MCMC runs on: the joint density of data and latents as a function of one real vector for
+each datum.
 
-Read off traces of the Pyro model, so any prior, likelihood, condition or missing cell is in it, and any Pyro function
-with one data plate serves. Latents on a constrained support are reached by a bijection, whose log-determinant counts.
-"""
+Read off traces of the Pyro model, so any prior, likelihood, condition or missing cell is in it, and
+any Pyro function with one data plate serves. Latents on a constrained support are reached by a
+bijection, whose log-determinant counts."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..conditionals.links import base_of, is_real, onto
+from ..distributions.links import base_of, is_real, onto
 from ..guards import seeded
 from .memory import TILE_ROWS
 from .terms import Batch, log_density, sites, under_particles
@@ -23,7 +24,9 @@ from .terms import Batch, log_density, sites, under_particles
 
 @dataclass(frozen=True)
 class _Latent:
-    """One latent site: its name, the bijection onto its support, and its shape in unconstrained space."""
+    """One latent site: its name, the bijection onto its support, and its shape in unconstrained
+    space.
+    """
 
     name: str
     bend: Transform
@@ -32,7 +35,8 @@ class _Latent:
 
 
 class Target:
-    r"""log p(x, z) of latents given data, on unconstrained vectors u: :math:`\log p(x, z(u)) + \log |dz / du|`.
+    r"""log p(x, z) of latents given data, on unconstrained vectors u: :math:`\log p(x, z(u)) + \log
+    |dz / du|`.
 
     Arguments:
         model: A Pyro function of the batch whose sites all lie in one data plate.
@@ -46,7 +50,9 @@ class Target:
 
     def __init__(self, model: Callable, batch: Batch, through: Transform | None = None) -> None:
         self.model, self.batch, self.through = model, batch, through
-        self.latents = [_latent(site) for site in sites(under_particles(model, batch, 1), observed=False)]
+        self.latents = [
+            _latent(site) for site in sites(under_particles(model, batch, 1), observed=False)
+        ]
         if len(self.latents) > 1:
             self._refuse_moving_supports()
         self.sizes = [latent.shape.numel() for latent in self.latents]
@@ -57,13 +63,17 @@ class Target:
             latents = sites(under_particles(self.model, self.batch, 2), observed=False)
         for site in latents:
             support = base_of(site["fn"].support)
-            for bound in (getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)):
+            for bound in (
+                getattr(support, "lower_bound", None),
+                getattr(support, "upper_bound", None),
+            ):
                 if not isinstance(bound, Tensor) or bound.dim() < 2 or len(bound) != 2:
                     continue  # the same for all
                 if not torch.equal(bound[0], bound[1]):
                     raise ValueError(
-                        f"the support of site {site['name']!r} depends on another latent, so no one map from real "
-                        f"numbers leads there; draw it on a fixed support and scale it, as in z = s * Uniform(0, 1)"
+                        f"the support of site {site['name']!r} depends on another latent, so no "
+                        "one map from real numbers leads there; draw it on a fixed support and "
+                        "scale it, as in z = s * Uniform(0, 1)"
                     )
 
     def __call__(self, position: Tensor) -> Tensor:
@@ -75,8 +85,9 @@ class Target:
         """What a Pyro function of the batch, the model or its guide, says of these latents.
 
         Returns:
-            The log density of the latents in unconstrained space, and that of the observed sites, each of shape
-            ``(K, N)``, for positions of shape ``(K, N, size)``: of the model, log p(u) and log p(x | u).
+            The log density of the latents in unconstrained space, and that of the observed sites,
+            each of shape ``(K, N)``, for positions of shape ``(K, N, size)``: of the model, log
+            p(u) and log p(x | u).
         """
         values, log_slope = self._bent(position)
         conditioned = poutine.condition(function, values)
@@ -86,7 +97,9 @@ class Target:
         for latent in self.latents:
             trace.nodes[latent.name]["is_observed"] = False
         shape = len(position), position.shape[1]
-        own, rest = (log_density(trace, shape, observed=observed).to(position) for observed in (False, True))
+        own, rest = (
+            log_density(trace, shape, observed=observed).to(position) for observed in (False, True)
+        )
         return own + log_slope, rest
 
     def _refuse_without_density(self, trace: Trace) -> None:
@@ -96,23 +109,32 @@ class Target:
                 site["fn"].log_prob(site["value"])
             except (KeyError, NotImplementedError):
                 raise TypeError(
-                    f"the guide has no density at draws of others: {type(site['fn']).__name__} at site {latent.name!r} "
-                    f"has no inverse, as planar flows have none; start='prior', or take a guide such as 'spline_flow'"
+                    f"the guide has no density at draws of others: {type(site['fn']).__name__} at "
+                    f"site {latent.name!r} has no inverse, as planar flows have none; "
+                    "start='prior', or take a guide such as 'spline_flow'"
                 ) from None
 
     def draw(self, function: Callable, num: int) -> Tensor:
-        """Positions ``(num, N, size)`` drawn from a Pyro function's latents: from the prior, if it is the model."""
+        """Positions ``(num, N, size)`` drawn from a Pyro function's latents: from the prior, if it
+        is the model.
+        """
         if function is self.model:  # which decodes what it draws
             step = max(1, TILE_ROWS // len(self.batch[0]))
-            return torch.cat([self._draw(function, min(step, num - done)) for done in range(0, num, step)])
+            return torch.cat(
+                [self._draw(function, min(step, num - done)) for done in range(0, num, step)]
+            )
         return self._draw(function, num)
 
     def _draw(self, function: Callable, num: int) -> Tensor:
         trace = under_particles(function, self.batch, num)
-        return self.unconstrain({latent.name: trace.nodes[latent.name]["value"] for latent in self.latents})
+        return self.unconstrain(
+            {latent.name: trace.nodes[latent.name]["value"] for latent in self.latents}
+        )
 
     def constrain(self, position: Tensor) -> dict[str, Tensor]:
-        """The latents by name, each of shape ``(*, N, *Z)``, for positions of shape ``(*, N, size)``."""
+        """The latents by name, each of shape ``(*, N, *Z)``, for positions of shape ``(*, N,
+        size)``.
+        """
         return self._bent(position)[0]
 
     def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
@@ -146,7 +168,8 @@ def _latent(site: dict) -> _Latent:
     support, event = site["fn"].support, site["fn"].event_shape
     if support.is_discrete:
         raise TypeError(
-            f"MCMC needs continuous latents; site {site['name']!r} is discrete; log_evidence sums over it exactly"
+            f"MCMC needs continuous latents; site {site['name']!r} is discrete; log_evidence sums "
+            "over it exactly"
         )
     bend = onto(support)
     shape = torch.Size(bend.inverse_shape(event))

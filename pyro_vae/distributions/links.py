@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import Independent, IndependentTransform, Transform, biject_to, transform_to
+from torch.distributions import (
+    Independent,
+    IndependentTransform,
+    Transform,
+    biject_to,
+    transform_to,
+)
 from torch.distributions.transforms import SoftplusTransform, StickBreakingTransform
 from torch.nn.functional import logsigmoid, pad
 
@@ -16,9 +22,9 @@ from torch.nn.functional import logsigmoid, pad
 class Positive(SoftplusTransform):
     """Real numbers to positive ones: softplus, and never below ``FLOOR``.
 
-    Like exp for small values, but linear for large ones: exp overflows on the first outlier that a network meets. The
-    floor keeps rates from 0, where counts have no density, and scales from 0, where densities have no bound.
-    """
+    Like exp for small values, but linear for large ones: exp overflows on the first outlier that a
+    network meets. The floor keeps rates from 0, where counts have no density, and scales from 0,
+    where densities have no bound."""
 
     FLOOR = 1e-6
 
@@ -30,10 +36,11 @@ class Positive(SoftplusTransform):
 
 
 class Triangular(Transform):
-    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices whose diagonal is :class:`Positive`.
+    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices whose diagonal is
+    :class:`Positive`.
 
-    Each row is in units of its diagonal element: a small one does not make the matrix ill-conditioned.
-    """
+    Each row is in units of its diagonal element: a small one does not make the matrix
+    ill-conditioned."""
 
     domain, codomain = constraints.real_vector, constraints.lower_cholesky
     bijective = True
@@ -58,7 +65,8 @@ class Triangular(Transform):
 
 
 def link(domain: constraints.Constraint) -> Transform:
-    """The map from real numbers to the domain of a parameter: :class:`Positive`, :class:`Triangular`, ``transform_to``.
+    """The map from real numbers to the domain of a parameter: :class:`Positive`,
+    :class:`Triangular`, ``transform_to``.
 
     Raises:
         NotImplementedError: The domain has none: it is discrete, or depends on other parameters.
@@ -71,11 +79,11 @@ def link(domain: constraints.Constraint) -> Transform:
 
 
 class StickBreaking(StickBreakingTransform):
-    """Torch's, by logarithms and with sums from the far end, so that each part of a simplex may be close to zero.
+    """Torch's, by logarithms and with sums from the far end, so that each part of a simplex may be
+    close to zero.
 
-    Torch takes what is left of the stick as 1 less the parts broken off: it never gets below the rounding of 1, and the
-    inverse of a draw in that corner is off by hundreds.
-    """
+    Torch takes what is left of the stick as 1 less the parts broken off: it never gets below the
+    rounding of 1, and the inverse of a draw in that corner is off by hundreds."""
 
     def _logits(self, x: Tensor) -> Tensor:
         """Of the share of what is left of the stick that each break takes; equal parts at x = 0."""
@@ -98,10 +106,16 @@ class StickBreaking(StickBreakingTransform):
 
 
 def onto(support: constraints.Constraint) -> Transform:
-    """The bijection from real numbers to the support of a latent: :class:`StickBreaking`, else ``biject_to``."""
+    """The bijection from real numbers to the support of a latent: :class:`StickBreaking`, else
+    ``biject_to``.
+    """
     if base_of(support) is not constraints.simplex:
         return biject_to(support)
-    return IndependentTransform(StickBreaking(), support.event_dim - 1) if support.event_dim > 1 else StickBreaking()
+    return (
+        IndependentTransform(StickBreaking(), support.event_dim - 1)
+        if support.event_dim > 1
+        else StickBreaking()
+    )
 
 
 def base_of(support: constraints.Constraint) -> constraints.Constraint:
@@ -114,9 +128,9 @@ def base_of(support: constraints.Constraint) -> constraints.Constraint:
 class InDouble(Transform):
     """Single to double precision: the identity, before a map to a constrained support.
 
-    The edge of an interval, a simplex or the positive numbers is soon out of reach of single precision: the map
-    saturates while its log-determinant goes on, and log p(x) is wrong by nats without a warning.
-    """
+    The edge of an interval, a simplex or the positive numbers is soon out of reach of single
+    precision: the map saturates while its log-determinant goes on, and log p(x) is wrong by nats
+    without a warning."""
 
     domain = codomain = constraints.real
     bijective = True
@@ -137,14 +151,18 @@ class InDouble(Transform):
 
 
 def single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tensor:
-    """Latents in the precision of `like`, still inside an open support: rounding must not put them on its edge."""
+    """Latents in the precision of `like`, still inside an open support: rounding must not put them
+    on its edge.
+    """
     support, z = base_of(support), z.to(like.dtype)
     low = 0.0 if support is constraints.simplex else getattr(support, "lower_bound", None)
     high = getattr(support, "upper_bound", None)
     if support.is_discrete or low is None:
         return z
     low = torch.as_tensor(low).to(z)
-    z = torch.maximum(z, torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1)))
+    z = torch.maximum(
+        z, torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1))
+    )
     if high is None:
         return z.clamp(max=torch.finfo(z.dtype).max)
     return torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))

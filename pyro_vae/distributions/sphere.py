@@ -1,4 +1,6 @@
-"""The unit sphere: its map from real vectors, and the von Mises-Fisher distribution, which Pyro lacks."""
+"""The unit sphere: its map from real vectors, and the von Mises-Fisher distribution, which Pyro
+lacks.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Sphere(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         """Whether the length is 1, up to rounding."""
-        return (value.norm(dim=-1) - 1).abs() < 20 * torch.finfo(value.dtype).eps * value.shape[-1] ** 0.5
+        return (value.norm(dim=-1) - 1).abs() < 20 * torch.finfo(value.dtype).eps * value.shape[
+            -1
+        ] ** 0.5
 
 
 sphere = Sphere()
@@ -47,7 +51,9 @@ class Stereographic(Transform):
     def _inverse(self, y: Tensor) -> Tensor:
         tangent, height = y[..., :-1], y[..., -1:]
         square = tangent.square().sum(-1, keepdim=True)
-        rest = torch.where(height > 0, square / (1 + height), 1 - height)  # 1 - height, without cancellation
+        rest = torch.where(
+            height > 0, square / (1 + height), 1 - height
+        )  # 1 - height, without cancellation
         return tangent / rest
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -69,15 +75,21 @@ def _to_sphere(_: Any) -> Transform:
 
 
 class VonMisesFisher(TorchDistribution):
-    r"""Unit vectors around a mean direction: :math:`p(z) \propto \exp(\kappa\, \mu^\top z)`, uniform for kappa = 0.
+    r"""Unit vectors around a mean direction: :math:`p(z) \propto \exp(\kappa\, \mu^\top z)`,
+    uniform for kappa = 0.
 
     The direction is that of `loc`. The density is with respect to the surface measure.
     """
 
-    arg_constraints = {"loc": constraints.independent(constraints.real, 1), "concentration": constraints.nonnegative}
+    arg_constraints = {
+        "loc": constraints.independent(constraints.real, 1),
+        "concentration": constraints.nonnegative,
+    }
     support = sphere
 
-    def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None
+    ) -> None:
         self.loc = torch.as_tensor(loc)
         batch = torch.broadcast_shapes(self.loc.shape[:-1], torch.as_tensor(concentration).shape)
         self.loc = self.loc.expand(*batch, self.loc.shape[-1])
@@ -87,7 +99,9 @@ class VonMisesFisher(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> VonMisesFisher:
         """The same, of a larger batch shape."""
         batch = torch.Size(batch_shape)
-        return VonMisesFisher(self.loc.expand(batch + self.event_shape), self.concentration.expand(batch), False)
+        return VonMisesFisher(
+            self.loc.expand(batch + self.event_shape), self.concentration.expand(batch), False
+        )
 
     @property
     def direction(self) -> Tensor:
@@ -101,17 +115,25 @@ class VonMisesFisher(TorchDistribution):
         return self.concentration * (self.direction * value).sum(-1) - self._log_normaliser()
 
     def _log_normaliser(self) -> Tensor:
-        r"""log of :math:`(2 \pi)^{d/2} \kappa^{-v} I_v(\kappa)`, v = d/2 - 1, by a power series of positive terms."""
+        r"""log of :math:`(2 \pi)^{d/2} \kappa^{-v} I_v(\kappa)`, v = d/2 - 1, by a power series of
+        positive terms.
+        """
         half = self.event_shape[0] / 2
         kappa = self.concentration.double()
         largest = float(kappa.detach().max())
         k = torch.arange(int(60 + 1.5 * largest), dtype=kappa.dtype, device=kappa.device)
         log_square = torch.log((kappa / 2).square().clamp(min=1e-300))
-        series = (k * log_square[..., None] - torch.lgamma(k + 1) - torch.lgamma(k + half)).logsumexp(-1)
-        return (half * math.log(2 * math.pi) - (half - 1) * math.log(2) + series).to(self.concentration)
+        series = (
+            k * log_square[..., None] - torch.lgamma(k + 1) - torch.lgamma(k + half)
+        ).logsumexp(-1)
+        return (half * math.log(2 * math.pi) - (half - 1) * math.log(2) + series).to(
+            self.concentration
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Wood's rejection sampler (1994, algorithm VM*): first the height along the direction, then the rest."""
+        """Wood's rejection sampler (1994, algorithm VM*): first the height along the direction,
+        then the rest.
+        """
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             height = self._heights(shape[:-1])[..., None]
@@ -126,12 +148,19 @@ class VonMisesFisher(TorchDistribution):
         b = rest / (2 * kappa + (4 * kappa.square() + rest**2).sqrt())
         x = (1 - b) / (1 + b)
         c = kappa * x + rest * torch.log1p(-x.square())
-        heights, todo = torch.zeros_like(kappa), torch.ones(shape, dtype=torch.bool, device=kappa.device)
-        beta = torch.distributions.Beta(torch.full_like(kappa, rest / 2), torch.full_like(kappa, rest / 2))
+        heights, todo = (
+            torch.zeros_like(kappa),
+            torch.ones(shape, dtype=torch.bool, device=kappa.device),
+        )
+        beta = torch.distributions.Beta(
+            torch.full_like(kappa, rest / 2), torch.full_like(kappa, rest / 2)
+        )
         while bool(todo.any()):
             z = beta.sample()
             height = (1 - (1 + b) * z) / (1 - (1 - b) * z)
-            accept = kappa * height + rest * torch.log1p(-x * height) - c >= torch.rand_like(kappa).log()
+            accept = (
+                kappa * height + rest * torch.log1p(-x * height) - c >= torch.rand_like(kappa).log()
+            )
             heights = torch.where(todo & accept, height, heights)
             todo = todo & ~accept
         return heights.to(self.loc).clamp(-1, 1)

@@ -1,7 +1,7 @@
 """The invertible maps of flows, each a module that ``condition(features)`` turns into a transform.
 
-They are Pyro's, bounded so that single precision can invert them, and inverted in the precision of their argument.
-"""
+They are Pyro's, bounded so that single precision can invert them, and inverted in the precision of
+their argument."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 BINS, BOUND = 8, 6.0  # of each spline
-STEEPEST = 0.7  # what a network says about a spline is kept within +- this: slopes stay between 1/4 and 4
+STEEPEST = (
+    0.7  # what a network says about a spline is kept within +- this: slopes stay between 1/4 and 4
+)
 
 
 class _BoundedAutoregressive(ConditionalAutoRegressiveNN):
@@ -33,7 +35,9 @@ def _bounded(params: Any) -> Any:
     return tuple(STEEPEST * torch.tanh(param / STEEPEST) for param in params)
 
 
-def _autoregressive(kind: Any, size: int, features: int, hidden: list[int], backwards: bool, params: list[int]) -> Any:
+def _autoregressive(
+    kind: Any, size: int, features: int, hidden: list[int], backwards: bool, params: list[int]
+) -> Any:
     """A masked network that starts near the identity map."""
     order = torch.arange(size)
     with warnings.catch_warnings():
@@ -75,7 +79,9 @@ class Coupling(nn.Module):
         self.backwards, self.moved = backwards, (size + 1) // 2
         params = [self.moved * bins for bins in (BINS, BINS, BINS - 1)]
         network = _gentle(_BoundedDense(size - self.moved + features + 1, hidden, params))
-        self.spline = transforms.ConditionalSpline(network, self.moved, BINS, BOUND, order="quadratic")
+        self.spline = transforms.ConditionalSpline(
+            network, self.moved, BINS, BOUND, order="quadratic"
+        )
 
     def condition(self, features: Tensor) -> Transform:
         """The transform given what the maps see."""
@@ -95,7 +101,9 @@ class _Coupled(Transform):
         x = x.flip(-1) if self.layer.backwards else x
         stays, moves = x[..., self.layer.moved :], x[..., : self.layer.moved]
         features = self.features.expand(*x.shape[:-1], self.features.shape[-1])
-        spline = self.layer.spline.condition(torch.cat([stays, features, torch.ones_like(x[..., :1])], -1))
+        spline = self.layer.spline.condition(
+            torch.cat([stays, features, torch.ones_like(x[..., :1])], -1)
+        )
         return stays, moves, spline
 
     def _join(self, stays: Tensor, moved: Tensor) -> Tensor:
@@ -123,7 +131,9 @@ class _Coupled(Transform):
 
 def affine(size: int, features: int, hidden: list[int], backwards: bool) -> nn.Module:
     """Each element scaled and shifted by functions of those before it."""
-    network = _autoregressive(ConditionalAutoRegressiveNN, size, features, hidden, backwards, [1, 1])
+    network = _autoregressive(
+        ConditionalAutoRegressiveNN, size, features, hidden, backwards, [1, 1]
+    )
     return _ConditionalAffine(network, log_scale_min_clip=-3.0, log_scale_max_clip=3.0)
 
 
@@ -131,7 +141,9 @@ def spline(size: int, features: int, hidden: list[int], backwards: bool) -> nn.M
     """Each element through a monotonic spline that depends on those before it."""
     params = [BINS, BINS, BINS - 1]
     network = _autoregressive(_BoundedAutoregressive, size, features, hidden, backwards, params)
-    return transforms.ConditionalSplineAutoregressive(size, network, count_bins=BINS, bound=BOUND, order="quadratic")
+    return transforms.ConditionalSplineAutoregressive(
+        size, network, count_bins=BINS, bound=BOUND, order="quadratic"
+    )
 
 
 def planar(size: int, features: int, hidden: list[int]) -> nn.Module:

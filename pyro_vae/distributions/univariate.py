@@ -15,7 +15,9 @@ from .links import StickBreaking, innermost
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
-    """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then refuses it."""
+    """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then
+    refuses it.
+    """
 
     arg_constraints = {
         "total_count": dist.NegativeBinomial.arg_constraints["total_count"],
@@ -25,7 +27,9 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
 
 
 class LogisticNormal(dist.LogisticNormal):
-    """With sticks that are broken by logarithms: Pyro's density is off by thousands of nats where a part is tiny."""
+    """With sticks that are broken by logarithms: Pyro's density is off by thousands of nats where a
+    part is tiny.
+    """
 
     def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(loc, scale, validate_args=validate_args)
@@ -37,7 +41,9 @@ class LogisticNormal(dist.LogisticNormal):
 
 
 class Multinomial(dist.Multinomial):
-    """The density given the total of each datum: `total_count` only says how many draws ``sample`` makes."""
+    """The density given the total of each datum: `total_count` only says how many draws ``sample``
+    makes.
+    """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
     support = constraints.independent(constraints.nonnegative_integer, 1)
@@ -45,7 +51,10 @@ class Multinomial(dist.Multinomial):
     def __init__(self, total_count: Any, logits: Tensor, validate_args: bool | None = None) -> None:
         total = torch.as_tensor(total_count)
         if bool((total != total.max().round()).any()):
-            raise ValueError(f"Multinomial needs total_count as one whole number for all draws; got {total.tolist()}")
+            raise ValueError(
+                "Multinomial needs total_count as one whole number for all draws; got "
+                f"{total.tolist()}"
+            )
         super().__init__(int(total.max()), logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
@@ -54,7 +63,9 @@ class Multinomial(dist.Multinomial):
 
 
 class Joint(dist.Independent):
-    """Independent discrete elements, whose joint values can be enumerated: the product of those of each."""
+    """Independent discrete elements, whose joint values can be enumerated: the product of those of
+    each.
+    """
 
     has_enumerate_support = True
 
@@ -65,8 +76,12 @@ class Joint(dist.Independent):
         return len(self.base_dist.enumerate_support(expand=False)) ** num
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the batch shape."""
-        values = self.base_dist.enumerate_support(expand=False).reshape(-1, *self.base_dist.event_shape)
+        """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the
+        batch shape.
+        """
+        values = self.base_dist.enumerate_support(expand=False).reshape(
+            -1, *self.base_dist.event_shape
+        )
         num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
         index = torch.cartesian_prod(*[torch.arange(len(values))] * num).reshape(-1, num)
         joint = values[index].reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
@@ -81,11 +96,11 @@ def enumerable(distribution: Any) -> Any:
 
 
 class Mixture(dist.MixtureSameFamily):
-    """Components of one family; draws of normal components have a gradient, by implicit reparameterisation.
+    """Components of one family; draws of normal components have a gradient, by implicit
+    reparameterisation.
 
-    One element after the other is the inverse of its distribution function given those before (Graves, 2016,
-    https://arxiv.org/abs/1607.05690), whose derivative needs no inverse.
-    """
+    One element after the other is the inverse of its distribution function given those before
+    (Graves, 2016, https://arxiv.org/abs/1607.05690), whose derivative needs no inverse."""
 
     @property
     def support(self) -> Any:
@@ -95,12 +110,16 @@ class Mixture(dist.MixtureSameFamily):
     def _of_one(self, support: Any) -> Any:
         """A support without the dimension of the components, which its bounds may have."""
         if isinstance(support, constraints.independent):
-            return constraints.independent(self._of_one(support.base_constraint), support.reinterpreted_batch_ndims)
+            return constraints.independent(
+                self._of_one(support.base_constraint), support.reinterpreted_batch_ndims
+            )
         bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
         where = len(self.batch_shape)
         if not any(isinstance(bound, Tensor) and bound.dim() > where for bound in bounds):
             return support
-        one = [b.select(where, 0) if isinstance(b, Tensor) and b.dim() > where else b for b in bounds]
+        one = [
+            b.select(where, 0) if isinstance(b, Tensor) and b.dim() > where else b for b in bounds
+        ]
         return type(support)(*(bound for bound in one if bound is not None))
 
     @property
@@ -115,7 +134,9 @@ class Mixture(dist.MixtureSameFamily):
         shape = (*self.mixture_distribution.logits.shape, self.event_shape.numel())
         loc, scale = normal.loc.reshape(shape), normal.scale.reshape(shape)
         log_weight, moving = self.mixture_distribution.logits, []
-        for i, x in enumerate(drawn.reshape(*drawn.shape[: drawn.dim() - len(self.event_shape)], -1).unbind(-1)):
+        for i, x in enumerate(
+            drawn.reshape(*drawn.shape[: drawn.dim() - len(self.event_shape)], -1).unbind(-1)
+        ):
             element = dist.Normal(loc[..., i], scale[..., i])
             weight = log_weight.softmax(-1)
             below = (weight * element.cdf(x[..., None])).sum(-1)
@@ -127,11 +148,19 @@ class Mixture(dist.MixtureSameFamily):
 
 
 class DiscretizedLogistic(TorchDistribution):
-    r"""A logistic on the scale from -1 to 1, rounded to the nearest of n levels; the end levels take the tails."""
+    r"""A logistic on the scale from -1 to 1, rounded to the nearest of n levels; the end levels
+    take the tails.
+    """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive, "levels": constraints.positive_integer}
+    arg_constraints = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "levels": constraints.positive_integer,
+    }
 
-    def __init__(self, loc: Tensor, scale: Tensor, levels: Any, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, scale: Tensor, levels: Any, validate_args: bool | None = None
+    ) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         self.levels = torch.as_tensor(levels).to(self.loc)
         super().__init__(self.loc.shape, validate_args=validate_args)
@@ -150,7 +179,10 @@ class DiscretizedLogistic(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
         """The same, of a larger batch shape."""
         return DiscretizedLogistic(
-            self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels.expand(batch_shape), False
+            self.loc.expand(batch_shape),
+            self.scale.expand(batch_shape),
+            self.levels.expand(batch_shape),
+            False,
         )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -160,7 +192,9 @@ class DiscretizedLogistic(TorchDistribution):
             return (x + 1).mul((self.levels - 1) / 2).round().clamp(min=0).minimum(self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """With a = upper and b = lower edge: log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a))."""
+        """With a = upper and b = lower edge: log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 -
+        exp(b - a)).
+        """
         if self._validate_args:
             self._validate_sample(value)
         step = 2 / (self.levels - 1)
@@ -170,11 +204,15 @@ class DiscretizedLogistic(TorchDistribution):
         below_upper = torch.nn.functional.logsigmoid(middle + half).masked_fill(last, 0.0)
         above_lower = torch.nn.functional.logsigmoid(half - middle).masked_fill(value <= 0, 0.0)
         both = (value > 0) & ~last
-        return below_upper + above_lower + torch.where(both, torch.log(-torch.expm1(-2 * half)), 0.0)
+        return (
+            below_upper + above_lower + torch.where(both, torch.log(-torch.expm1(-2 * half)), 0.0)
+        )
 
 
 class HorseshoeLike(TorchDistribution):
-    r"""A Cauchy whose scale is uniform on (0, scale): :math:`p(z) = \log(1 + s^2 / z^2) / (2 \pi s)`."""
+    r"""A Cauchy whose scale is uniform on (0, scale): :math:`p(z) = \log(1 + s^2 / z^2) / (2 \pi
+    s)`.
+    """
 
     arg_constraints = {"scale": constraints.positive}
     support = constraints.real
@@ -202,10 +240,16 @@ class HorseshoeLike(TorchDistribution):
         """Draws of shape ``sample_shape + batch_shape``."""
         shape = self._extended_shape(sample_shape)
         uniform = torch.rand(shape, dtype=self.scale.dtype, device=self.scale.device)
-        return self.scale * uniform * dist.Cauchy(torch.zeros_like(self.scale), 1.0).sample(torch.Size(sample_shape))
+        return (
+            self.scale
+            * uniform
+            * dist.Cauchy(torch.zeros_like(self.scale), 1.0).sample(torch.Size(sample_shape))
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log(log1p(s² / z²)) - log(2 pi s), with the pole at zero held back at the smallest number."""
+        """log(log1p(s² / z²)) - log(2 pi s), with the pole at zero held back at the smallest
+        number.
+        """
         if self._validate_args:
             self._validate_sample(value)
         square = (value / self.scale).square().clamp(min=torch.finfo(value.dtype).tiny)

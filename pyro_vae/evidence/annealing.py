@@ -1,19 +1,19 @@
-r"""Annealed importance sampling: log p(x) where no guide will do, from below and, on simulated data, from above.
+r"""Annealed importance sampling: log p(x) where no guide will do, from below and, on simulated
+data, from above.
 
 A path of densities leads from a base q, which can be drawn from, to the joint density:
 
 .. math:: \log f_t(u) = (1 - \beta_t) \log q(u) + \beta_t \log p(x, u), \qquad 0 = \beta_0 < \dots < \beta_T = 1
 
-A chain is drawn from the base and moved by HMC that leaves :math:`f_t` invariant, for each t in turn; its weight
-:math:`\prod_t f_t(u_{t-1}) / f_{t-1}(u_{t-1})` has the mean p(x), however poorly the chains mix (Neal, 2001,
-https://arxiv.org/abs/physics/9803008). Run backwards from an exact draw of the posterior, which there is of data that
-the model itself has made, the weight has the mean 1 / p(x), and its inverse gives an upper bound (bidirectional Monte
-Carlo, Grosse et al., 2015, https://arxiv.org/abs/1511.02543; of VAEs, Wu et al., 2017,
-https://arxiv.org/abs/1611.04273).
+A chain is drawn from the base and moved by HMC that leaves :math:`f_t` invariant, for each t in
+turn; its weight :math:`\prod_t f_t(u_{t-1}) / f_{t-1}(u_{t-1})` has the mean p(x), however poorly
+the chains mix (Neal, 2001, https://arxiv.org/abs/physics/9803008). Run backwards from an exact draw
+of the posterior, which there is of data that the model itself has made, the weight has the mean 1 /
+p(x), and its inverse gives an upper bound (bidirectional Monte Carlo, Grosse et al., 2015,
+https://arxiv.org/abs/1511.02543; of VAEs, Wu et al., 2017, https://arxiv.org/abs/1611.04273).
 
-The step sizes of each datum are found by chains of their own, run before, and then held: a step size that followed the
-chains that it moves would bias their weights.
-"""
+The step sizes of each datum are found by chains of their own, run before, and then held: a step
+size that followed the chains that it moves would bias their weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ import torch
 import xarray
 from torch import Tensor
 
+from ..density.memory import TILE_ROWS
+from ..density.target import Target
+from ..density.terms import Pair, entrance, trace_terms
 from ..guards import judged, seed_of, seeded, whole_number
+from ..posterior.hmc import State, covariance_factor, evaluate, transition
 from ..vae import VAE
-from .hmc import State, covariance_factor, evaluate, transition
-from .memory import TILE_ROWS
 from .results import as_dataset, describe_evidence, flags, observing, warn_of_flags
-from .targets import Target
-from .terms import Pair, entrance, trace_terms
 from .weights import Weights, beside, summed
 
 PILOT_CHAINS = 4
@@ -65,7 +65,9 @@ class Base(Protocol):
 
 @dataclass(frozen=True)
 class Latents:
-    """The latents of a Pyro function, in unconstrained space: of the guide, or of the model, which is the prior."""
+    """The latents of a Pyro function, in unconstrained space: of the guide, or of the model, which
+    is the prior.
+    """
 
     target: Target
     function: Callable
@@ -92,14 +94,18 @@ def annealed_log_evidence(
     num_steps: int = 10,
     seed: int = 0,
 ) -> xarray.Dataset:
-    """log p(x) for each datum, by annealed importance sampling: in the mean a lower bound, whatever the guide.
+    """log p(x) for each datum, by annealed importance sampling: in the mean a lower bound, whatever
+    the guide.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
+            data plate.
         x: Data of shape ``(N, *X)``, NaN where missing.
-        c: What the model is conditional on, a row for each datum: the second argument of model and guide.
-        z: For data that the model itself has made, the latents of shape ``(N, *Z)`` that they were made from: exact
-            draws of the posterior, for an upper bound. :func:`.bidirectional_log_evidence` makes both.
+        c: What the model is conditional on, a row for each datum: the second argument of model and
+            guide.
+        z: For data that the model itself has made, the latents of shape ``(N, *Z)`` that they were
+            made from: exact draws of the posterior, for an upper bound.
+            :func:`.bidirectional_log_evidence` makes both.
         num_distributions: The number T of steps from the base to the joint density.
         chains: The chains of each datum.
         start: ``"guide"`` or ``"prior"``: where the chains begin.
@@ -108,16 +114,16 @@ def annealed_log_evidence(
         seed: The seed of all draws.
 
     Returns:
-        A dataset as of :func:`.log_evidence`, the chains in place of draws (``khat`` needs 25 of them); and
-        ``acceptance``, the mean over chains and transitions, flagged below 0.2. With z also ``upper``, the upper
-        bound, and ``gap``, its difference to ``log_evidence``, the lower one; as attributes ``gap`` and ``gap_se``,
-        over data.
+        A dataset as of :func:`.log_evidence`, the chains in place of draws (``khat`` needs 25 of
+        them); and ``acceptance``, the mean over chains and transitions, flagged below 0.2. With z
+        also ``upper``, the upper bound, and ``gap``, its difference to ``log_evidence``, the lower
+        one; as attributes ``gap`` and ``gap_se``, over data.
 
     Raises:
         DataError: The data do not fit the likelihood.
         ValueError: An option makes no sense.
-        TypeError: The latents are discrete, z belongs to a pair with several latents, or the guide has no density at
-            draws of others.
+        TypeError: The latents are discrete, z belongs to a pair with several latents, or the guide
+            has no density at draws of others.
 
     Warns:
         UserWarning: Some data are flagged.
@@ -126,7 +132,10 @@ def annealed_log_evidence(
     whole_number("num_steps", num_steps, at_least=1)
     whole_number("chains", chains, at_least=1)
     whole_number("seed", seed, at_least=0)
-    for name, value, known in (("start", start, ("guide", "prior")), ("schedule", schedule, tuple(SCHEDULES))):
+    for name, value, known in (
+        ("start", start, ("guide", "prior")),
+        ("schedule", schedule, tuple(SCHEDULES)),
+    ):
         if value not in known:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
     model, guide, rows, like = entrance(vae, x, c, chains)
@@ -146,8 +155,12 @@ def annealed_log_evidence(
                 parts.append(summed([log_weight], torch.finfo(batch[0].dtype).eps))
                 moved.append(acceptance)
                 if z is not None:
-                    bounds.append(-_log_mean(path.backward(_positions(target, z, tile, len(rows)), chains)))
-    result = _result(beside(parts), about, torch.cat(moved), torch.cat(bounds).cpu() if bounds else None)
+                    bounds.append(
+                        -_log_mean(path.backward(_positions(target, z, tile, len(rows)), chains))
+                    )
+    result = _result(
+        beside(parts), about, torch.cat(moved), torch.cat(bounds).cpu() if bounds else None
+    )
     warn_of_flags(result, REMEDY)
     return result
 
@@ -159,7 +172,8 @@ def ladder_of_betas(num_distributions: int, schedule: str) -> list[float]:
 
 
 class Path:
-    """The way from a base to the joint density, with step sizes for each datum that a pilot has found.
+    """The way from a base to the joint density, with step sizes for each datum that a pilot has
+    found.
 
     Arguments:
         target: The joint density of a batch of data.
@@ -175,7 +189,9 @@ class Path:
         self.step_sizes = self._pilot()
 
     def forward(self, chains: int) -> tuple[Tensor, Tensor]:
-        """Log weights of the way from the base, ``(chains, N)``, and the mean acceptance of each datum, ``(N,)``."""
+        """Log weights of the way from the base, ``(chains, N)``, and the mean acceptance of each
+        datum, ``(N,)``.
+        """
         state = self._at(0, self.base.sample(torch.Size([chains])))
         log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
         accepted = []
@@ -184,10 +200,14 @@ class Path:
             if t < len(self.betas) - 1:
                 state, acceptance = self._moved(state, t)
                 accepted.append(acceptance)
-        return log_weight, torch.stack(accepted).mean(0) if accepted else torch.ones_like(log_weight[0])
+        return log_weight, torch.stack(accepted).mean(0) if accepted else torch.ones_like(
+            log_weight[0]
+        )
 
     def backward(self, position: Tensor, chains: int) -> Tensor:
-        """Log weights of the way back from exact draws ``(N, D)`` of the posterior, of shape ``(chains, N)``."""
+        """Log weights of the way back from exact draws ``(N, D)`` of the posterior, of shape
+        ``(chains, N)``.
+        """
         state = self._at(len(self.betas) - 1, position.expand(chains, *position.shape))
         log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
         for t in range(len(self.betas) - 2, -1, -1):
@@ -200,7 +220,9 @@ class Path:
         beta, base, target = self.betas[t], self.base, self.target
 
         def log_density(u: Tensor) -> Tensor:
-            if isinstance(base, Latents) and base.function is target.model:  # one run of the decoder is enough
+            if (
+                isinstance(base, Latents) and base.function is target.model
+            ):  # one run of the decoder is enough
                 prior, likelihood = target.densities(target.model, u)
                 return prior + beta * likelihood if beta else prior
             if beta == 0.0 or beta == 1.0:  # 0 times an infinite density is nothing
@@ -216,7 +238,9 @@ class Path:
         """On to the next density, the chains where they are."""
         there = self._at(t, state.position)
         gained = there.log_density.double() - state.log_density.double()
-        return torch.where(log_weight == -math.inf, -math.inf, log_weight + gained), there  # a chain may be outside
+        return torch.where(
+            log_weight == -math.inf, -math.inf, log_weight + gained
+        ), there  # a chain may be outside
 
     def _moved(self, state: State, t: int) -> tuple[State, Tensor]:
         jitter = 1 + JITTER * (2 * torch.rand_like(state.log_density) - 1)
@@ -259,10 +283,15 @@ def _log_mean(log_weight: Tensor) -> Tensor:
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
-def _result(weights: Weights, about: dict[str, Any], acceptance: Tensor, upper: Tensor | None) -> xarray.Dataset:
+def _result(
+    weights: Weights, about: dict[str, Any], acceptance: Tensor, upper: Tensor | None
+) -> xarray.Dataset:
     extra = {"acceptance": acceptance.numpy(force=True)}
     if upper is not None:
-        extra |= {"upper": upper.numpy(force=True), "gap": (upper - weights.log_evidence).numpy(force=True)}
+        extra |= {
+            "upper": upper.numpy(force=True),
+            "gap": (upper - weights.log_evidence).numpy(force=True),
+        }
     result = as_dataset(weights, about, **extra).rename(num_samples="chains").drop_vars("elbo")
     stuck = extra["acceptance"] < HARDLY
     result.attrs["flagged"] += int((stuck & ~flags(result)).sum())
@@ -270,5 +299,7 @@ def _result(weights: Weights, about: dict[str, Any], acceptance: Tensor, upper: 
     if upper is not None:
         gap = extra["gap"]
         result.attrs["gap"] = float(gap.mean())
-        result.attrs["gap_se"] = float(gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else math.nan
+        result.attrs["gap_se"] = (
+            float(gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else math.nan
+        )
     return result

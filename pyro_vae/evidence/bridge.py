@@ -1,19 +1,22 @@
-r"""Bridge sampling: log p(x) from draws of the posterior and of the guide, a second opinion on importance sampling.
+r"""Bridge sampling: log p(x) from draws of the posterior and of the guide, a second opinion on
+importance sampling.
 
-The estimate r of p(x) solves, with :math:`l = p(x, u) / q(u)` and shares :math:`s_1 + s_2 = 1` of draws,
+The estimate r of p(x) solves, with :math:`l = p(x, u) / q(u)` and shares :math:`s_1 + s_2 = 1` of
+draws,
 
 .. math::
 
     r = \frac{\frac1{N_2} \sum_{u \sim q} l(u) / (s_1 l(u) + s_2 r)}
              {\frac1{N_1} \sum_{u \sim p} 1 / (s_1 l(u) + s_2 r)}
 
-(Meng & Wong, 1996, https://www.jstor.org/stable/24306045; the optimal bridge): both averages are of bounded terms. The
-standard error is that of Frühwirth-Schnatter (2004, https://doi.org/10.1111/j.1368-423X.2004.00125.x), with the
-effective number of posterior draws. A warp moves the posterior by an affine map onto the mean and covariance of the
-guide, which leaves p(x) as it is, so that the two overlap (Meng & Schilling, 2002,
-https://doi.org/10.1198/106186002457). The map is found from draws that are not used again: half of those of the
-posterior, and others of the guide. A map from the same draws would fit them, and log p(x) would be too high.
-"""
+(Meng & Wong, 1996, https://www.jstor.org/stable/24306045; the optimal bridge): both averages are of
+bounded terms. The standard error is that of Frühwirth-Schnatter (2004,
+https://doi.org/10.1111/j.1368-423X.2004.00125.x), with the effective number of posterior draws. A
+warp moves the posterior by an affine map onto the mean and covariance of the guide, which leaves
+p(x) as it is, so that the two overlap (Meng & Schilling, 2002,
+https://doi.org/10.1198/106186002457). The map is found from draws that are not used again: half of
+those of the posterior, and others of the guide. A map from the same draws would fit them, and log
+p(x) would be too high."""
 
 from __future__ import annotations
 
@@ -24,17 +27,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..density.memory import TILE_ROWS
+from ..density.target import Target
+from ..density.terms import Pair, entrance, trace_terms
 from ..guards import judged, seed_of, seeded, whole_number
+from ..posterior.diagnostics import mixed
+from ..posterior.hmc import covariance_factor
+from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
-from .diagnostics import mixed
-from .hmc import covariance_factor
 from .importance import TILE_DATA
-from .memory import TILE_ROWS
 from .pareto import KHAT_LIMIT, khat
 from .results import describe_evidence, fingerprint, means, observing, warn_of_flags
-from .targets import Target
-from .terms import Pair, entrance, trace_terms
-from .trees import dataset, needs_draws_of
 
 if TYPE_CHECKING:
     import xarray
@@ -48,22 +51,28 @@ def bridge_log_evidence(
 ) -> xarray.Dataset:
     """log p(x) for each datum, by bridge sampling between the posterior and the guide.
 
-    It believes the draws: chains that all sit in one mode of several give the evidence of that mode.
+    It believes the draws: chains that all sit in one mode of several give the evidence of that
+    mode.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one data plate.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
+            data plate.
         x: Data of shape ``(N, *X)``, NaN where missing.
         posterior: What :func:`.sample_posterior` gave for these data.
-        c: What the model is conditional on, a row for each datum: the second argument of model and guide.
-        warp: Whether to move the posterior onto the mean and covariance of the guide; half of the draws find them.
-        seed: The seed of the draws of the guide, which are as many as those of the posterior that are used.
+        c: What the model is conditional on, a row for each datum: the second argument of model and
+            guide.
+        warp: Whether to move the posterior onto the mean and covariance of the guide; half of the
+            draws find them.
+        seed: The seed of the draws of the guide, which are as many as those of the posterior that
+            are used.
 
     Returns:
-        A dataset over ``datum``, in nats: ``log_evidence``, its standard error ``se``, and ``ess``, the effective
-        number of the posterior's draws; ``khat``, the Pareto shape of the terms above or below the line, whichever
-        is larger: above 0.7 posterior and guide do not overlap. Its attributes: ``mean``, ``mean_se`` (over the draw
-        of data and of z), ``mean_mc_se`` (of z alone), ``flagged``, the number of data whose k-hat is above 0.7,
-        whose estimate is not finite or whose chains had not mixed; ``measure``, ``cells``, ``data``, ``model``.
+        A dataset over ``datum``, in nats: ``log_evidence``, its standard error ``se``, and ``ess``,
+        the effective number of the posterior's draws; ``khat``, the Pareto shape of the terms above
+        or below the line, whichever is larger: above 0.7 posterior and guide do not overlap. Its
+        attributes: ``mean``, ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z
+        alone), ``flagged``, the number of data whose k-hat is above 0.7, whose estimate is not
+        finite or whose chains had not mixed; ``measure``, ``cells``, ``data``, ``model``.
 
     Raises:
         DataError: The data do not fit the likelihood, or the posterior was drawn for others.
@@ -76,7 +85,9 @@ def bridge_log_evidence(
     whole_number("seed", seed, at_least=0)
     model, guide, rows, like = entrance(vae, x, c, 1)
     needs_draws_of("bridge_log_evidence", posterior, rows)
-    draws = {str(name): values.values for name, values in posterior["posterior"].to_dataset().items()}
+    draws = {
+        str(name): values.values for name, values in posterior["posterior"].to_dataset().items()
+    }
     chains, each = next(iter(draws.values())).shape[:2]
     if chains * each < 50 or each < 8:
         needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"
@@ -86,7 +97,10 @@ def bridge_log_evidence(
         about = describe_evidence(model, guide, rows)
         own = fingerprint(model, without="posterior")  # the guide may be another
         if posterior.attrs.get("model", own) != own:
-            raise ValueError("bridge_log_evidence needs draws from the posterior of this very model; it is of another")
+            raise ValueError(
+                "bridge_log_evidence needs draws from the posterior of this very model; it is of "
+                "another"
+            )
         for number, tile in enumerate(rows.chunks(TILE_DATA)):
             with seeded(seed_of(seed, number, 4)):
                 batch = rows.batch(tile, like=like)
@@ -95,7 +109,10 @@ def bridge_log_evidence(
                 target = Target(model, batch)
                 here = {name: torch.as_tensor(values[:, :, tile]) for name, values in draws.items()}
                 flat = target.unconstrain(
-                    {name: values.flatten(0, 1).to(batch[0].device) for name, values in here.items()}
+                    {
+                        name: values.flatten(0, 1).to(batch[0].device)
+                        for name, values in here.items()
+                    }
                 )
                 position = flat.reshape(chains, each, *flat.shape[1:])
                 parts.append(_bridged(*_ratios(target, guide, position, warp)))
@@ -106,17 +123,30 @@ def bridge_log_evidence(
 
 
 def _ratios(target: Target, guide: Any, position: Tensor, warp: bool) -> tuple[Tensor, Tensor]:
-    """log p(x, u) - log q(u) at draws of the posterior ``(chain, draw, N)``, and at as many of the guide ``(K, N)``."""
+    """log p(x, u) - log q(u) at draws of the posterior ``(chain, draw, N)``, and at as many of the
+    guide ``(K, N)``.
+    """
     first = position.shape[1] // 2 if warp else 0
     used = position[:, first:].flatten(0, 1)
     drawn = target.draw(guide, len(used))
     there, back, log_slope = used, drawn, torch.zeros(())
     if warp:
-        ours, theirs = _moments(position[:, :first].flatten(0, 1)), _moments(target.draw(guide, len(used)))
+        ours, theirs = (
+            _moments(position[:, :first].flatten(0, 1)),
+            _moments(target.draw(guide, len(used))),
+        )
         there, back = _moved(used, ours, theirs), _moved(drawn, theirs, ours)
         log_slope = _log_det(ours[1]) - _log_det(theirs[1])
-    at_posterior = _in_blocks(target, used) - _in_blocks(lambda u: target.densities(guide, u)[0], there) + log_slope
-    at_guide = _in_blocks(target, back) - _in_blocks(lambda u: target.densities(guide, u)[0], drawn) + log_slope
+    at_posterior = (
+        _in_blocks(target, used)
+        - _in_blocks(lambda u: target.densities(guide, u)[0], there)
+        + log_slope
+    )
+    at_guide = (
+        _in_blocks(target, back)
+        - _in_blocks(lambda u: target.densities(guide, u)[0], drawn)
+        + log_slope
+    )
     return at_posterior.unflatten(0, (len(position), -1)).cpu(), at_guide.cpu()
 
 
@@ -127,7 +157,9 @@ def _moments(draws: Tensor) -> tuple[Tensor, Tensor]:
 def _moved(position: Tensor, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
     """By the affine map of one mean and covariance onto another."""
     centred = (position - ours[0]).permute(1, 2, 0)
-    return theirs[0] + (theirs[1] @ torch.linalg.solve_triangular(ours[1], centred, upper=False)).permute(2, 0, 1)
+    return theirs[0] + (
+        theirs[1] @ torch.linalg.solve_triangular(ours[1], centred, upper=False)
+    ).permute(2, 0, 1)
 
 
 def _log_det(factor: Tensor) -> Tensor:
@@ -155,18 +187,24 @@ def _bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     shape = torch.maximum(khat(above), khat(below))
     above, below = (above - above.amax(0)).exp(), (below - below.amax(0)).exp()
     independent = _ess(below.reshape(posterior.shape), "mean")
-    error = above.var(0) / above.mean(0) ** 2 / num + below.var(0) / below.mean(0) ** 2 / independent
+    error = (
+        above.var(0) / above.mean(0) ** 2 / num + below.var(0) / below.mean(0) ** 2 / independent
+    )
     return {"log_evidence": log_r, "se": error.sqrt(), "ess": ess, "khat": shape}
 
 
-def _bridge(posterior: Tensor, guide: Tensor, log_r: Tensor, log_shares: Any) -> tuple[Tensor, Tensor]:
+def _bridge(
+    posterior: Tensor, guide: Tensor, log_r: Tensor, log_shares: Any
+) -> tuple[Tensor, Tensor]:
     """The logs of the terms above and below the line."""
     ours, theirs = log_shares[0], log_shares[1] + log_r
     return guide - torch.logaddexp(ours + guide, theirs), -torch.logaddexp(ours + posterior, theirs)
 
 
 def _ess(draws: Tensor, method: str) -> Tensor:
-    """Of draws ``(chain, draw, N)``; of constant ones, which are as good as any number, their number (ArviZ)."""
+    """Of draws ``(chain, draw, N)``; of constant ones, which are as good as any number, their
+    number (ArviZ).
+    """
     from arviz_stats.base import array_stats
 
     values = draws.numpy(force=True)
@@ -175,7 +213,9 @@ def _ess(draws: Tensor, method: str) -> Tensor:
     return torch.as_tensor(found)
 
 
-def _result(found: dict[str, np.ndarray], good: np.ndarray, about: dict[str, Any]) -> xarray.Dataset:
+def _result(
+    found: dict[str, np.ndarray], good: np.ndarray, about: dict[str, Any]
+) -> xarray.Dataset:
     unknown = ~np.isfinite(found["log_evidence"] + found["se"])
     flagged = int((unknown | (found["khat"] > KHAT_LIMIT) | ~good).sum())
     attrs = {**means(found), "flagged": flagged, "unit": "nats per datum"}

@@ -1,21 +1,23 @@
-r"""A budget that follows the need: more draws where the error is large, better proposals where the weights are wild.
+r"""A budget that follows the need: more draws where the error is large, better proposals where the
+weights are wild.
 
-Each datum climbs until its standard error is at most the tolerance and its k-hat at most 0.5, above which the variance
-of the weights, and with it the standard error, need not exist:
+Each datum climbs until its standard error is at most the tolerance and its k-hat at most 0.5, above
+which the variance of the weights, and with it the standard error, need not exist:
 
 1. ``guide``: draws of the guide, as many as it takes;
-2. ``mixture``: draws of a wide Student-t with mean and covariance of the guide, mixed with the prior;
-3. ``refined``: the same with the mean and covariance of the datum's own posterior, from short chains of HMC that begin
-   at the guide;
+2. ``mixture``: draws of a wide Student-t with mean and covariance of the guide, mixed with the
+   prior;
+3. ``refined``: the same with the mean and covariance of the datum's own posterior, from short
+   chains of HMC that begin at the guide;
 4. ``annealed``: annealed importance sampling from there.
 
-What a narrow guide never draws leaves no trace in its k-hat. So each datum gets a second opinion, by a few draws of the
-mixture: where its estimate is higher by 4 standard errors, the guide's is refuted.
+What a narrow guide never draws leaves no trace in its k-hat. So each datum gets a second opinion,
+by a few draws of the mixture: where its estimate is higher by 4 standard errors, the guide's is
+refuted.
 
 The share of the prior is defensive: it bounds the weights by the likelihood (Hesterberg, 1995,
-https://doi.org/10.1080/00401706.1995.10484303); it is drawn as a stratum of its own. All proposals but the guide live
-in unconstrained space.
-"""
+https://doi.org/10.1080/00401706.1995.10484303); it is drawn as a stratum of its own. All proposals
+but the guide live in unconstrained space."""
 
 from __future__ import annotations
 
@@ -27,15 +29,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.rows import Rows
+from ..density.memory import TILE_ROWS, Memory
+from ..density.target import Target
+from ..density.terms import Batch, sites, under_particles
 from ..guards import judged, seed_of, seeded
-from ..rows import Rows
+from ..posterior.hmc import BatchedHMC, covariance_factor, evaluate
 from .annealing import Path, ladder_of_betas
-from .hmc import BatchedHMC, covariance_factor, evaluate
 from .importance import importance_weights
-from .memory import TILE_ROWS, Memory
 from .pareto import KHAT_LIMIT
-from .targets import Target
-from .terms import Batch, sites, under_particles
 from .weights import Weights, beside, summed
 
 RUNGS = ("guide", "mixture", "refined", "annealed")
@@ -44,13 +46,18 @@ SECOND_OPINION, REFUTED = 500, 4.0  # draws, standard errors
 UNLIKELY = math.log(1000)  # by Markov's inequality, how far above log p(x) 1 estimate in 1000 is
 MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
 PRIOR_SHARE = 0.1
-WIDTHS = {"mixture": (1.2, 2.5), "refined": (1.0, 1.5)}  # of the Student-t components, in standard deviations
+WIDTHS = {
+    "mixture": (1.2, 2.5),
+    "refined": (1.0, 1.5),
+}  # of the Student-t components, in standard deviations
 FREEDOM = 8.0
 CHAINS, WARMUP, DRAWS = 16, 150, 100  # of HMC, for the moments of the posterior
 ANNEALED_CHAINS, ANNEALED_STEPS = 64, 5
 DISTRIBUTIONS = (100, 400)  # of annealing: the second where the first is not enough
 
-Draw = Callable[[Tensor, int, int], Weights]  # for the data that are indexed: so many draws, after so many
+Draw = Callable[
+    [Tensor, int, int], Weights
+]  # for the data that are indexed: so many draws, after so many
 
 
 def climb(
@@ -64,14 +71,16 @@ def climb(
     seed: int,
     memory: Memory,
 ) -> tuple[Weights, np.ndarray]:
-    """Weights that meet the tolerance where some rung does, and the name of the rung that they are of.
+    """Weights that meet the tolerance where some rung does, and the name of the rung that they are
+    of.
 
-    `weights` are those of the first draws of the guide. A datum that no rung satisfies keeps the best it had; one
-    with a weight that is NaN stays as it is.
-    """
+    `weights` are those of the first draws of the guide. A datum that no rung satisfies keeps the
+    best it had; one with a weight that is NaN stays as it is."""
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
-        return importance_weights(model, guide, rows.only(index.numpy()), like, num, (seed, done), memory)
+        return importance_weights(
+            model, guide, rows.only(index.numpy()), like, num, (seed, done), memory
+        )
 
     num_samples = int(weights.num.min())
     weights = _lengthened(weights, draw, tolerance, max_samples)
@@ -82,7 +91,9 @@ def climb(
         for number, tile in enumerate(torch.arange(len(rows)).split(TILE_ROWS // CHAINS)):
             with seeded(seed_of(seed, number, 3)):
                 batch = rows.batch(tile.numpy(), like=like)
-                climber = _Climber(model, guide, batch, weights.of(tile), num_samples, tolerance, max_samples)
+                climber = _Climber(
+                    model, guide, batch, weights.of(tile), num_samples, tolerance, max_samples
+                )
                 climber.climb()
                 weights, rung[tile] = weights.put(tile, climber.weights), climber.rung
     return weights, np.array(RUNGS)[rung.numpy()]
@@ -95,7 +106,11 @@ def _is_discrete(guide: Callable, rows: Rows, like: Tensor | None) -> bool:
 
 
 def _good(weights: Weights, tolerance: float) -> Tensor:
-    return weights.log_evidence.isfinite() & (weights.khat <= FINITE_VARIANCE) & (weights.se <= tolerance)
+    return (
+        weights.log_evidence.isfinite()
+        & (weights.khat <= FINITE_VARIANCE)
+        & (weights.se <= tolerance)
+    )
 
 
 def _needy(weights: Weights, tolerance: float) -> Tensor:
@@ -109,20 +124,29 @@ def _lengthened(weights: Weights, draw: Draw, tolerance: float, max_samples: int
     while True:
         done = int(weights.num.max())
         enough = weights.num * (weights.se / tolerance) ** 2 <= max_samples
-        promising = enough & (weights.khat <= FINITE_VARIANCE) & ~_good(weights, tolerance) & (weights.num == done)
+        promising = (
+            enough
+            & (weights.khat <= FINITE_VARIANCE)
+            & ~_good(weights, tolerance)
+            & (weights.num == done)
+        )
         index = promising.nonzero()[:, 0]
         if len(index) == 0 or done >= max_samples:
             return weights
-        weights = weights.put(index, weights.of(index).plus(draw(index, min(done, max_samples - done), done)))
+        weights = weights.put(
+            index, weights.of(index).plus(draw(index, min(done, max_samples - done), done))
+        )
 
 
 @dataclass(frozen=True)
 class Students:
-    """Equal shares of multivariate Student-t distributions of several widths about one centre, for each of N data.
+    """Equal shares of multivariate Student-t distributions of several widths about one centre, for
+    each of N data.
 
     Arguments:
         mean: The centres, of shape ``(N, D)``.
-        factor: Cholesky factors of what would be the covariance of a normal, of shape ``(N, D, D)``.
+        factor: Cholesky factors of what would be the covariance of a normal, of shape ``(N, D,
+            D)``.
         widths: What the factor is multiplied by.
     """
 
@@ -137,20 +161,31 @@ class Students:
     def sample(self, shape: torch.Size) -> Tensor:
         """Draws of shape ``(*shape, N, D)``."""
         normal = torch.randn(*shape, *self.mean.shape).to(self.mean)
-        widths = torch.tensor(self.widths).to(self.mean)[torch.randint(len(self.widths), normal.shape[:-1])]
-        chi = torch.distributions.Chi2(torch.full(normal.shape[:-1], FREEDOM).to(self.mean)).sample()
+        widths = torch.tensor(self.widths).to(self.mean)[
+            torch.randint(len(self.widths), normal.shape[:-1])
+        ]
+        chi = torch.distributions.Chi2(
+            torch.full(normal.shape[:-1], FREEDOM).to(self.mean)
+        ).sample()
         radius = widths * (FREEDOM / chi).sqrt()
         return self.mean + radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
 
     def log_prob(self, position: Tensor) -> Tensor:
         """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
         size = self.mean.shape[-1]
-        whitened = torch.linalg.solve_triangular(self.factor, (position - self.mean).permute(1, 2, 0), upper=False)
+        whitened = torch.linalg.solve_triangular(
+            self.factor, (position - self.mean).permute(1, 2, 0), upper=False
+        )
         square = whitened.square().sum(1).T
-        constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - size / 2 * math.log(FREEDOM * math.pi)
+        constant = (
+            math.lgamma((FREEDOM + size) / 2)
+            - math.lgamma(FREEDOM / 2)
+            - size / 2 * math.log(FREEDOM * math.pi)
+        )
         log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         parts = [
-            -size * math.log(width) - (FREEDOM + size) / 2 * torch.log1p(square / (FREEDOM * width**2))
+            -size * math.log(width)
+            - (FREEDOM + size) / 2 * torch.log1p(square / (FREEDOM * width**2))
             for width in self.widths
         ]
         return constant - log_det + torch.stack(parts).logsumexp(0) - math.log(len(parts))
@@ -183,7 +218,9 @@ class _Climber:
         if len(left):
             self._sampled(1, left, moments.of(left))
             left = _needy(self.weights, self.tolerance)
-        found = _of_posterior(self._target(left), self.guide, moments.of(left)) if len(left) else None
+        found = (
+            _of_posterior(self._target(left), self.guide, moments.of(left)) if len(left) else None
+        )
         if found is None:
             return
         alive, moments = found
@@ -200,7 +237,10 @@ class _Climber:
 
     def _doubt(self, everyone: Tensor, moments: Students) -> None:
         """Take the mixture's estimate where it refutes the guide's."""
-        wide, guide = self._drawn(1, everyone, moments, min(self.num_samples, SECOND_OPINION)), self.weights
+        wide, guide = (
+            self._drawn(1, everyone, moments, min(self.num_samples, SECOND_OPINION)),
+            self.weights,
+        )
         error = (wide.se.square() + guide.se.square()).sqrt()
         refuted = (wide.log_evidence - guide.log_evidence > REFUTED * error).nonzero()[:, 0]
         self.weights = guide.put(refuted, wide.of(refuted))
@@ -230,13 +270,17 @@ class _Climber:
         self._keep(3, index, beside(parts))
 
     def _keep(self, rung: int, index: Tensor, new: Weights) -> None:
-        """Take what is better than before: a k-hat that holds, and of equals the smaller error or the higher rung."""
+        """Take what is better than before: a k-hat that holds, and of equals the smaller error or
+        the higher rung.
+        """
         old = self.weights.of(index)
         before, now = _trust(old), _trust(new)
         equal = (now == before) & ((new.se < old.se) | (now == 0))
         error = (old.se.square() + new.se.square()).sqrt()
         sure = torch.where(before > 0, REFUTED * error, (REFUTED * error).clamp(min=UNLIKELY))
-        refuted = old.log_evidence - new.log_evidence > sure  # a mode that was found is not lost again
+        refuted = (
+            old.log_evidence - new.log_evidence > sure
+        )  # a mode that was found is not lost again
         better = ((now > before) | equal) & new.log_evidence.isfinite() & ~refuted
         self.weights = self.weights.put(index[better], new.of(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung
@@ -249,22 +293,31 @@ def _trust(weights: Weights) -> Tensor:
 
 def _of_guide(target: Target, guide: Callable) -> Students:
     draws = target.draw(guide, MOMENT_DRAWS)
-    draws = torch.where(draws.isfinite().all(-1, keepdim=True), draws, math.nan)  # a guide may draw what cannot be
+    draws = torch.where(
+        draws.isfinite().all(-1, keepdim=True), draws, math.nan
+    )  # a guide may draw what cannot be
     draws = torch.where(draws.isnan(), draws.nanmean(0).nan_to_num(0.0), draws)
     return Students(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
 
 
-def _of_posterior(target: Target, guide: Callable, moments: Students) -> tuple[Tensor, Students] | None:
-    """Which data have a finite density at some draw, and the moments of their posteriors; none, if no datum has."""
+def _of_posterior(
+    target: Target, guide: Callable, moments: Students
+) -> tuple[Tensor, Students] | None:
+    """Which data have a finite density at some draw, and the moments of their posteriors; none, if
+    no datum has.
+    """
     draws = torch.cat([target.draw(guide, 4 * CHAINS), target.draw(target.model, 4 * CHAINS)])
     states = [evaluate(target, block) for block in draws.split(max(1, TILE_ROWS // draws.shape[1]))]
-    inside = torch.cat([at.log_density.isfinite() & at.gradient.isfinite().all(-1) for at in states])
+    inside = torch.cat(
+        [at.log_density.isfinite() & at.gradient.isfinite().all(-1) for at in states]
+    )
     alive = inside.any(0).nonzero()[:, 0].cpu()
     if len(alive) == 0:
         return None
     order = (~inside).byte().sort(dim=0, stable=True).indices  # those inside first
     order = order[
-        torch.arange(CHAINS, device=order.device)[:, None] % inside.sum(0).clamp(min=1)[None].clamp(max=CHAINS),
+        torch.arange(CHAINS, device=order.device)[:, None]
+        % inside.sum(0).clamp(min=1)[None].clamp(max=CHAINS),
         torch.arange(draws.shape[1], device=order.device),
     ]
     start = draws.gather(0, order[..., None].expand(-1, -1, draws.shape[-1]))[:, alive]
@@ -283,7 +336,9 @@ def _of_posterior(target: Target, guide: Callable, moments: Students) -> tuple[T
 
 
 def _defended(target: Target, proposal: Students, num: int) -> Iterator[Tensor]:
-    """Log weights of `num` draws, in blocks ``(K', N)``: a share of the prior, the rest of the proposal."""
+    """Log weights of `num` draws, in blocks ``(K', N)``: a share of the prior, the rest of the
+    proposal.
+    """
     size = max(10, TILE_ROWS // len(proposal.mean))
     for done in range(0, num, size):
         block = min(size, num - done)
@@ -297,4 +352,6 @@ def _defended(target: Target, proposal: Students, num: int) -> Iterator[Tensor]:
         log_proposal = math.log1p(-share) + proposal.log_prob(u)
         if from_prior:
             log_proposal = torch.logaddexp(log_proposal, math.log(share) + prior)
-        yield (prior + likelihood - log_proposal)[torch.randperm(block, device=u.device)]  # strata mixed
+        yield (prior + likelihood - log_proposal)[
+            torch.randperm(block, device=u.device)
+        ]  # strata mixed

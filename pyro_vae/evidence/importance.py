@@ -1,9 +1,9 @@
 """Importance sampling, tile by tile.
 
-The (K, N) weights are never all in memory. Data are worked through in tiles of at most ``TILE_DATA`` rows, samples in
-tiles that fill ``TILE_ROWS`` decoder rows. A tile has its own seed and a shape that depends on nothing but N and K, so
-the memory given to the decoder changes neither the draws nor the answer.
-"""
+The (K, N) weights are never all in memory. Data are worked through in tiles of at most
+``TILE_DATA`` rows, samples in tiles that fill ``TILE_ROWS`` decoder rows. A tile has its own seed
+and a shape that depends on nothing but N and K, so the memory given to the decoder changes neither
+the draws nor the answer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ..data.rows import Rows
+from ..density.memory import TILE_ROWS, Memory
+from ..density.terms import Terms, enumerated_terms, trace_terms
 from ..guards import owner_of, seed_of, seeded
-from ..rows import Rows
-from .memory import TILE_ROWS, Memory
-from .terms import Terms, enumerated_terms, trace_terms
 from .weights import Weights, beside, summed
 
 TILE_DATA = 64
@@ -54,8 +54,13 @@ def importance_weights(
 
 
 def _exact(terms: Terms, precision: float) -> Weights:
-    """All values of a discrete latent, each once: equal weights that sum to p(x), and the exact ELBO."""
-    log_joint, log_guide = (terms.log_likelihood + terms.log_prior).double(), terms.log_guide.double()
+    """All values of a discrete latent, each once: equal weights that sum to p(x), and the exact
+    ELBO.
+    """
+    log_joint, log_guide = (
+        (terms.log_likelihood + terms.log_prior).double(),
+        terms.log_guide.double(),
+    )
     elbo = torch.where(log_guide > -math.inf, log_guide.exp() * (log_joint - log_guide), 0.0).sum(0)
     equal = log_joint.logsumexp(0).expand(len(log_joint), -1)
     return summed([equal], precision).with_elbo(elbo)

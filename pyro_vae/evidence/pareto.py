@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 KHAT_LIMIT = 0.7
-TIED = 0.01  # a tail of ties has no shape; where it spans less than this in log weight, it is no tail
+TIED = (
+    0.01  # a tail of ties has no shape; where it spans less than this in log weight, it is no tail
+)
 
 
 def khat(log_weight: Tensor) -> Tensor:
@@ -18,9 +20,9 @@ def khat(log_weight: Tensor) -> Tensor:
         log_weight: Log importance weights of shape ``(K, N)``.
 
     Returns:
-        k-hat of shape ``(N,)``: below 0.7 the estimate can be trusted; -inf for weights that are equal up to rounding
-        (a perfect guide), inf where the tail is beyond floating point, NaN for fewer than 25 weights or a weight that
-        is NaN or inf.
+        k-hat of shape ``(N,)``: below 0.7 the estimate can be trusted; -inf for weights that are
+        equal up to rounding (a perfect guide), inf where the tail is beyond floating point, NaN for
+        fewer than 25 weights or a weight that is NaN or inf.
 
     Raises:
         ValueError: The weights are no matrix of at least one sample.
@@ -38,7 +40,9 @@ def tail_length(num_samples: int) -> int:
 
 
 def fit_tail(descending: Tensor, length: int, precision: float) -> Tensor:
-    """k-hat, shape ``(N,)``, from the largest log weights ``(length + 1, N)``, known to a relative `precision`."""
+    """k-hat, shape ``(N,)``, from the largest log weights ``(length + 1, N)``, known to a relative
+    `precision`.
+    """
     if length < 5:
         return torch.full_like(descending[0], math.nan)
     rounding = 100 * precision * descending[0].abs().clamp(min=1)
@@ -54,9 +58,9 @@ def fit_tail(descending: Tensor, length: int, precision: float) -> Tensor:
 def _generalized_pareto_shape(x: Tensor) -> Tensor:
     """The posterior mean of the shape k, given excesses of shape ``(T, N)`` in ascending order.
 
-    Zhang & Stephens (2009, https://doi.org/10.1198/tech.2009.08017): a grid of values of b = k / sigma, weighted by
-    their profile likelihood; then the prior of Vehtari et al. (2024, appendix C), ten observations of k = 0.5.
-    """
+    Zhang & Stephens (2009, https://doi.org/10.1198/tech.2009.08017): a grid of values of b = k /
+    sigma, weighted by their profile likelihood; then the prior of Vehtari et al. (2024, appendix
+    C), ten observations of k = 0.5."""
     num = len(x)
     grid = torch.arange(1, 31 + math.isqrt(num), dtype=x.dtype, device=x.device)
     quartile = x[int(num / 4 + 0.5) - 1]

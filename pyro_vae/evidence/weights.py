@@ -1,11 +1,12 @@
-r"""Importance weights of many draws for each of N data, summed up in memory O(N): all that is said about log p(x).
+r"""Importance weights of many draws for each of N data, summed up in memory O(N): all that is said
+about log p(x).
 
-With shares :math:`s_k = w_k / \sum_j w_j` the estimate :math:`\log \hat p_K = \log \frac1K \sum_k w_k` has the
-effective sample size :math:`1 / \sum_k s_k^2` (Kish), a standard error by the delta method, and a bias of
-:math:`(K - 1) (\frac1K \sum_k \log \hat p_{-k} - \log \hat p_K)` by the jackknife, which leaves out one draw at a time:
-:math:`\hat p_{-k} = \hat p_K \frac{K}{K - 1} (1 - s_k)`. The curve is the mean of :math:`\log \hat p_{2^j}` over
-disjoint blocks of :math:`2^j` draws: the ELBO at j = 0.
-"""
+With shares :math:`s_k = w_k / \sum_j w_j` the estimate :math:`\log \hat p_K = \log \frac1K \sum_k
+w_k` has the effective sample size :math:`1 / \sum_k s_k^2` (Kish), a standard error by the delta
+method, and a bias of :math:`(K - 1) (\frac1K \sum_k \log \hat p_{-k} - \log \hat p_K)` by the
+jackknife, which leaves out one draw at a time: :math:`\hat p_{-k} = \hat p_K \frac{K}{K - 1} (1 -
+s_k)`. The curve is the mean of :math:`\log \hat p_{2^j}` over disjoint blocks of :math:`2^j` draws:
+the ELBO at j = 0."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ ARRAYS = (*SUMS, "tail", "curve", "blocks")
 
 
 def _kept(num_samples: int) -> int:
-    """How many of the largest weights are kept: the tail, and enough to still have it when draws are added."""
+    """How many of the largest weights are kept: the tail, and enough to still have it when draws
+    are added.
+    """
     length = tail_length(num_samples)
     return length + length // 4 + 17
 
@@ -39,8 +42,10 @@ class Weights:
         log_sum: The log of the sum of the weights, of shape ``(N,)``.
         log_square: The log of the sum of their squares, of shape ``(N,)``.
         total: The sum of the log weights, of shape ``(N,)``.
-        tail: The largest log weights in descending order, of shape ``(T, N)``; -inf below what there is.
-        curve: The mean of log p_K over disjoint blocks of K = 1, 2, 4, ... draws, of shape ``(J, N)``.
+        tail: The largest log weights in descending order, of shape ``(T, N)``; -inf below what
+            there is.
+        curve: The mean of log p_K over disjoint blocks of K = 1, 2, 4, ... draws, of shape ``(J,
+            N)``.
         blocks: How many blocks these were, of shape ``(J, N)``.
         precision: The relative precision of a log weight.
     """
@@ -98,7 +103,9 @@ class Weights:
     @functools.cached_property
     def ess(self) -> Tensor:
         """The effective sample size, from 1 to K; 0 where all weights are."""
-        return torch.where(self.log_sum == -math.inf, 0.0, torch.exp(2 * self.log_sum - self.log_square))
+        return torch.where(
+            self.log_sum == -math.inf, 0.0, torch.exp(2 * self.log_sum - self.log_square)
+        )
 
     @functools.cached_property
     def se(self) -> Tensor:
@@ -110,14 +117,19 @@ class Weights:
     def bias(self) -> Tensor:
         """The jackknife's estimate of E log p_K - log p, mostly below 0; NaN for one draw.
 
-        Exact for the weights of the tail; of all others, which are small, to second order about their mean.
-        """
+        Exact for the weights of the tail; of all others, which are small, to second order about
+        their mean."""
         share = torch.exp(self.tail - self.log_sum)
         others = self.num - (self.tail > -math.inf).sum(0)
         mean = (1 - share.sum(0)).clamp(min=0) / others.clamp(min=1)
         spread = (1 / self.ess - share.square().sum(0) - others * mean**2).clamp(min=0)
-        beside_it = torch.logaddexp(self.tail[1:].logsumexp(0), (others * mean).log() + self.log_sum) - self.log_sum
-        largest = torch.where(share[0] > 0.5, beside_it, torch.log1p(-share[0]))  # 1 less a share may round to 0
+        beside_it = (
+            torch.logaddexp(self.tail[1:].logsumexp(0), (others * mean).log() + self.log_sum)
+            - self.log_sum
+        )
+        largest = torch.where(
+            share[0] > 0.5, beside_it, torch.log1p(-share[0])
+        )  # 1 less a share may round to 0
         rest = others * torch.log1p(-mean) - spread / (2 * (1 - mean) ** 2)
         without = largest + torch.log1p(-share[1:]).sum(0) + rest
         return (self.num - 1) * (without / self.num + torch.log(self.num / (self.num - 1)))
@@ -148,7 +160,9 @@ class Weights:
 def beside(parts: Sequence[Weights]) -> Weights:
     """The weights of different data as one."""
     tail, levels = max(len(part.tail) for part in parts), max(len(part.curve) for part in parts)
-    sums: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in SUMS}
+    sums: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts]) for name in SUMS
+    }
     return replace(
         parts[0],
         **sums,
@@ -159,7 +173,9 @@ def beside(parts: Sequence[Weights]) -> Weights:
 
 
 def summed(blocks: Iterable[Tensor], precision: float) -> Weights:
-    """What is known of log weights that come in blocks of shape ``(K', N)``, with a relative `precision`."""
+    """What is known of log weights that come in blocks of shape ``(K', N)``, with a relative
+    `precision`.
+    """
     sums, curve = None, _Curve()
     for log_weight in blocks:
         log_weight = log_weight.double()
@@ -179,14 +195,20 @@ def _block(log_weight: Tensor, precision: float) -> Weights:
     nothing = log_weight.new_zeros(0, data)
     log_sum, log_square = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
     counted = torch.full_like(log_sum, num)
-    return Weights(counted, log_sum, log_square, log_weight.sum(0), largest, nothing, nothing, precision)
+    return Weights(
+        counted, log_sum, log_square, log_weight.sum(0), largest, nothing, nothing, precision
+    )
 
 
 class _Curve:
-    """log p_K for K = 1, 2, 4, ...: the mean over disjoint blocks of draws, which come a few at a time."""
+    """log p_K for K = 1, 2, 4, ...: the mean over disjoint blocks of draws, which come a few at a
+    time.
+    """
 
     def __init__(self) -> None:
-        self.waiting: list[Tensor] = []  # by level, a block of 2^level draws that waits for its neighbour, or none
+        self.waiting: list[
+            Tensor
+        ] = []  # by level, a block of 2^level draws that waits for its neighbour, or none
         self.total: list[Tensor] = []  # by level, the sum of log p over blocks
         self.count: list[int] = []
 

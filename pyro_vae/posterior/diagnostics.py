@@ -1,8 +1,8 @@
 """Have the chains mixed?
 
-Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et al., 2021,
-https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several cannot know of the others.
-"""
+Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et
+al., 2021, https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several
+cannot know of the others."""
 
 from __future__ import annotations
 
@@ -28,32 +28,41 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
         sample_stats: Those of the sampler, over chain, draw and datum.
 
     Returns:
-        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate, step_size and bfmi, the energy
-        that a fresh momentum moves, relative to all of it (Betancourt, 2016, https://arxiv.org/abs/1604.00695).
+        A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate, step_size and
+        bfmi, the energy that a fresh momentum moves, relative to all of it (Betancourt, 2016,
+        https://arxiv.org/abs/1604.00695).
 
     Warns:
-        UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in 200 diverged.
+        UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in
+            200 diverged.
     """
     from arviz_stats.base import array_stats
 
-    latents = np.concatenate([values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3)
+    latents = np.concatenate(
+        [values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3
+    )
     latents, energy = latents.astype(np.float64), sample_stats.energy.astype(np.float64)
 
     found = {
         "rhat": array_stats.rhat(latents, chain_axis=0, draw_axis=1).max(1),
         "ess_bulk": array_stats.ess(latents, chain_axis=0, draw_axis=1).min(1),
-        "ess_tail": array_stats.ess(latents, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)).min(1),
+        "ess_tail": array_stats.ess(
+            latents, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)
+        ).min(1),
         "divergences": sample_stats.diverging.sum(["chain", "draw"]).values,
         "acceptance_rate": sample_stats.acceptance_rate.mean(["chain", "draw"]).values,
         "step_size": sample_stats.step_size.mean(["chain", "draw"]).values,
-        "bfmi": (energy.diff("draw") ** 2).mean(["chain", "draw"]).values / energy.var("draw").mean("chain").values,
+        "bfmi": (energy.diff("draw") ** 2).mean(["chain", "draw"]).values
+        / energy.var("draw").mean("chain").values,
     }
     _warn(found, transitions=latents.shape[0] * latents.shape[1])
     return dataset(found, DRAWS[2:], "")
 
 
 def mixed(found: Any) -> np.ndarray:
-    """Which data have chains that agree and are long enough; one chain has no R-hat, so its ESS alone decides."""
+    """Which data have chains that agree and are long enough; one chain has no R-hat, so its ESS
+    alone decides.
+    """
     return ~(np.asarray(found["rhat"]) > RHAT_LIMIT) & (np.asarray(found["ess_bulk"]) >= ESS_LIMIT)
 
 
@@ -68,9 +77,9 @@ def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
     )
     which = ", ".join(map(str, np.flatnonzero(~good | diverged)[:5]))
     warnings.warn(
-        f"chains of {int((~good).sum())} of {len(good)} data have not mixed (R-hat above {RHAT_LIMIT} or bulk ESS "
-        f"below {ESS_LIMIT}; look at data {which}): the largest R-hat is {rhat}, the smallest bulk ESS {ess}; "
-        f"{int(diverged.sum())} "
-        f"data have many divergences; raise num_samples and warmup, or fit a guide that finds all modes",
+        f"chains of {int((~good).sum())} of {len(good)} data have not mixed (R-hat above "
+        f"{RHAT_LIMIT} or bulk ESS below {ESS_LIMIT}; look at data {which}): the largest R-hat is "
+        f"{rhat}, the smallest bulk ESS {ess}; {int(diverged.sum())} data have many divergences; "
+        "raise num_samples and warmup, or fit a guide that finds all modes",
         stacklevel=5,
     )

@@ -1,20 +1,21 @@
 r"""Hamiltonian Monte Carlo for many data at once: chains times data in one tensor program.
 
-Pyro's HMC and NUTS see N data in one plate as one target of N D dimensions: one step size, one acceptance, one
-divergence for all. Given the model, the posteriors of different data are independent, so here each datum has its own.
-A position is a tensor of shape ``(K, N, D)``, K chains; everything else has its leading dimensions.
+Pyro's HMC and NUTS see N data in one plate as one target of N D dimensions: one step size, one
+acceptance, one divergence for all. Given the model, the posteriors of different data are
+independent, so here each datum has its own. A position is a tensor of shape ``(K, N, D)``, K
+chains; everything else has its leading dimensions.
 
-With momentum :math:`r \sim \mathcal{N}(0, I)` and the scale :math:`L` of a datum (the inverse mass matrix is
-:math:`L L^\top`), a leapfrog step of size :math:`\epsilon` is
+With momentum :math:`r \sim \mathcal{N}(0, I)` and the scale :math:`L` of a datum (the inverse mass
+matrix is :math:`L L^\top`), a leapfrog step of size :math:`\epsilon` is
 
 .. math:: r \leftarrow r + \tfrac{\epsilon}{2} L^\top \nabla \log p(u), \quad u \leftarrow u + \epsilon L r, \quad
     r \leftarrow r + \tfrac{\epsilon}{2} L^\top \nabla \log p(u)
 
-(Neal, 2011, https://arxiv.org/abs/1206.1901). Warm-up finds the step size by dual averaging (Hoffman & Gelman, 2014,
-https://arxiv.org/abs/1111.4246) and L as the Cholesky factor of the covariance of the chains so far. In whitened space
-a normal posterior decorrelates after a quarter of a period, :math:`\pi / 2`: this is the mean length of a trajectory,
-and it is jittered, so that no period of the target is met exactly.
-"""
+(Neal, 2011, https://arxiv.org/abs/1206.1901). Warm-up finds the step size by dual averaging
+(Hoffman & Gelman, 2014, https://arxiv.org/abs/1111.4246) and L as the Cholesky factor of the
+covariance of the chains so far. In whitened space a normal posterior decorrelates after a quarter
+of a period, :math:`\pi / 2`: this is the mean length of a trajectory, and it is jittered, so that
+no period of the target is met exactly."""
 
 from __future__ import annotations
 
@@ -31,15 +32,25 @@ from ..guards import whole_number
 
 LogDensity = Callable[[Tensor], Tensor]
 
-LENGTH, JITTER = math.pi / 2, 0.5  # the mean length of a trajectory, and by how much of it each one may differ
+LENGTH, JITTER = (
+    math.pi / 2,
+    0.5,
+)  # the mean length of a trajectory, and by how much of it each one may differ
 MOST_STEPS = 64
 DIVERGENT = 1000.0  # an energy error, in nats, that no accurate trajectory has
-RESCALED_AT = (0.1, 0.25, 0.5, 0.8)  # shares of the warm-up after which the scale is taken from the chains
+RESCALED_AT = (
+    0.1,
+    0.25,
+    0.5,
+    0.8,
+)  # shares of the warm-up after which the scale is taken from the chains
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the chains are: positions ``(K, N, D)``, log densities ``(K, N)`` and their gradients ``(K, N, D)``."""
+    """Where the chains are: positions ``(K, N, D)``, log densities ``(K, N)`` and their gradients
+    ``(K, N, D)``.
+    """
 
     position: Tensor
     log_density: Tensor
@@ -48,7 +59,9 @@ class State:
 
 @dataclass(frozen=True)
 class Transition:
-    """What happened in one transition, each of shape ``(K, N)``; the energy is that of the state it began with."""
+    """What happened in one transition, each of shape ``(K, N)``; the energy is that of the state it
+    began with.
+    """
 
     acceptance: Tensor
     diverging: Tensor
@@ -65,7 +78,12 @@ def evaluate(log_density: LogDensity, position: Tensor) -> State:
 
 
 def leapfrog(
-    log_density: LogDensity, state: State, momentum: Tensor, step_size: Tensor, num_steps: int, scale: Tensor
+    log_density: LogDensity,
+    state: State,
+    momentum: Tensor,
+    step_size: Tensor,
+    num_steps: int,
+    scale: Tensor,
 ) -> tuple[State, Tensor]:
     """Follow the dynamics.
 
@@ -94,8 +112,8 @@ def transition(
 ) -> tuple[State, Transition]:
     """One Metropolis step of HMC for each chain and datum, which leaves exp(log_density) invariant.
 
-    Where the trajectory meets a density that is not finite, or loses the energy, the chain stays where it was.
-    """
+    Where the trajectory meets a density that is not finite, or loses the energy, the chain stays
+    where it was."""
     momentum = torch.randn_like(state.position)
     proposal, last = leapfrog(log_density, state, momentum, step_size, num_steps, scale)
     before = state.log_density - momentum.square().sum(-1) / 2
@@ -112,16 +130,18 @@ def transition(
 
 
 class BatchedHMC(MCMCKernel):
-    """HMC with its own step size, scale, acceptance and divergences for each datum: a kernel for ``pyro.infer.MCMC``.
+    """HMC with its own step size, scale, acceptance and divergences for each datum: a kernel for
+    ``pyro.infer.MCMC``.
 
-    One "chain" of Pyro's holds all chains and data. Every datum takes the same number of steps, enough for nine in ten
-    to go the whole length of a trajectory.
+    One "chain" of Pyro's holds all chains and data. Every datum takes the same number of steps,
+    enough for nine in ten to go the whole length of a trajectory.
 
     Arguments:
-        log_density: Maps positions of shape ``(K, N, D)`` to ``(K, N)``: log densities up to a constant, each of a
-            chain and a datum by itself.
+        log_density: Maps positions of shape ``(K, N, D)`` to ``(K, N)``: log densities up to a
+            constant, each of a chain and a datum by itself.
         position: Where the chains begin, of shape ``(K, N, D)``.
-        scale: The first guess at the spread of each datum's posterior: standard deviations, of shape ``(N, D)``.
+        scale: The first guess at the spread of each datum's posterior: standard deviations, of
+            shape ``(N, D)``.
         target_acceptance: The mean acceptance that the step sizes are tuned to.
 
     Raises:
@@ -129,7 +149,12 @@ class BatchedHMC(MCMCKernel):
     """
 
     def __init__(
-        self, log_density: LogDensity, position: Tensor, *, scale: Tensor, target_acceptance: float = 0.8
+        self,
+        log_density: LogDensity,
+        position: Tensor,
+        *,
+        scale: Tensor,
+        target_acceptance: float = 0.8,
     ) -> None:
         self.log_density, self.target_acceptance = log_density, target_acceptance
         self.transforms: dict = {}
@@ -154,7 +179,8 @@ class BatchedHMC(MCMCKernel):
             chain, datum = outside.nonzero()[0].tolist()
             needs = "fit the guide that the chains begin at, or give other positions"
             raise ValueError(
-                f"HMC needs a finite density where it begins; chain {chain} of datum {datum} has none; {needs}"
+                f"HMC needs a finite density where it begins; chain {chain} of datum {datum} has "
+                f"none; {needs}"
             )
         self._rescaled_at = {math.ceil(share * warmup_steps) for share in RESCALED_AT}
         self._warmup, self._count = warmup_steps, 0
@@ -166,7 +192,9 @@ class BatchedHMC(MCMCKernel):
             self.state = evaluate(self.log_density, params["position"])
         jitter = 1 + JITTER * (2 * torch.rand_like(self.state.log_density) - 1)
         step_size = self.step_size * jitter
-        self.state, self.last = transition(self.log_density, self.state, step_size, self.num_steps, self.scale)
+        self.state, self.last = transition(
+            self.log_density, self.state, step_size, self.num_steps, self.scale
+        )
         if self._count < self._warmup:
             self._adapt()
         return {"position": self.state.position}
@@ -192,7 +220,9 @@ class BatchedHMC(MCMCKernel):
         self._averaging = DualAveraging(prox_center=self.step_size.log())
 
     def _settle(self, step_size: Tensor) -> None:
-        """As many steps as most data need for a whole trajectory; the others go as far by smaller steps."""
+        """As many steps as most data need for a whole trajectory; the others go as far by smaller
+        steps.
+        """
         needed = (LENGTH / step_size).quantile(0.9)
         self.num_steps = int(needed.ceil().clamp(1, MOST_STEPS))
         self.step_size = step_size.clamp(max=LENGTH / self.num_steps)
@@ -204,7 +234,9 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def covariance_factor(draws: Tensor, before: Tensor) -> Tensor:
-    """The Cholesky factor of the covariance of draws ``(S, N, D)``, shrunk towards its diagonal where they are few."""
+    """The Cholesky factor of the covariance of draws ``(S, N, D)``, shrunk towards its diagonal
+    where they are few.
+    """
     num, size = len(draws), draws.shape[-1]
     centred = draws - draws.mean(0)
     covariance = torch.einsum("sni,snj->nij", centred, centred) / max(num - 1, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rows import DataError, Rows
+from ..data.rows import DataError, Rows
 
 if TYPE_CHECKING:
     import xarray
@@ -17,41 +17,59 @@ DRAWS = ("chain", "draw", "datum")
 
 
 def dataset(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rest: str) -> xarray.Dataset:
-    """Arrays as variables over the dimensions `leading`, and `rest` for what follows: z over latent, x over feature.
+    """Arrays as variables over the dimensions `leading`, and `rest` for what follows: z over
+    latent, x over feature.
 
-    One further dimension is called `rest`, several are ``rest_0``, ``rest_1``, ...; each has its index as coordinate.
-    """
+    One further dimension is called `rest`, several are ``rest_0``, ``rest_1``, ...; each has its
+    index as coordinate."""
     import xarray
 
     variables: dict[str, tuple] = {}
     sizes: dict[str, int] = {}
     for name, values in arrays.items():
         further = values.ndim - len(leading)
-        dims = (*leading, *([rest] if further == 1 else [f"{rest}_{number}" for number in range(further)]))
+        dims = (
+            *leading,
+            *([rest] if further == 1 else [f"{rest}_{number}" for number in range(further)]),
+        )
         variables[name] = (dims, values)
         sizes |= dict(zip(dims, values.shape, strict=True))
     return xarray.Dataset(variables, coords={name: np.arange(size) for name, size in sizes.items()})
 
 
 def latents(arrays: dict[str, np.ndarray]) -> xarray.Dataset:
-    """Latents over chain, draw and datum: one site over latent, several each over dimensions of their own."""
+    """Latents over chain, draw and datum: one site over latent, several each over dimensions of
+    their own.
+    """
     import xarray
 
     if len(arrays) == 1:
         return dataset(arrays, DRAWS, "latent")
-    return xarray.merge([dataset({name: values}, DRAWS, f"{name}_dim") for name, values in arrays.items()])
+    return xarray.merge(
+        [dataset({name: values}, DRAWS, f"{name}_dim") for name, values in arrays.items()]
+    )
 
 
 def features(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rows: Rows) -> xarray.Dataset:
     """Arrays of the shape of the data, with the names of their columns where these have names."""
     built = dataset(arrays, leading, "feature")
     named = rows.columns is not None and built.sizes.get("feature") == len(rows.columns)
-    return built.assign_coords(feature=[str(column) for column in rows.columns or ()]) if named else built
+    return (
+        built.assign_coords(feature=[str(column) for column in rows.columns or ()])
+        if named
+        else built
+    )
 
 
 def observed_groups(rows: Rows, like: Tensor | None) -> dict[str, xarray.Dataset]:
-    """The data in the dtype of `like`: ``observed_data`` and, where there is a c, ``constant_data``."""
-    groups = {"observed_data": features({"x": rows.take(slice(None), like).numpy(force=True)}, ("datum",), rows)}
+    """The data in the dtype of `like`: ``observed_data`` and, where there is a c,
+    ``constant_data``.
+    """
+    groups = {
+        "observed_data": features(
+            {"x": rows.take(slice(None), like).numpy(force=True)}, ("datum",), rows
+        )
+    }
     if rows.c is not None:
         groups["constant_data"] = dataset(
             {"c": rows.c.take(slice(None), like).numpy(force=True)}, ("datum",), "condition"
@@ -69,12 +87,20 @@ def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
     import xarray
 
     if not isinstance(posterior, xarray.DataTree) or "posterior" not in posterior.children:
-        raise TypeError(f"{who} needs posterior as sample_posterior gives it, a tree; got {type(posterior).__name__}")
+        raise TypeError(
+            f"{who} needs posterior as sample_posterior gives it, a tree; got "
+            f"{type(posterior).__name__}"
+        )
     if "guide" in posterior.children and "sample_stats" not in posterior.children:
-        raise TypeError(f"{who} needs draws of MCMC; this tree has draws of the guide in their place: sample_posterior")
+        raise TypeError(
+            f"{who} needs draws of MCMC; this tree has draws of the guide in their place: "
+            "sample_posterior"
+        )
     for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
         if group in posterior.children and own is not None:
             theirs = posterior[group].to_dataset()[name].values
             ours = own.take(slice(None), like=torch.as_tensor(theirs[:0])).numpy()
             if not np.array_equal(theirs, ours, equal_nan=True):
-                raise DataError(f"{who} needs the data that the posterior was drawn for: its {group} are others")
+                raise DataError(
+                    f"{who} needs the data that the posterior was drawn for: its {group} are others"
+                )

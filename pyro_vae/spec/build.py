@@ -1,8 +1,8 @@
 """The declarative form: a VAE from names and plain values, and its exact inverse.
 
-A spec has no classes of its own: the constructor is the schema. Each part is a table with the ``name`` of a registered
-conditional, the constructor's own arguments, and where the part reads a context, a ``network``. Sizes that follow from
-``event`` and ``latent`` are never written::
+A spec has no classes of its own: the constructor is the schema. Each part is a table with the
+``name`` of a registered conditional, the constructor's own arguments, and where the part reads a
+context, a ``network``. Sizes that follow from ``event`` and ``latent`` are never written::
 
     event = [64]
     latent = [8]
@@ -10,9 +10,9 @@ conditional, the constructor's own arguments, and where the part reads a context
     likelihood = {name = "binomial", total_count = 16.0, network = {name = "mlp", hidden = [200]}}
     guide = {name = "normal", network = {name = "mlp", hidden = [200]}}
 
-A conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports modules that register
-conditionals or networks of one's own, from beside the file or from the Python path.
-"""
+A conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports
+modules that register conditionals or networks of one's own, from beside the file or from the Python
+path."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .condition import Condition
-from .conditionals.base import Amortised, Conditional, Shape, as_shape
-from .conditionals.declared import Declared, at, nearest
-from .conditionals.networks import Network
-from .construction import Part, as_table, condition_of, named_part, unconstrained
-from .data import as_rows
-from .guards import seeded
-from .rows import Rows
-from .vae import VAE
+from ..assembly.condition import Condition
+from ..conditionals.base import Amortised, Conditional, Shape, as_shape
+from ..conditionals.declared import Declared, at, nearest
+from ..conditionals.networks import Network
+from ..data.arrays import as_rows
+from ..data.rows import Rows
+from ..guards import seeded
+from ..vae import VAE
+from .parts import Part, as_table, condition_of, named_part, unconstrained
 
 KEYS = ("event", "latent", "prior", "likelihood", "guide", "condition", "modules")
 
@@ -56,20 +56,25 @@ def build(
 ) -> VAE:
     """A VAE from names, or from a spec.
 
-    ``build(x, latent=8, prior="gamma", likelihood="binomial")`` works out from the data what they imply: the shape of
-    one datum, the total of a binomial, the number of categories, the mean and spread of the guide's inputs. A part is a
-    name or a table ``{"name": ..., ...}``.
+    ``build(x, latent=8, prior="gamma", likelihood="binomial")`` works out from the data what they
+       imply: the shape of
+    one datum, the total of a binomial, the number of categories, the mean and spread of the guide's
+    inputs. A part is a name or a table ``{"name": ..., ...}``.
 
     Arguments:
         source: Data of shape ``(N, *X)``; or a spec: a dict, or the path of a ``.toml`` file.
         x: The data, for a spec without ``event``.
         c: For a conditional VAE: what the data are conditional on, a row for each datum.
         latent: The shape of the latents, ``Z`` (default: 8).
-        prior: The prior (default: normal); parameters that are not given take the family's standard values.
+        prior: The prior (default: normal); parameters that are not given take the family's standard
+            values.
         likelihood: The likelihood (default: normal).
-        guide: The guide, in unconstrained space (default: normal; over discrete latents the prior's own family).
-        condition: For a conditional VAE: the arguments of :class:`.Condition` (default: what c suggests).
-        hidden: The widths of the hidden layers, for parts without a ``network`` of their own (default: those of MLP).
+        guide: The guide, in unconstrained space (default: normal; over discrete latents the prior's
+            own family).
+        condition: For a conditional VAE: the arguments of :class:`.Condition` (default: what c
+            suggests).
+        hidden: The widths of the hidden layers, for parts without a ``network`` of their own
+            (default: those of MLP).
         seed: The seed of the initial weights.
 
     Returns:
@@ -83,15 +88,26 @@ def build(
     folder = None
     if isinstance(source, (str, Path)):
         folder, source = Path(source).parent, _read_toml(Path(source))
-    given = {"latent": latent, "prior": prior, "likelihood": likelihood, "guide": guide, "condition": condition}
+    given = {
+        "latent": latent,
+        "prior": prior,
+        "likelihood": likelihood,
+        "guide": guide,
+        "condition": condition,
+    }
     given = {key: value for key, value in given.items() if value is not None}
     if isinstance(source, dict):
         for key in given:
-            raise ValueError(f"build takes {key}= with data; a spec says it itself: change the spec")
+            raise ValueError(
+                f"build takes {key}= with data; a spec says it itself: change the spec"
+            )
         spec, rows = dict(source), None if x is None else as_rows(x)
     else:
         if x is not None:
-            raise ValueError("build takes x with a spec; got data and x: give latent=, prior=, c=, ... by keyword")
+            raise ValueError(
+                "build takes x with a spec; got data and x: give latent=, prior=, c=, ... by "
+                "keyword"
+            )
         spec, rows = {"latent": [8], **given}, as_rows(source)
     if c is not None:
         spec["condition"] = _suggested(c, as_table("condition", spec.get("condition", {})))
@@ -113,7 +129,9 @@ def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _meet(vae: VAE, rows: Rows) -> None:
-    """A Vamp prior starts at data; networks learn the mean and spread of what they read of x and of a numeric c."""
+    """A Vamp prior starts at data; networks learn the mean and spread of what they read of x and of
+    a numeric c.
+    """
     vae.prior.meet(rows)
     mean, sd = rows.moments()
     if vae.condition is None or rows.c is None:
@@ -127,7 +145,10 @@ def _meet(vae: VAE, rows: Rows) -> None:
         ("guide", vae.posterior, mean, sd),
         ("likelihood", vae.likelihood, latent, latent + 1),
     ):
-        joined = (vae.condition.join(role, moment, c, moment.dim()) for moment, c in ((first, c_mean), (second, c_sd)))
+        joined = (
+            vae.condition.join(role, moment, c, moment.dim())
+            for moment, c in ((first, c_mean), (second, c_sd))
+        )
         _standardize(part, *joined)
     if "prior" in vae.condition.seen_by:
         _standardize(vae.prior, c_mean, c_sd)
@@ -140,7 +161,9 @@ def _standardize(part: Conditional, mean: Tensor, sd: Tensor) -> None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml" or not path.is_file():
-        raise FileNotFoundError(f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load")
+        raise FileNotFoundError(
+            f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load"
+        )
     try:
         return tomllib.loads(path.read_text())
     except ValueError as error:  # no TOML, or no text
@@ -163,15 +186,21 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
         raise ValueError(f"{key}: a spec has no such entry{nearest(key, KEYS)}")
     for key in KEYS[:2]:
         if key not in spec:
-            raise ValueError(f"{key}: the spec does not say it; write {key} = [8], or give the data")
+            raise ValueError(
+                f"{key}: the spec does not say it; write {key} = [8], or give the data"
+            )
     modules = spec.get("modules", [])
-    if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
+    if not isinstance(modules, list) or not all(
+        isinstance(module, str) and module for module in modules
+    ):
         raise ValueError(f"modules: must be a list of module names; got {modules!r}")
     for module in modules:
         try:
             importlib.import_module(module)
         except (ImportError, TypeError) as error:
-            raise ValueError(f"modules: {error}; put it beside the spec file or on PYTHONPATH") from None
+            raise ValueError(
+                f"modules: {error}; put it beside the spec file or on PYTHONPATH"
+            ) from None
     with at("event"):
         event = as_shape(spec["event"])
     with at("latent"):
@@ -180,17 +209,27 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     seen = {} if condition is None else dict.fromkeys(condition.seen_by, condition)
     given_c = torch.Size([condition.width]) if condition and "prior" in seen else None
     prior = named_part("prior", spec.get("prior", "normal"), (latent, event), None, given_c, mlp)
-    shown = prior.shown_shape if condition is None else condition.joined_shape("likelihood", prior.shown_shape)
-    likelihood = named_part("likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp)
+    shown = (
+        prior.shown_shape
+        if condition is None
+        else condition.joined_shape("likelihood", prior.shown_shape)
+    )
+    likelihood = named_part(
+        "likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp
+    )
     observed = event if condition is None else condition.joined_shape("guide", event)
     guide: Part = spec.get("guide") or prior.usual_guide()
     return VAE(
-        prior, likelihood, named_part("guide", guide, (unconstrained(prior),), None, observed, mlp), condition=condition
+        prior,
+        likelihood,
+        named_part("guide", guide, (unconstrained(prior),), None, observed, mlp),
+        condition=condition,
     )
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:
-    """The spec of a VAE, or of one part: names and plain values, from which :func:`build` makes its equal.
+    """The spec of a VAE, or of one part: names and plain values, from which :func:`build` makes its
+    equal.
 
     Arguments:
         vae: A VAE, a conditional or a network.
@@ -211,15 +250,22 @@ def describe(vae: nn.Module) -> dict[str, Any]:
         return describe(vae.head) | {"network": describe(vae.network)}
     if not isinstance(vae, Declared) or vae.name is None:
         kind = type(vae).__name__
-        raise TypeError(f"no spec can name {kind}; register it: class {kind}(Conditional or Network, name='...')")
+        raise TypeError(
+            f"no spec can name {kind}; register it: class {kind}(Conditional or Network, "
+            "name='...')"
+        )
     return {"name": vae.name} | {key: _plain(value) for key, value in vae.options.items()}
 
 
 def _modules(vae: VAE) -> list[str]:
     """Where the user's own conditionals and networks are defined."""
     package = __name__.partition(".")[0]
-    defined = {type(part).__module__ for part in vae.modules() if isinstance(part, Declared) and part.name}
-    return sorted(module for module in defined if module.partition(".")[0] not in (package, "__main__"))
+    defined = {
+        type(part).__module__ for part in vae.modules() if isinstance(part, Declared) and part.name
+    }
+    return sorted(
+        module for module in defined if module.partition(".")[0] not in (package, "__main__")
+    )
 
 
 def _plain(value: Any) -> Any:

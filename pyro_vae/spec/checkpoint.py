@@ -1,4 +1,7 @@
-"""A model in one file: weights, and the spec from which the VAE is built, in safetensors. Nothing is pickled."""
+"""A model in one file: weights, and the spec from which the VAE is built, in safetensors.
+
+Nothing is pickled.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .files import write
-from .spec import build, describe
-from .vae import VAE
+from ..data.files import write
+from ..vae import VAE
+from .build import build, describe
 
 FORMAT = "pyro_vae/1"
 
@@ -44,14 +47,20 @@ def save(vae: VAE, path: str | Path) -> None:
 
 
 def _verified(vae: VAE) -> str:
-    """The spec as JSON, once it has been seen to give the same parameters: what cannot be loaded is not written."""
+    """The spec as JSON, once it has been seen to give the same parameters: what cannot be loaded is
+    not written.
+    """
     try:
         spec = json.dumps(describe(vae))
         again = build(json.loads(spec)).state_dict()
     except ValueError as error:
         raise TypeError(f"no spec can build this VAE again: {error}") from error
-    if {name: t.shape for name, t in again.items()} != {name: t.shape for name, t in vae.state_dict().items()}:
-        raise TypeError("no spec can build this VAE again: its parameters are not those that its parts imply")
+    if {name: t.shape for name, t in again.items()} != {
+        name: t.shape for name, t in vae.state_dict().items()
+    }:
+        raise TypeError(
+            "no spec can build this VAE again: its parameters are not those that its parts imply"
+        )
     return spec
 
 
@@ -71,21 +80,32 @@ def load(path: str | Path) -> VAE:
     tensors, about = _contents(path)
     digest = about.pop("sha256", None)
     if about.get("format") != FORMAT:
-        raise CheckpointError(f"{path.name} is no pyro_vae model of format {FORMAT}; got {about.get('format')!r}")
+        raise CheckpointError(
+            f"{path.name} is no pyro_vae model of format {FORMAT}; got {about.get('format')!r}"
+        )
     if digest != _digest(tensors, about):
-        raise CheckpointError(f"{path.name} is damaged: its content does not match its SHA-256; copy it again")
+        raise CheckpointError(
+            f"{path.name} is damaged: its content does not match its SHA-256; copy it again"
+        )
     try:
-        with torch.inference_mode(False):  # cloned, for a view into the file is not aligned, and sums round differently
+        with torch.inference_mode(
+            False
+        ):  # cloned, for a view into the file is not aligned, and sums round differently
             spec = json.loads(about["spec"])
             for module in spec.pop("modules", []):
                 if module not in sys.modules:
                     raise ValueError(
-                        f"its parts are defined in the module {module!r}; import it first (--module {module})"
+                        f"its parts are defined in the module {module!r}; import it first "
+                        f"(--module {module})"
                     )
             vae = build(spec)
-            vae.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+            vae.load_state_dict(
+                {name: tensor.clone() for name, tensor in tensors.items()}, assign=True
+            )
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path.name} holds a model that cannot be built here: {error}") from error
+        raise CheckpointError(
+            f"{path.name} holds a model that cannot be built here: {error}"
+        ) from error
     return vae
 
 
@@ -100,7 +120,9 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in list(file.keys())}, dict(
+                file.metadata() or {}
+            )
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
 
@@ -110,5 +132,11 @@ def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.flatten()
+            .clone(memory_format=torch.contiguous_format)
+            .view(torch.uint8)
+            .numpy()
+            .tobytes()
+        )
     return digest.hexdigest()

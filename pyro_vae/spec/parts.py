@@ -1,4 +1,6 @@
-"""Parts by name: a table of plain values becomes a conditional, and an error says where in the spec it is wrong."""
+"""Parts by name: a table of plain values becomes a conditional, and an error says where in the spec
+it is wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ from typing import Any
 
 import torch
 
-from .condition import Condition
-from .conditionals.base import Amortised, Conditional
-from .conditionals.declared import at, nearest
-from .conditionals.links import onto
-from .conditionals.networks import MLP, Network
-from .rows import Rows
+from ..assembly.condition import Condition
+from ..conditionals.base import Amortised, Conditional
+from ..conditionals.declared import at, nearest
+from ..conditionals.networks import MLP, Network
+from ..data.rows import Rows
+from ..distributions.links import onto
 
 Part = str | dict[str, Any]
 
@@ -36,7 +38,9 @@ def unconstrained(prior: Conditional) -> torch.Size:
     except NotImplementedError:
         return prior.event_shape  # the VAE says that it cannot be
     if 0 in shape:
-        raise ValueError(f"latent: a prior over {prior.support} needs at least 2; got {list(prior.event_shape)}")
+        raise ValueError(
+            f"latent: a prior over {prior.support} needs at least 2; got {list(prior.event_shape)}"
+        )
     return shape
 
 
@@ -48,17 +52,24 @@ def named_part(
     context: torch.Size | None,
     mlp: dict[str, Any],
 ) -> Conditional:
-    """One part; a context of shape `context` is read through a network, no context means that it stands alone."""
+    """One part; a context of shape `context` is read through a network, no context means that it
+    stands alone.
+    """
     given = {"name": table} if isinstance(table, str) else dict(as_table(role, table))
     network: Any = given.pop("network", {})
-    network = {"name": network} if isinstance(network, str) else dict(as_table(f"{role}.network", network))
+    network = (
+        {"name": network}
+        if isinstance(network, str)
+        else dict(as_table(f"{role}.network", network))
+    )
     with at(role):
         cls = _named(Conditional, given.pop("name", None))
         if cls.reads_guide and role != "prior":
             raise ValueError(f"{cls.name} reads the guide, so it can only be a prior")
         if cls.reads_guide and context is not None:
             raise ValueError(
-                f"{cls.name} reads the guide and cannot see c; leave 'prior' out of the condition's seen_by"
+                f"{cls.name} reads the guide and cannot see c; leave 'prior' out of the "
+                "condition's seen_by"
             )
         given = given if rows is None else cls.completed(given, rows)
         given = given if context is not None else {**cls.alone(given), **given}
@@ -68,7 +79,10 @@ def named_part(
             needs = "leave a parameter out, or leave 'prior' out of the condition's seen_by"
             raise ValueError(f"prior: {head.name} reads nothing here, so it cannot see c; {needs}")
         if network:
-            raise ValueError(f"{role}.network: {head.name} reads no context here, so it takes no network; leave it out")
+            raise ValueError(
+                f"{role}.network: {head.name} reads no context here, so it takes no network; leave "
+                "it out"
+            )
         return head
     with at(f"{role}.network"):
         reader: Any = _named(Network, network.pop("name", "mlp"))
@@ -78,7 +92,9 @@ def named_part(
 
 def _num_params(role: str, head: Conditional) -> int:
     if not hasattr(head, "num_params"):
-        raise ValueError(f"{role}: {head.name} needs num_params, the number of values it reads from a network")
+        raise ValueError(
+            f"{role}: {head.name} needs num_params, the number of values it reads from a network"
+        )
     return head.num_params
 
 
@@ -108,7 +124,11 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
         return cls(*sizes, **options)
     except TypeError as error:
         lacks = cls.lacks(options)
-        raise ValueError(f"{cls.name} needs {', '.join(lacks)}" if lacks else f"{cls.name}: {error}") from error
+        raise ValueError(
+            f"{cls.name} needs {', '.join(lacks)}" if lacks else f"{cls.name}: {error}"
+        ) from error
     except ValueError as error:
         named = [key for key in options if str(error).startswith(f"{key} ")]
-        raise ValueError(f"{named[0]}: {str(error).removeprefix(named[0])[1:]}" if named else str(error)) from None
+        raise ValueError(
+            f"{named[0]}: {str(error).removeprefix(named[0])[1:]}" if named else str(error)
+        ) from None

@@ -21,14 +21,21 @@ class Tempered(Messenger):
 
 
 class OneOptimiser(PyroOptim):
-    """One torch optimiser over all parameters, on gradients per datum; Pyro's own has one for each tensor."""
+    """One torch optimiser over all parameters, on gradients per datum; Pyro's own has one for each
+    tensor.
+    """
 
     def __init__(self, optimiser: torch.optim.Optimizer, clip_norm: float) -> None:
         super().__init__(type(optimiser), {})
         self.optimiser, self.clip_norm, self.batch = optimiser, clip_norm, 1
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [
+            p
+            for group in self.optimiser.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         for parameter in parameters:
             parameter.grad.div_(self.batch)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])

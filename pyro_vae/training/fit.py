@@ -1,11 +1,11 @@
 r"""Training: stochastic variational inference, by Pyro.
 
-``fit`` runs ``pyro.infer.SVI(vae.model, vae.guide, ...)`` with any Pyro ELBO. Around it stand the things that a user
-expects and Pyro leaves open: one fused optimiser instead of one per parameter tensor, gradients per datum (so that
-learning rate, clipping and weight decay mean the same at any batch size), a weight :math:`\beta` on the KL term
-(Higgins et al., 2017, https://openreview.net/forum?id=Sy2fzU9gl) with warm-up, validation with early stopping, and a
-stop before the first step that a NaN would spoil.
-"""
+``fit`` runs ``pyro.infer.SVI(vae.model, vae.guide, ...)`` with any Pyro ELBO. Around it stand the
+things that a user expects and Pyro leaves open: one fused optimiser instead of one per parameter
+tensor, gradients per datum (so that learning rate, clipping and weight decay mean the same at any
+batch size), a weight :math:`\beta` on the KL term (Higgins et al., 2017,
+https://openreview.net/forum?id=Sy2fzU9gl) with warm-up, validation with early stopping, and a stop
+before the first step that a NaN would spoil."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import torch
 from pyro import infer
 from pyro.infer import ELBO
 
+from ..data.rows import DataError, Rows
 from ..guards import mode, own_store, seeded, whole_number
-from ..rows import DataError, Rows
 from ..vae import VAE
 from .em import MonteCarloEM
 from .monitor import warn_of_collapse, watch
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 fused_adam = functools.partial(torch.optim.Adam, fused=True)
 
-losses: dict[str, tuple[type[ELBO], int, dict[str, Any]]] = {  # the ELBO, its usual particles, its options
+losses: dict[
+    str, tuple[type[ELBO], int, dict[str, Any]]
+] = {  # the ELBO, its usual particles, its options
     "elbo": (infer.Trace_ELBO, 1, {}),
     "mean_field": (infer.TraceMeanField_ELBO, 1, {}),
     "enum": (infer.TraceEnum_ELBO, 1, {}),
@@ -72,45 +74,58 @@ def fit(
     """Train a VAE in place by ``pyro.infer.SVI``.
 
     Arguments:
-        vae: The model; its trainable parameters are changed, and what its own layers track in train mode.
+        vae: The model; its trainable parameters are changed, and what its own layers track in train
+            mode.
         x: Data of shape ``(N, *X)``, NaN where missing.
         c: What a conditional VAE is conditional on, a row for each datum.
-        validation: Data for early stopping, for a conditional VAE a pair ``(x, c)``: the parameters with the lowest
-            validation loss are restored at the end. Its KL term is weighed by the largest beta of the schedule.
-        loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field (analytic KL), enum, iwae,
-            renyi (alpha 0.5), wake_sleep; iwae with other gradients: stl, dreg; in 8 groups: miwae, piwae
-            (Rainforth et al., 2018; the MIWAE of missing data is iwae on data with NaN); mcem, by HMC, without a bound.
-        particles: The samples of z for each datum (default: 16 for iwae and its kin and renyi, 8 a group for miwae and
-            piwae, 4 for mcem, 2 for wake_sleep, else 1).
-        beta: The weight of the KL term: a number, or a function of the epoch such as :func:`linear_warmup`.
-        free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`), against collapse.
+        validation: Data for early stopping, for a conditional VAE a pair ``(x, c)``: the parameters
+            with the lowest validation loss are restored at the end. Its KL term is weighed by the
+            largest beta of the schedule.
+        loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field
+            (analytic KL), enum, iwae, renyi (alpha 0.5), wake_sleep; iwae with other gradients:
+            stl, dreg; in 8 groups: miwae, piwae (Rainforth et al., 2018; the MIWAE of missing data
+            is iwae on data with NaN); mcem, by HMC, without a bound.
+        particles: The samples of z for each datum (default: 16 for iwae and its kin and renyi, 8 a
+            group for miwae and piwae, 4 for mcem, 2 for wake_sleep, else 1).
+        beta: The weight of the KL term: a number, or a function of the epoch such as
+            :func:`linear_warmup`.
+        free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`),
+            against collapse.
         epochs: How often the data are gone through.
         batch_size: How many data make one step.
         learning_rate: A number, or a function of the epoch.
         optimizer: Makes a torch optimiser from parameters and ``lr``.
         clip_norm: The largest norm of the gradient of the loss per datum, over all parameters.
-        patience: After how many epochs without a lower validation loss training stops; None for never.
+        patience: After how many epochs without a lower validation loss training stops; None for
+            never.
         seed: The seed of shuffling and sampling.
         progress: Whether a terminal shows a progress bar.
 
     Returns:
-        The history, a row an epoch: epoch, loss and validation (nats per datum), beta, learning_rate, seconds; and
-        what tells a collapse (:mod:`.monitor`): kl, kl_0, kl_1, ..., mutual_information, active_units.
+        The history, a row an epoch: epoch, loss and validation (nats per datum), beta,
+        learning_rate, seconds; and what tells a collapse (:mod:`.monitor`): kl, kl_0, kl_1, ...,
+        mutual_information, active_units.
 
     Raises:
         DataError: The data do not fit the likelihood; no parameter was touched.
-        ValueError: An option makes no sense, and no parameter was touched; or a schedule gives something else than a
-            number from 0, and training stops there.
+        ValueError: An option makes no sense, and no parameter was touched; or a schedule gives
+            something else than a number from 0, and training stops there.
         TypeError: `vae` is no VAE, `loss` no ELBO, or `optimizer` makes no torch optimiser.
-        FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are those before the step.
+        FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are
+            those before the step.
 
     Warns:
         UserWarning: After at least 10 epochs no latent dimension is used.
     """
     if not isinstance(vae, VAE):
-        raise TypeError(f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by pyro.infer.SVI")
+        raise TypeError(
+            f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by "
+            "pyro.infer.SVI"
+        )
     if any(parameter.is_inference() for parameter in vae.parameters()):
-        raise ValueError("fit needs parameters made outside torch.inference_mode(); build the VAE outside it")
+        raise ValueError(
+            "fit needs parameters made outside torch.inference_mode(); build the VAE outside it"
+        )
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
     run = Run(vae, _elbo_for(vae, loss, particles, beta, free_bits), *schedules, clip_norm)
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
@@ -120,7 +135,13 @@ def fit(
             whole_number(name, value, at_least=1)
     rows = vae.check(x, c)
     held_out = None if validation is None else _checked_validation(vae, validation)
-    with own_store(), seeded(seed), mode(vae, training=True), run, progress_bar(epochs, progress) as show:
+    with (
+        own_store(),
+        seeded(seed),
+        mode(vae, training=True),
+        run,
+        progress_bar(epochs, progress) as show,
+    ):
         run.start(optimizer)
         for epoch in range(epochs):
             run.epoch(epoch, rows, batch_size)
@@ -143,30 +164,47 @@ def _checked_validation(vae: VAE, validation: Any) -> Rows:
         if vae.condition is None:
             return vae.check(validation)
         if not (isinstance(validation, tuple) and len(validation) == 2):
-            raise DataError(f"a conditional VAE needs a pair (x, c); got {type(validation).__name__}")
+            raise DataError(
+                f"a conditional VAE needs a pair (x, c); got {type(validation).__name__}"
+            )
         return vae.check(*validation)
     except DataError as error:
         raise DataError(f"validation data: {error}") from None
 
 
-def _elbo_for(vae: VAE, loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None) -> ELBO:
+def _elbo_for(
+    vae: VAE, loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None
+) -> ELBO:
     """The ELBO, if the latents are of a kind that it can train."""
-    if vae.is_discrete and isinstance(loss, str) and (loss not in ("elbo", "enum") or free_bits is not None):
-        raise ValueError("fit: the latents are discrete, and sums over them exact; use loss='elbo' and no free_bits")
+    if (
+        vae.is_discrete
+        and isinstance(loss, str)
+        and (loss not in ("elbo", "enum") or free_bits is not None)
+    ):
+        raise ValueError(
+            "fit: the latents are discrete, and sums over them exact; use loss='elbo' and no "
+            "free_bits"
+        )
     elbo = _elbo("enum" if loss == "elbo" and vae.is_discrete else loss, particles, beta, free_bits)
     if isinstance(elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
-        raise ValueError("fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()")
+        raise ValueError(
+            "fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()"
+        )
     return elbo
 
 
 def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None) -> ELBO:
     if free_bits is not None:
         if loss != "elbo":
-            raise ValueError(f"fit: free_bits changes the KL term of loss='elbo'; got loss={loss!r}")
+            raise ValueError(
+                f"fit: free_bits changes the KL term of loss='elbo'; got loss={loss!r}"
+            )
         return FreeBits(free_bits, 1 if particles is None else particles)
     if isinstance(loss, str):
         if loss not in losses:
-            raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO")
+            raise ValueError(
+                f"no loss is named {loss!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO"
+            )
         cls, usual, options = losses[loss]
         particles = usual if particles is None else particles
         whole_number("particles", particles, at_least=2 if loss == "wake_sleep" else 1)
@@ -174,12 +212,22 @@ def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: fl
             options = {"max_plate_nesting": 1, "vectorize_particles": particles > 1, **options}
         loss = cls(num_particles=particles, **options)
     elif not isinstance(loss, ELBO):
-        raise TypeError(f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}")
+        raise TypeError(
+            f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}"
+        )
     elif particles is not None:
-        raise ValueError(f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own")
-    if isinstance(loss, (infer.RenyiELBO, infer.ReweightedWakeSleep, ImportanceWeighted, MonteCarloEM)) and beta != 1.0:
         raise ValueError(
-            f"fit: beta weighs the KL term of an ELBO, and {type(loss).__name__} has none: a weight inside the mean of "
-            f"importance weights bounds nothing; use loss='elbo' or 'mean_field', or leave beta at 1"
+            f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own"
+        )
+    if (
+        isinstance(
+            loss, (infer.RenyiELBO, infer.ReweightedWakeSleep, ImportanceWeighted, MonteCarloEM)
+        )
+        and beta != 1.0
+    ):
+        raise ValueError(
+            f"fit: beta weighs the KL term of an ELBO, and {type(loss).__name__} has none: a "
+            "weight inside the mean of importance weights bounds nothing; use loss='elbo' or "
+            "'mean_field', or leave beta at 1"
         )
     return loss

@@ -1,11 +1,12 @@
-r"""Is the latent used at all? What the history of training says about the collapse of the posterior.
+r"""Is the latent used at all? What the history of training says about the collapse of the
+posterior.
 
 .. math:: I(x; z) = \mathrm{E}_x\, \mathrm{KL}(q(z \mid x) \,\|\, p(z)) - \mathrm{KL}(q(z) \,\|\, p(z))
 
-(Hoffman & Johnson, 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf), with q(z) the average of the
-guide over the data that are looked at. A latent dimension is active where the mean of the guide moves with x: where
-:math:`\mathrm{Var}_x\, \mathrm{E}_q z_j` exceeds 1 % of the prior's variance (Burda et al., 2015, section 5).
-"""
+(Hoffman & Johnson, 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf), with
+q(z) the average of the guide over the data that are looked at. A latent dimension is active where
+the mean of the guide moves with x: where :math:`\mathrm{Var}_x\, \mathrm{E}_q z_j` exceeds 1 % of
+the prior's variance (Burda et al., 2015, section 5)."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.rows import Rows
 from ..guards import seeded
-from ..rows import Rows
 from ..vae import VAE
 from .objectives import kl_by_part
 
@@ -29,8 +30,9 @@ def watch(vae: VAE, rows: Rows) -> dict[str, float]:
     """What the guide tells about at most 128 rows, in nats per datum; the VAE is in eval mode.
 
     Returns:
-        ``kl``, its mean; ``kl_0``, ``kl_1``, ... for each latent dimension where prior and guide factorise;
-        ``mutual_information``, at most log 50, NaN for a guide that scores its own draws only; ``active_units``.
+        ``kl``, its mean; ``kl_0``, ``kl_1``, ... for each latent dimension where prior and guide
+        factorise; ``mutual_information``, at most log 50, NaN for a guide that scores its own draws
+        only; ``active_units``.
     """
     picked = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int)
     x, *given = rows.batch(np.unique(picked), like=vae.reference)
@@ -44,14 +46,18 @@ def watch(vae: VAE, rows: Rows) -> dict[str, float]:
             "kl": float(kl.sum()),
             **by_part,
             "mutual_information": _mutual_information(vae, guide, z[0]),
-            "active_units": _active_units(guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS])))
+            "active_units": _active_units(
+                guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS]))
+            )
             if len(x) > 1
             else math.nan,
         }
 
 
 def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
-    """log q(z|x) less the log of the average of the guide, in the mean over one draw for each datum."""
+    """log q(z|x) less the log of the average of the guide, in the mean over one draw for each
+    datum.
+    """
     if not vae.posterior.scores_any_value:
         return math.nan
     each = guide.log_prob(z[:PAIRED].unsqueeze(1))[:, :PAIRED]
@@ -61,16 +67,17 @@ def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
 def _active_units(z: Tensor, prior: Tensor) -> float:
     """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
 
-    In ranks among draws of the prior, whose variance is 1/12: heavy tails have no variance to compare with. For a
-    collapsed normal the share of 1 % is that of the reference.
-    """
+    In ranks among draws of the prior, whose variance is 1/12: heavy tails have no variance to
+    compare with. For a collapsed normal the share of 1 % is that of the reference."""
     ranks = _ranks(z.flatten(2).movedim(-1, 0), prior.flatten(0, 1).flatten(1).T)
     moved = ranks.mean(1).var(1) - ranks.var(1).mean(1) / len(z)
     return int((moved > ACTIVE / 12).sum())
 
 
 def _ranks(z: Tensor, prior: Tensor) -> Tensor:
-    """The share of draws ``(D, S)`` that lie below each of ``(D, K, N)``, half of those that are equal."""
+    """The share of draws ``(D, S)`` that lie below each of ``(D, K, N)``, half of those that are
+    equal.
+    """
     ordered, flat = prior.double().contiguous().sort(1).values, z.double().flatten(1).contiguous()
     below, upto = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
     return ((below + upto) / (2 * prior.shape[1])).reshape(z.shape).double()
@@ -80,7 +87,8 @@ def warn_of_collapse(seen: dict[str, float], epochs: int) -> None:
     """Say so if after some training no latent dimension is used."""
     if epochs >= 10 and seen["active_units"] == 0:
         warnings.warn(
-            f"posterior collapse: after {epochs} epochs no latent dimension moves with x (KL {seen['kl']:.3f} nats per "
-            f"datum); try beta=pv.linear_warmup(20), free_bits=0.1, a weaker likelihood, or more epochs",
+            f"posterior collapse: after {epochs} epochs no latent dimension moves with x (KL "
+            f"{seen['kl']:.3f} nats per datum); try beta=pv.linear_warmup(20), free_bits=0.1, a "
+            "weaker likelihood, or more epochs",
             stacklevel=4,
         )

@@ -15,16 +15,17 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
+from ..data.rows import Rows
+from ..density.terms import Batch
 from ..guards import mode, seeded
-from ..rows import Rows
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
-from .terms import Batch
 
 EVALUATION_ROWS = 1024
 ADVICE = (
-    "; training stopped, the parameters are those before this step, or the best so far if there are validation data. "
-    "Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood with fixed or learned scale"
+    "; training stopped, the parameters are those before this step, or the best so far if there "
+    "are validation data. Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood "
+    "with fixed or learned scale"
 )
 
 
@@ -45,14 +46,18 @@ class Run:
     best_state: dict[str, Tensor] | None = None
 
     def __enter__(self) -> None:
-        """No gradient of the caller enters, and gradients are on whatever the caller has switched off."""
+        """No gradient of the caller enters, and gradients are on whatever the caller has switched
+        off.
+        """
         self.vae.zero_grad(set_to_none=True)
         self.grad = contextlib.ExitStack()
         self.grad.enter_context(torch.inference_mode(False))
         self.grad.enter_context(torch.enable_grad())
 
     def __exit__(self, *_: object) -> None:
-        """However training ends: the best parameters, if validation data told them, and no gradient left behind."""
+        """However training ends: the best parameters, if validation data told them, and no gradient
+        left behind.
+        """
         self.grad.close()
         self.vae.zero_grad(set_to_none=True)
         if self.best_state is not None:
@@ -62,8 +67,12 @@ class Run:
         """Make the optimiser and Pyro's SVI."""
         parameters = [p for p in self.vae.parameters() if p.requires_grad]
         if not parameters:
-            raise ValueError("fit has nothing to train: no parameter of the VAE requires a gradient")
-        self.optim = OneOptimiser(_made(optimizer, parameters, self.learning_rate(0.0)), self.clip_norm)
+            raise ValueError(
+                "fit has nothing to train: no parameter of the VAE requires a gradient"
+            )
+        self.optim = OneOptimiser(
+            _made(optimizer, parameters, self.learning_rate(0.0)), self.clip_norm
+        )
         model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
         self.svi = SVI(model, guide, self.optim, self.elbo.loss, loss_and_grads=self._finite_loss)
         self.started = time.perf_counter()
@@ -79,7 +88,9 @@ class Run:
             try:
                 total += self._step(batch, validate=epoch == 0 and start == 0)
             except FloatingPointError as error:
-                raise FloatingPointError(self._report(error, epoch, start // batch_size, batch)) from None
+                raise FloatingPointError(
+                    self._report(error, epoch, start // batch_size, batch)
+                ) from None
         self.history.append(
             {
                 "epoch": epoch,
@@ -91,7 +102,9 @@ class Run:
         )
 
     def _step(self, batch: Batch, validate: bool) -> float:
-        """One step of SVI. Pyro's validation sees it first, for the first step; then only finite numbers count."""
+        """One step of SVI. Pyro's validation sees it first, for the first step; then only finite
+        numbers count.
+        """
         try:
             with pyro.validation_enabled(validate):
                 return _scalar(self.svi.step(*batch))
@@ -101,22 +114,30 @@ class Run:
             raise FloatingPointError(f"first step ({str(error).splitlines()[0]})") from None
 
     def validate(self, epoch: int, rows: Rows, epochs: int, stride: float) -> None:
-        """The loss on held-out data, with the same draws each time and the largest beta that training uses."""
+        """The loss on held-out data, with the same draws each time and the largest beta that
+        training uses.
+        """
         if self.largest_beta is None:
             self.largest_beta = max(
-                self.beta(e + s * stride) for e in range(epochs) for s in range(math.ceil(1 / stride))
+                self.beta(e + s * stride)
+                for e in range(epochs)
+                for s in range(math.ceil(1 / stride))
             )
         self.tempered.beta = self.largest_beta
         total = 0.0
         with seeded(0), mode(self.vae, training=False), pyro.validation_enabled(False):
             for chunk in rows.chunks(EVALUATION_ROWS):
-                total += _scalar(self.svi.evaluate_loss(*rows.batch(chunk, like=self.vae.reference)))
+                total += _scalar(
+                    self.svi.evaluate_loss(*rows.batch(chunk, like=self.vae.reference))
+                )
         self.history[-1]["validation"] = loss = total / len(rows)
         if not math.isfinite(loss):
             raise FloatingPointError(f"fit: the validation loss is {loss} at epoch {epoch}{ADVICE}")
         if loss < self.best_loss:
             self.best_epoch, self.best_loss = epoch, loss
-            self.best_state = {name: tensor.clone() for name, tensor in self.vae.state_dict().items()}
+            self.best_state = {
+                name: tensor.clone() for name, tensor in self.vae.state_dict().items()
+            }
 
     def _schedule(self, epoch: float) -> None:
         self.tempered.beta = self.beta(epoch)
@@ -133,13 +154,15 @@ class Run:
         return f"fit: the {error} is not finite at epoch {epoch}, batch {number}{_culprit(self.vae, batch)}{ADVICE}"
 
 
-def _made(optimizer: Any, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def _made(
+    optimizer: Any, parameters: list[nn.Parameter], learning_rate: float
+) -> torch.optim.Optimizer:
     """The optimiser, if what the caller gave makes one that steps without a closure."""
     made = optimizer(parameters, lr=learning_rate) if callable(optimizer) else None
     if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
         raise TypeError(
-            f"fit needs optimizer as a function of parameters and lr, such as torch.optim.AdamW or a functools.partial "
-            f"of it; got {optimizer!r}"
+            "fit needs optimizer as a function of parameters and lr, such as torch.optim.AdamW or "
+            f"a functools.partial of it; got {optimizer!r}"
         )
     return made
 

@@ -10,7 +10,8 @@ Schedule = float | Callable[[float], float]
 
 
 def linear_warmup(epochs: float, end: float = 1.0) -> Callable[[float], float]:
-    """A weight that rises from 0 to `end` over the first `epochs`, for ``fit(..., beta=linear_warmup(10))``.
+    """A weight that rises from 0 to `end` over the first `epochs`, for ``fit(...,
+    beta=linear_warmup(10))``.
 
     Arguments:
         epochs: How long it rises; 0 for not at all.
@@ -35,7 +36,9 @@ def cyclical_warmup(period: float, ramp: float = 0.5, end: float = 1.0) -> Calla
         | https://arxiv.org/abs/1903.10145
     """
     if not (period > 0 and ramp > 0):
-        raise ValueError(f"cyclical_warmup needs period and ramp above 0; got {period!r} and {ramp!r}")
+        raise ValueError(
+            f"cyclical_warmup needs period and ramp above 0; got {period!r} and {ramp!r}"
+        )
     return lambda epoch: end * min(1.0, (epoch % period) / (ramp * period))
 
 
@@ -45,7 +48,10 @@ def as_schedule(name: str, value: Schedule) -> Callable[[float], float]:
     def checked(epoch: float) -> float:
         now = value(epoch) if callable(value) else value
         if isinstance(now, bool) or not isinstance(now, numbers.Real) or not 0 <= now < math.inf:
-            raise ValueError(f"{name} must be a number from 0, or a function of the epoch that gives one; got {now!r}")
+            raise ValueError(
+                f"{name} must be a number from 0, or a function of the epoch that gives one; got "
+                f"{now!r}"
+            )
         return float(now)
 
     checked(0.0)

@@ -1,0 +1,1 @@
+"""How prior, likelihood and guide fit together."""

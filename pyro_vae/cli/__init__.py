@@ -1,0 +1,3 @@
+"""The command ``pyro-vae``."""
+
+from .app import app as app

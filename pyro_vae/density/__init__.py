@@ -1,0 +1,1 @@
+"""The densities of a model and a guide."""

@@ -1,0 +1,1 @@
+"""What Pyro lacks: distributions, transforms, links, supports."""

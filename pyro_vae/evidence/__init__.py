@@ -1,0 +1,1 @@
+"""log p(x), datum by datum."""

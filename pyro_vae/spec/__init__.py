@@ -1,0 +1,1 @@
+"""Names to a VAE and back; one file with weights and spec."""
