@@ -50,11 +50,11 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     num_samples = 100 if small else 1000
 
     score = pv.log_evidence(vae, test, num_samples=num_samples)
-    alone = independent(train, test)
-    gain, error = mean(score.log_evidence.values - alone)
+    standalone = independent(train, test)
+    gain, error = mean(score.log_evidence.values - standalone)
     print(f"{len(train)} rows to train, {len(test)} to score; nats per row ± SE")
     print(f"log p(x), VAE          {score.attrs['mean']:7.2f} ± {score.attrs['mean_se']:.2f}")
-    print("independent columns    {:7.2f} ± {:.2f}".format(*mean(alone)))
+    print("independent columns    {:7.2f} ± {:.2f}".format(*mean(standalone)))
     print(
         f"difference, row by row {gain:7.2f} ± {error:.2f}, k-hat > 0.7: "
         f"{score.attrs['flagged'] / len(test):.0%}"

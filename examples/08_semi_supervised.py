@@ -91,20 +91,23 @@ def main(small: bool = False, out: Path = Path("runs/examples"), seed: int = 0) 
 
     torch.manual_seed(seed)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    m2, alone = parts(train), parts(train)["q(y|x)"]
-    optimiser = torch.optim.Adam([*m2.parameters(), *alone.parameters()], lr=rate)
+    m2, standalone = parts(train), parts(train)["q(y|x)"]
+    optimiser = torch.optim.Adam([*m2.parameters(), *standalone.parameters()], lr=rate)
     history = []
     for _ in range(epochs):
         for batch in unknown[torch.randperm(len(unknown))].split(size):
             free = elbo.differentiable_loss(model, guide, m2, batch)
             tied = elbo.differentiable_loss(model, guide, m2, known, labels)
-            apart = -alone(known).log_prob(labels).sum()
+            apart = -standalone(known).log_prob(labels).sum()
             optimiser.zero_grad()
             ((free + tied + apart) / size).backward()
             optimiser.step()
-        history.append([accurate(q, test, truth).mean() for q in (m2["q(y|x)"], alone)])
+        history.append([accurate(q, test, truth).mean() for q in (m2["q(y|x)"], standalone)])
 
-    with_unlabelled, labels_only = accurate(m2["q(y|x)"], test, truth), accurate(alone, test, truth)
+    with_unlabelled, labels_only = (
+        accurate(m2["q(y|x)"], test, truth),
+        accurate(standalone, test, truth),
+    )
     gain, error = mean(with_unlabelled - labels_only)
     print(f"right of {len(test)} held-out digits ± SE, {num} labels")
     print("  labels alone                 {:.1%} ± {:.1%}".format(*mean(labels_only)))

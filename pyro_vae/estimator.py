@@ -25,8 +25,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 from torch import Tensor
 
-from .assembly.missing import mean_of, mode_of
 from .conditionals.base import Shape
+from .distributions.summaries import mean_of, mode_of
 from .evidence.evidence import log_evidence
 from .guards import mode, seeded, whole_number
 from .spec.build import build

@@ -109,7 +109,7 @@ def frozen(*owners: object) -> Iterator[None]:
 
 
 @contextmanager
-def judged(*owners: object) -> Iterator[None]:
+def evaluating(*owners: object) -> Iterator[None]:
     """Eval mode, no gradients for parameters, a parameter store that is put back, no validation:
     then as before.
     """

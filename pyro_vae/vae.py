@@ -25,12 +25,14 @@ from torch import Tensor
 from .assembly.base import UNCONDITIONAL, Assembly
 from .assembly.compatibility import check_parts, title
 from .assembly.condition import Condition
-from .assembly.missing import impute, mean_of, mode_of, observed
+from .assembly.imputation import impute
+from .assembly.missing import observed
 from .assembly.refinement import refine
 from .assembly.support import check
 from .conditionals.base import Conditional
 from .data.arrays import as_rows
 from .data.rows import DataError, Rows
+from .distributions.summaries import mean_of, mode_of
 from .guards import mode, seeded, whole_number
 
 
@@ -91,13 +93,13 @@ class VAE(Assembly):
             raise ValueError(f"model needs data x to observe, or size= to draw; got {both}")
         if size is not None:
             whole_number("size", size, at_least=1)
-        x = None if x is None else self._fitting(x)
+        x = None if x is None else self.as_batch(x)
         num = len(x) if x is not None else size or 0
-        c = self._given(num, c)
+        c = self.encode_condition(num, c)
         self._register()
         with pyro.plate("data", num, dim=-1):
-            z = pyro.sample("z", self._latent(c), infer=self._infer)
-            decoded = self._decoded(z, c)
+            z = pyro.sample("z", self.prior_of(c), infer=self._infer)
+            decoded = self.likelihood_of(z, c)
             if x is not None:
                 decoded, x = observed(decoded, x, title(self.likelihood))
             return pyro.sample("x", decoded, obs=x)
@@ -117,12 +119,12 @@ class VAE(Assembly):
         Returns:
             Latents of shape ``(N, *Z)``.
         """
-        x = observations["x"].to(self.reference) if observations else self._fitting(x)
+        x = observations["x"].to(self.reference) if observations else self.as_batch(x)
         num = x.shape[-1 - len(self.likelihood.event_shape)]
-        c = self._given(num, c)
+        c = self.encode_condition(num, c)
         self._register()
         with pyro.plate("data", num, dim=-1):
-            return pyro.sample("z", self._encoded(x, c), infer=self._infer)
+            return pyro.sample("z", self.guide_of(x, c), infer=self._infer)
 
     # The model, as distributions and arrays
 
@@ -142,7 +144,7 @@ class VAE(Assembly):
         """
         x, *given = self.check(x, c).batch(slice(None), like=self.reference)
         with mode(self, training=False):
-            return self._encoded(x, self._given(len(x), *given))
+            return self.guide_of(x, self.encode_condition(len(x), *given))
 
     def decode(self, z: Any, c: Any = None) -> TorchDistribution:
         r""":math:`p(x \mid z)`, with the VAE in eval mode.
@@ -163,8 +165,8 @@ class VAE(Assembly):
         if z.shape[z.dim() - len(shape) :] != shape:
             raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
         with mode(self, training=False):
-            return self._decoded(
-                z, self._checked(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c)
+            return self.likelihood_of(
+                z, self.check_condition(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c)
             )
 
     def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Tensor:
@@ -180,8 +182,10 @@ class VAE(Assembly):
         """
         whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            c = self._checked(size, c)
-            return self._decoded(self._latent(c).expand(torch.Size([size])).sample(), c).sample()
+            c = self.check_condition(size, c)
+            return self.likelihood_of(
+                self.prior_of(c).expand(torch.Size([size])).sample(), c
+            ).sample()
 
     def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
         r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z
@@ -205,7 +209,7 @@ class VAE(Assembly):
         whole_number("num_samples", num_samples, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             z = self.encode(x, c).sample(torch.Size([num_samples]))
-            decoded = self._decoded(z, self._checked(z.shape[1], c))
+            decoded = self.likelihood_of(z, self.check_condition(z.shape[1], c))
             mean = mean_of(decoded).mean(0)
             none = ~mean.isfinite()
             return torch.where(none, mode_of(decoded)[0], mean) if none.any() else mean
@@ -321,7 +325,7 @@ class VAE(Assembly):
             )
             check(
                 rows,
-                self._decoded(self._latent(none).sample(), none),
+                self.likelihood_of(self.prior_of(none).sample(), none),
                 title(self.likelihood),
                 self.reference,
             )

@@ -17,7 +17,7 @@ from truth import Direct, LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence import annealing as module
-from pyro_vae.evidence.annealing import ladder_of_betas
+from pyro_vae.evidence.annealing import temperatures
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 MODELS = {q: LinearGaussian.with_diagonal_posterior(q + 4, q) for q in (2, 10, 50)}
@@ -175,7 +175,7 @@ def test_a_bad_guide_is_brought_to_the_truth():
 @pytest.mark.parametrize("num", [1, 2, 7, 100])
 @pytest.mark.parametrize("schedule", ["sigmoidal", "linear"])
 def test_betas(schedule, num):
-    betas = np.array(ladder_of_betas(num, schedule))
+    betas = np.array(temperatures(num, schedule))
     assert len(betas) == num + 1
     assert betas[0] == 0.0
     assert betas[-1] == 1.0
@@ -300,9 +300,10 @@ def test_a_pair_of_functions_with_two_latents():
             pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 0.7))
 
     x = torch.linspace(-3, 3, 15)
-    density = lambda s, v: (
-        stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)
-    )  # noqa: E731
+
+    def density(s, v):
+        return stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)
+
     exact = [math.log(integrate.quad(density, 0, np.inf, args=(float(v),))[0]) for v in x]
     result = annealed((model, guide), x, chains=64)
     assert (np.abs(in_standard_errors(result, exact)) < 4.5).all()

@@ -27,7 +27,7 @@ def test_an_exact_guide_is_accepted_as_often_as_it_should_be():
         pv.calibrate(TRUTH.vae(), num_simulations=100, num_samples=49, seed=seed)
         for seed in range(40)
     ]
-    lean = np.concatenate([each.p_lean.values for each in found])
+    lean = np.concatenate([each.p_location.values for each in found])
     assert lean.min() > 1e-4
     assert 0.35 < np.mean(lean) < 0.65
 
@@ -35,10 +35,10 @@ def test_an_exact_guide_is_accepted_as_often_as_it_should_be():
 @pytest.mark.parametrize(
     ("wrong", "test"),
     [
-        ({"shift": 0.5}, "p_lean"),
-        ({"shift": -0.5}, "p_lean"),
-        ({"shrink": 0.6}, "p_heaped"),
-        ({"shrink": 1.7}, "p_heaped"),
+        ({"shift": 0.5}, "p_location"),
+        ({"shift": -0.5}, "p_location"),
+        ({"shrink": 0.6}, "p_spread"),
+        ({"shrink": 1.7}, "p_spread"),
     ],
 )
 def test_a_biased_or_misjudged_spread_is_rejected(wrong, test):
@@ -57,8 +57,8 @@ def test_a_missed_correlation_is_seen_by_the_joint_density():
     scale = torch.as_tensor(np.sqrt(np.diag(covariance)))
     vae.posterior = pv.Amortised(affine(gain, -gain @ truth.bias), pv.Normal((2,), scale=scale))
     found = pv.calibrate(vae, num_simulations=1000)
-    assert (found.p_lean.sel(quantity=["z_0", "z_1"]) > 1e-3).all()
-    assert float(found.p_lean.sel(quantity="log_joint")) < 1e-6
+    assert (found.p_location.sel(quantity=["z_0", "z_1"]) > 1e-3).all()
+    assert float(found.p_location.sel(quantity="log_joint")) < 1e-6
 
 
 def test_mcmc_as_the_control():

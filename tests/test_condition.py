@@ -31,7 +31,7 @@ def test_exactly_the_named_parts_see_it(seen_by, c):
     other = np.roll(c, 1, axis=0)
     z = torch.randn(40, 2)
     sees = {
-        "prior": lambda c: vae._latent(vae._given(40, c)).log_prob(z),
+        "prior": lambda c: vae.prior_of(vae.encode_condition(40, c)).log_prob(z),
         "likelihood": lambda c: vae.decode(z, c).log_prob(torch.as_tensor(X)),
         "guide": lambda c: vae.encode(X, c).log_prob(z),
     }

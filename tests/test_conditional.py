@@ -16,8 +16,9 @@ from torch.distributions import biject_to
 
 import pyro_vae as pv
 from pyro_vae.conditionals.parametric import Parametric
-from pyro_vae.distributions.links import innermost, is_real, link
+from pyro_vae.distributions.links import link
 from pyro_vae.distributions.sphere import Sphere
+from pyro_vae.distributions.supports import innermost, is_real
 
 FAILURE_RATE = 2e-5  # of one goodness-of-fit test
 BATCHES = [(), (7,), (2, 7)]
@@ -239,7 +240,7 @@ def as_prior(head):
     latents = biject_to(head.support).inverse_shape(head.event_shape)
     guide = pv.Amortised(pv.MLP(4, 2 * latents[0], hidden=[8]), pv.Normal(latents))
     return pv.VAE(
-        head, pv.Amortised(pv.MLP(head.shown_shape, 4, hidden=[8]), pv.Poisson((4,))), guide
+        head, pv.Amortised(pv.MLP(head.visible_shape, 4, hidden=[8]), pv.Poisson((4,))), guide
     )
 
 

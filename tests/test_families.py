@@ -255,8 +255,8 @@ def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):
     rest = 1 - np.cumsum(x)[:-1]
     before = np.concatenate([[1.0], rest[:-1]])
     u = np.log(x[:-1] / rest) + np.log(np.arange(size - 1, 0, -1))
-    log_slope = np.log(before / (x[:-1] * rest))
-    expected = (stats.norm(loc, scale).logpdf(u) + log_slope).sum()
+    log_abs_det = np.log(before / (x[:-1] * rest))
+    expected = (stats.norm(loc, scale).logpdf(u) + log_abs_det).sum()
     actual = pv.LogisticNormal((size,), loc=loc, scale=scale)().log_prob(torch.as_tensor(x))
     np.testing.assert_allclose(float(actual), expected, rtol=1e-6, atol=1e-7)
 
@@ -284,8 +284,8 @@ def test_a_composition_with_tiny_parts_has_its_density():
     x = np.array([0.6, 0.4 - 2e-20, 1e-20, 1e-20])
     left = np.array([0.4, 2e-20, 1e-20])  # after each break
     u = np.log(x[:3]) - np.log(left) + np.log([3, 2, 1])
-    log_slope = -(np.log(x[:3]) + np.log(left) - np.log([1.0, 0.4, 2e-20])).sum()
-    expected = stats.norm(0, 6).logpdf(u).sum() + log_slope
+    log_abs_det = -(np.log(x[:3]) + np.log(left) - np.log([1.0, 0.4, 2e-20])).sum()
+    expected = stats.norm(0, 6).logpdf(u).sum() + log_abs_det
     head = pv.LogisticNormal((4,), loc=0.0, scale=6.0)
     np.testing.assert_allclose(float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-10)
     assert head().expand([7]).log_prob(torch.as_tensor(x)).shape == (7,)

@@ -16,8 +16,8 @@ from truth import Direct, LinearGaussian, affine
 
 import pyro_vae as pv
 from pyro_vae.density.target import Target
-from pyro_vae.evidence.escalation import FREEDOM, PRIOR_SHARE, RUNGS, Students, _defended
-from pyro_vae.evidence.weights import summed
+from pyro_vae.evidence.escalation import FREEDOM, PRIOR_SHARE, RUNGS, StudentTMixture, _defended
+from pyro_vae.evidence.weights import from_blocks
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 MODELS = {
@@ -219,9 +219,10 @@ def test_a_pair_with_two_latents_one_of_them_positive():
             pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 0.1))
 
     x = torch.linspace(-2, 2, 5)
-    density = lambda s, v: (
-        stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)
-    )  # noqa: E731
+
+    def density(s, v):
+        return stats.gamma(3, scale=1 / 3).pdf(s) * stats.norm(0, math.sqrt(1 + s * s)).pdf(v)
+
     exact = [math.log(integrate.quad(density, 0, np.inf, args=(float(v),))[0]) for v in x]
     result = quiet((model, guide), x, num_samples=500, tolerance=0.05)
     assert result.attrs["flagged"] == 0
@@ -382,8 +383,8 @@ def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
 def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     """A block of the curve is a mixture as all of the draws are, not those of one stratum."""
     model, _, exact = two_modes()
-    proposal = Students(torch.ones(20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
-    found = summed(_defended(Target(model, (torch.ones(20),)), proposal, 4096), 1e-16)
+    proposal = StudentTMixture(torch.ones(20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
+    found = from_blocks(_defended(Target(model, (torch.ones(20),)), proposal, 4096), 1e-16)
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(4000, 32))
     radius = rng.choice([1.2, 2.5], normal.shape) * np.sqrt(
@@ -504,7 +505,7 @@ def test_nothing_of_the_caller_changes():
 def students(size, num=3, widths=(0.7, 2.0)):
     factor = torch.tril(torch.randn(num, size, size))
     factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
-    return Students(torch.randn(num, size), factor, widths)
+    return StudentTMixture(torch.randn(num, size), factor, widths)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -523,7 +524,7 @@ def test_students_have_the_density_of_scipy(size):
         np.testing.assert_allclose(proposal.log_prob(at)[:, n], expected, rtol=1e-10)
     index = torch.tensor([2, 0])
     torch.testing.assert_close(
-        proposal.of(index).log_prob(at[:, index]), proposal.log_prob(at)[:, index]
+        proposal.select(index).log_prob(at[:, index]), proposal.log_prob(at)[:, index]
     )
 
 
@@ -541,8 +542,9 @@ def test_students_draw_what_they_score(size):
             sd = float((direction @ proposal.factor[n]).norm())
             center = float(direction @ proposal.mean[n])
             projected = (draws[:, n] @ direction).numpy()
-            cdf = lambda v, c=center, s=sd: np.mean(
-                [stats.t(FREEDOM, c, s * w).cdf(v) for w in (0.7, 2.0)], 0
-            )  # noqa: E731
+
+            def cdf(v, c=center, s=sd):
+                return np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for w in (0.7, 2.0)], 0)
+
             p_values.append(stats.kstest(projected, cdf).pvalue)
     assert min(p_values) > 1e-4

@@ -11,7 +11,8 @@ from scipy import stats
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
-from pyro_vae.assembly.missing import factorises, inside, observed
+from pyro_vae.assembly.missing import factorises, observed
+from pyro_vae.distributions.supports import inside
 
 FACTORISED = [
     name

@@ -92,7 +92,7 @@ def test_a_guide_that_is_rotated_misses_the_correlation():
 
 def test_the_summary_names_what_an_exact_guide_gives():
     table = summarize(compared(TRUTH.vae(shrink=0.8)))
-    assert list(table.columns) == ["exact", "median", "worst_tenth", "worst"]
+    assert list(table.columns) == ["exact", "median", "quantile_90", "worst"]
     assert table.exact["sd_ratio"] == 1.0
     assert table["worst"]["sd_ratio"] < table["median"]["sd_ratio"] < 0.85
     assert table.loc["kl", "worst"] >= table.loc["kl", "median"] > 0

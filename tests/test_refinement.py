@@ -24,7 +24,7 @@ def wrong():
 
 def elbo(vae, q):
     z = q.sample((4000,))
-    return (vae._log_joint(torch.as_tensor(X), z, None) - q.log_prob(z)).mean(0).detach().numpy()
+    return (vae.log_joint(torch.as_tensor(X), z, None) - q.log_prob(z)).mean(0).detach().numpy()
 
 
 def test_it_reaches_the_exact_posterior():
@@ -59,7 +59,7 @@ def test_no_datum_gets_worse(prior, guide):
             torch.manual_seed(0)
             z = q.sample((2000,))
             weight = (
-                vae._log_joint(torch.as_tensor(counts).double(), z, None) - q.log_prob(z)
+                vae.log_joint(torch.as_tensor(counts).double(), z, None) - q.log_prob(z)
             ).detach()
             bound[name] = weight.mean(0), weight.std(0) / 2000**0.5
         error = (bound["refined"][1] ** 2 + bound["amortised"][1] ** 2).sqrt()

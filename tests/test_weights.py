@@ -18,7 +18,7 @@ from truth import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence.pareto import tail_length
-from pyro_vae.evidence.weights import beside, summed
+from pyro_vae.evidence.weights import concatenate, from_blocks
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 EPS = float(np.finfo(float).eps)
@@ -65,7 +65,7 @@ def jackknife(log_weight):
 def test_sums_equal_the_plain_formulas_however_they_are_cut(num, sizes):
     log_weight = random_weights(num)
     plain = log_weight.numpy()
-    figures = summed(cut(log_weight, sizes), EPS).figures()
+    figures = from_blocks(cut(log_weight, sizes), EPS).figures()
     share = np.exp(plain - logsumexp(plain, 0))
     ess = 1 / np.square(share).sum(0)
     np.testing.assert_allclose(
@@ -88,7 +88,7 @@ def test_sums_equal_the_plain_formulas_however_they_are_cut(num, sizes):
 @pytest.mark.parametrize("num", [2, 3, 7, 17, 64, 1000])
 def test_bias_is_the_jackknife(num, sizes):
     log_weight = random_weights(num)
-    found, exact = summed(cut(log_weight, sizes), EPS).bias, jackknife(log_weight.numpy())
+    found, exact = from_blocks(cut(log_weight, sizes), EPS).bias, jackknife(log_weight.numpy())
     np.testing.assert_allclose(found, exact, rtol=1e-7 if num <= 17 else 1e-2)
     assert (found < 0).all()
 
@@ -97,7 +97,7 @@ def test_bias_of_a_weight_that_is_all_of_the_sum():
     """What is left without it is far too small to be one less its share."""
     log_weight = torch.tensor([0.0, -1000.0, -1001.0])[:, None]
     np.testing.assert_allclose(
-        summed([log_weight], EPS).bias, jackknife(log_weight.numpy()), rtol=1e-9
+        from_blocks([log_weight], EPS).bias, jackknife(log_weight.numpy()), rtol=1e-9
     )
 
 
@@ -105,7 +105,7 @@ def test_bias_of_a_weight_that_is_all_of_the_sum():
 @pytest.mark.parametrize("num", SIZES)
 def test_curve_is_the_mean_over_disjoint_blocks(num, sizes):
     log_weight = random_weights(num)
-    found = summed(cut(log_weight, sizes), EPS)
+    found = from_blocks(cut(log_weight, sizes), EPS)
     assert len(found.curve) == len(found.blocks) == int(math.log2(num)) + 1
     for level, (mean, blocks) in enumerate(zip(found.curve, found.blocks, strict=True)):
         count = num // 2**level
@@ -120,7 +120,7 @@ def test_khat_through_figures_equals_arviz(num):
     log_weight = random_weights(num)
     _, expected = array_stats.psislw(-log_weight.numpy().T, axis=-1)
     np.testing.assert_allclose(
-        summed(cut(log_weight, [37]), EPS).figures()["khat"], expected, atol=1e-9
+        from_blocks(cut(log_weight, [37]), EPS).figures()["khat"], expected, atol=1e-9
     )
 
 
@@ -129,8 +129,8 @@ def test_khat_through_figures_equals_arviz(num):
 )
 def test_two_parts_equal_the_whole(first, second):
     log_weight = random_weights(first + second)
-    parts = summed([log_weight[:first]], EPS).plus(summed([log_weight[first:]], EPS))
-    whole = summed([log_weight], EPS)
+    parts = from_blocks([log_weight[:first]], EPS).merge(from_blocks([log_weight[first:]], EPS))
+    whole = from_blocks([log_weight], EPS)
     for name, values in whole.figures().items():
         rtol = 1e-2 if name == "bias" else 1e-8
         np.testing.assert_allclose(parts.figures()[name], values, rtol=rtol, err_msg=name)
@@ -145,16 +145,19 @@ def test_the_tail_suffices_after_many_additions():
     has.
     """
     log_weight = random_weights(5000, data=20)
-    first, *others = (summed([part], EPS) for part in log_weight.split(100))
+    first, *others = (from_blocks([part], EPS) for part in log_weight.split(100))
     for other in others:
-        first = first.plus(other)
+        first = first.merge(other)
     np.testing.assert_allclose(first.khat, pv.khat(log_weight), rtol=1e-9)
 
 
 def test_a_part_of_the_data_and_back():
-    short, long = summed([random_weights(64)], EPS), summed([random_weights(1000, seed=1)], EPS)
+    short, long = (
+        from_blocks([random_weights(64)], EPS),
+        from_blocks([random_weights(1000, seed=1)], EPS),
+    )
     index = torch.tensor([3, 1])
-    mixed = short.put(index, long.of(index))
+    mixed = short.put(index, long.select(index))
     for name, values in mixed.figures().items():
         expected = short.figures()[name].clone()
         expected[index] = long.figures()[name][index]
@@ -164,21 +167,24 @@ def test_a_part_of_the_data_and_back():
             level > 6 and n not in (1, 3) for n in range(5)
         ]
     assert mixed.blocks[9].tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
-    whole = summed([random_weights(64)], EPS)
-    again = beside([whole.of(torch.tensor([0, 1])), whole.of(torch.tensor([2, 3, 4]))])
+    whole = from_blocks([random_weights(64)], EPS)
+    again = concatenate([whole.select(torch.tensor([0, 1])), whole.select(torch.tensor([2, 3, 4]))])
     for name, values in whole.figures().items():
         assert torch.equal(again.figures()[name], values), name
     nobody = torch.tensor([], dtype=torch.long)
-    assert torch.equal(short.put(nobody, long.of(nobody)).khat, short.khat)
+    assert torch.equal(short.put(nobody, long.select(nobody)).khat, short.khat)
 
 
 def test_data_with_unequal_numbers_of_draws_are_added_to():
-    short, long = summed([random_weights(64)], EPS), summed([random_weights(1000, seed=1)], EPS)
+    short, long = (
+        from_blocks([random_weights(64)], EPS),
+        from_blocks([random_weights(1000, seed=1)], EPS),
+    )
     index, more = torch.tensor([3, 1]), random_weights(500, seed=2)
-    added = short.put(index, long.of(index)).plus(summed([more], EPS))
+    added = short.put(index, long.select(index)).merge(from_blocks([more], EPS))
     for datum, before in enumerate([64, 1000, 64, 1000, 64]):
         first = random_weights(before, seed=0 if before == 64 else 1)[:, [datum]]
-        alone = summed([torch.cat([first, more[:, [datum]]])], EPS)
+        alone = from_blocks([torch.cat([first, more[:, [datum]]])], EPS)
         for name in ("log_evidence", "se", "ess", "elbo", "max_weight", "num_samples", "khat"):
             torch.testing.assert_close(
                 added.figures()[name][[datum]], alone.figures()[name], rtol=1e-9, atol=0.0
@@ -229,7 +235,7 @@ def test_degenerate_weights_are_defined(shape, sizes):
     """No warning and no traceback; a datum beside them is as it is alone."""
     column, log_evidence, ess, khat = SHAPES[shape]
     good = random_weights(len(column), data=1)
-    found = summed(cut(torch.stack([column.double(), good[:, 0]], 1), sizes), EPS)
+    found = from_blocks(cut(torch.stack([column.double(), good[:, 0]], 1), sizes), EPS)
     figures = {name: values.numpy() for name, values in found.figures().items()}
     np.testing.assert_allclose(figures["log_evidence"][0], log_evidence, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(figures["ess"][0], ess)
@@ -242,7 +248,7 @@ def test_degenerate_weights_are_defined(shape, sizes):
     if shape.startswith("one"):
         assert figures["max_weight"][0] == pytest.approx(1.0)
         assert figures["se"][0] == pytest.approx(1.0)
-    alone = summed([good], EPS).figures()
+    alone = from_blocks([good], EPS).figures()
     for name, values in figures.items():
         rtol = 1e-2 if name == "bias" else 1e-8
         np.testing.assert_allclose(values[1], alone[name][0], rtol=rtol, err_msg=name)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..conditionals.base import Conditional
 from ..data.arrays import as_rows
-from ..distributions.links import InDouble, is_real, onto, single
-from ..distributions.univariate import enumerable
+from ..distributions.joint import enumerable
+from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
 from .compatibility import title
 from .condition import Condition
 from .missing import observed
@@ -64,7 +64,7 @@ class Assembly(nn.Module):
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
-    def is_mixed(self) -> bool:
+    def is_mixed_precision(self) -> bool:
         """Whether latents on a constrained support are in double precision and the rest in single
         (``InDouble``).
         """
@@ -82,7 +82,7 @@ class Assembly(nn.Module):
     def _infer(self) -> dict[str, str]:
         return {"enumerate": "parallel"} if self.is_discrete else {}
 
-    def _latent(self, c: Tensor | None) -> TorchDistribution:
+    def prior_of(self, c: Tensor | None) -> TorchDistribution:
         if self.prior.reads_guide:
             return self.prior(self.posterior)
         return enumerable(self.prior(c if self._prior_sees_c else None))
@@ -99,53 +99,57 @@ class Assembly(nn.Module):
             else None
         )
 
-    def _encoded(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
-        return self._pushed(self.posterior(self._evidence(x, c)))
+    def guide_of(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
+        return self.push_forward(self.posterior(self.guide_input(x, c)))
 
-    def _evidence(self, x: Tensor, c: Tensor | None) -> Tensor:
+    def guide_input(self, x: Tensor, c: Tensor | None) -> Tensor:
         """What the guide reads: x, missing cells at the mean that its network knows, joined by c."""
-        x = self._joined("guide", x, c, len(self.likelihood.event_shape))
+        x = self.join("guide", x, c, len(self.likelihood.event_shape))
         missing = x.isnan()
         if not bool(missing.any()):
             return x
         network = getattr(self.posterior, "network", None)
         return torch.where(missing, getattr(network, "mean", torch.zeros_like(x)), x)
 
-    def _pushed(self, unconstrained: TorchDistribution) -> TorchDistribution:
+    def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:
         """The guide on the support of the prior."""
         support = self.prior.support
         if support.is_discrete:
             return enumerable(unconstrained)
         if is_real(support):
             return unconstrained
-        bend = onto(support).with_cache()
-        return dist.TransformedDistribution(unconstrained, [InDouble(self.reference.dtype), bend])
-
-    def _decoded(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
-        z = self.prior.shown(
-            z if z.dtype == self.reference.dtype else single(z, self.prior.support, self.reference)
+        bijection = bijection_to(support).with_cache()
+        return dist.TransformedDistribution(
+            unconstrained, [ToDouble(self.reference.dtype), bijection]
         )
-        return self.likelihood(self._joined("likelihood", z, c, len(self.prior.shown_shape)))
 
-    def _joined(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
+    def likelihood_of(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
+        z = self.prior.visible(
+            z
+            if z.dtype == self.reference.dtype
+            else to_single(z, self.prior.support, self.reference)
+        )
+        return self.likelihood(self.join("likelihood", z, c, len(self.prior.visible_shape)))
+
+    def join(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
         return (
             context
             if c is None or self.condition is None
             else self.condition.join(part, context, c, event_dim)
         )
 
-    def _log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+    def log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(z) + log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N,
         *Z)``.
         """
-        return self._latent(c).log_prob(z) + self._log_likelihood(x, z, c)
+        return self.prior_of(c).log_prob(z) + self.log_likelihood(x, z, c)
 
-    def _log_likelihood(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+    def log_likelihood(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
-        likelihood, x = observed(self._decoded(z, c), x, title(self.likelihood))
+        likelihood, x = observed(self.likelihood_of(z, c), x, title(self.likelihood))
         return likelihood.log_prob(x)
 
-    def _given(self, num: int, c: Any = None) -> Tensor | None:
+    def encode_condition(self, num: int, c: Any = None) -> Tensor | None:
         """c as the parts see it, of shape ``(num, width)``."""
         if self.condition is None:
             if c is not None:
@@ -155,11 +159,11 @@ class Assembly(nn.Module):
             c = self.condition.check(c, num).take(slice(None), like=self.reference)
         return self.condition.encode(c.to(self.reference))
 
-    def _checked(self, num: int, c: Any) -> Tensor | None:
+    def check_condition(self, num: int, c: Any) -> Tensor | None:
         """The same, of what a user has given."""
-        return self._given(num, c if c is None else as_rows(c))
+        return self.encode_condition(num, c if c is None else as_rows(c))
 
-    def _fitting(self, x: Tensor) -> Tensor:
+    def as_batch(self, x: Tensor) -> Tensor:
         """A batch of the right shape, where and as the VAE computes; the values are checked once,
         at the door.
         """

@@ -10,8 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ..conditionals.base import Amortised, Conditional
-from ..distributions.links import is_real, onto
-from ..distributions.univariate import Joint, enumerable
+from ..distributions.joint import Joint, enumerable
+from ..distributions.supports import bijection_to, is_real
 from ..guards import mode, seeded
 
 MOST_STATES = 4096  # of discrete latents
@@ -59,7 +59,7 @@ def check_parts(vae: Any) -> None:
             f"Condition(..., seen_by=['likelihood']), or another prior"
         )
     head = getattr(vae.prior, "head", vae.prior)
-    if head is not vae.prior and head.shown_shape != head.event_shape:
+    if head is not vae.prior and head.visible_shape != head.event_shape:
         raise ValueError(
             f"VAE: {title(head)} as a prior is drawn from its top layer and reads nothing, so it "
             f"cannot see c; use {title(head)} with learned=True, and leave 'prior' out of the "
@@ -70,7 +70,7 @@ def check_parts(vae: Any) -> None:
         z = latents.sample(torch.Size([2, 3]))
         c = None if vae.condition is None else z.new_zeros(3, vae.condition.width).to(vae.reference)
         x = _run(
-            "likelihood", vae.likelihood, _context(vae, "likelihood", vae.prior.shown(z), c)
+            "likelihood", vae.likelihood, _context(vae, "likelihood", vae.prior.visible(z), c)
         ).sample()
         if not vae.prior.reads_guide:
             guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
@@ -110,7 +110,7 @@ def _unconstrained(vae: Any) -> torch.Size:
         _check_enumerable(vae)
         return vae.prior.event_shape
     try:
-        return torch.Size(onto(support).inverse_shape(vae.prior.event_shape))
+        return torch.Size(bijection_to(support).inverse_shape(vae.prior.event_shape))
     except NotImplementedError:
         raise ValueError(
             f"VAE: the prior {title(vae.prior)} has support {support}, which has no map to it; use "
@@ -159,8 +159,8 @@ def _check_guide(vae: Any, guide: TorchDistribution) -> None:
 
 
 def _context(vae: Any, part: str, context: Tensor, c: Tensor | None) -> Tensor:
-    event_dim = len(vae.prior.shown_shape if part == "likelihood" else vae.likelihood.event_shape)
-    return vae._joined(part, context, c, event_dim)
+    event_dim = len(vae.prior.visible_shape if part == "likelihood" else vae.likelihood.event_shape)
+    return vae.join(part, context, c, event_dim)
 
 
 def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribution:

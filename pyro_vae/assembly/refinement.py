@@ -27,15 +27,15 @@ def refine(
             f"{title(posterior)}"
         )
     x, *given = rows.batch(slice(None), like=vae.reference)
-    c = vae._given(len(x), *given)
+    c = vae.encode_condition(len(x), *given)
 
     def elbo(read: Tensor) -> Tensor:
-        guide = vae._pushed(posterior.head(read))
+        guide = vae.push_forward(posterior.head(read))
         z = guide.rsample(torch.Size([particles]))
-        return (vae._log_joint(x, z, c) - guide.log_prob(z)).mean(0)
+        return (vae.log_joint(x, z, c) - guide.log_prob(z)).mean(0)
 
     with torch.no_grad():
-        start = posterior.network(vae._evidence(x, c))
+        start = posterior.network(vae.guide_input(x, c))
     with torch.enable_grad():
         read = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([read], lr=learning_rate)
@@ -45,7 +45,7 @@ def refine(
             optimiser.step()
     with torch.no_grad():
         better = _compared(elbo, read) > _compared(elbo, start)
-        return vae._pushed(posterior.head(torch.where(better[:, None], read, start)))
+        return vae.push_forward(posterior.head(torch.where(better[:, None], read, start)))
 
 
 def _compared(elbo: Any, read: Tensor) -> Tensor:

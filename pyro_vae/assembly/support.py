@@ -10,8 +10,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..data.rows import DataError, Rows, refuse
-from ..distributions.links import base_of, innermost
-from .missing import inside
+from ..distributions.supports import base_of, innermost, inside
 
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
 ADVICE: list[

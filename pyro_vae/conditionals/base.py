@@ -82,15 +82,15 @@ class Conditional(Declared, abc.ABC):
         return self(torch.zeros(reads) if reads else None).support
 
     @property
-    def shown_shape(self) -> torch.Size:
+    def visible_shape(self) -> torch.Size:
         """The shape of what the likelihood sees of a latent."""
         return self.event_shape
 
-    def shown(self, z: Tensor) -> Tensor:
+    def visible(self, z: Tensor) -> Tensor:
         """What the likelihood sees of a latent."""
         return z
 
-    def meet(self, x: Rows) -> None:
+    def initialize(self, x: Rows) -> None:
         """Take in what the data tell before training begins.
 
         Draws from torch's current random state.
@@ -109,12 +109,12 @@ class Conditional(Declared, abc.ABC):
         return "normal"
 
     @classmethod
-    def needed(cls) -> dict[str, Any]:
+    def required(cls) -> dict[str, Any]:
         """Standard values of the arguments that can be neither learned nor read from a context."""
         return {}
 
     @classmethod
-    def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Arguments beside the `given` ones with which it stands without a context, as a prior by
         bare name does.
         """
@@ -126,7 +126,7 @@ class Conditional(Declared, abc.ABC):
         return {}
 
     @classmethod
-    def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
+    def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
         """The `given` arguments, and beside them those that the data imply."""
         return {**cls.implied(x), **given}
 
@@ -148,7 +148,7 @@ def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
     if cls.reads_guide:
         raise ValueError(f"{name} reads the guide, so it can only be a prior")
     try:
-        return cls(event_shape, **{**cls.needed(), **table})
+        return cls(event_shape, **{**cls.required(), **table})
     except TypeError as error:
         lacks = cls.lacks(table)
         raise ValueError(

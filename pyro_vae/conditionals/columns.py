@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from .. import distributions as dists
 from ..data.rows import Rows
-from ..distributions.links import innermost
+from ..distributions.supports import innermost
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
@@ -74,17 +75,17 @@ class Columns(Conditional, name="columns"):
         if context is not None and self.num_params:
             read = list(context.split([part.num_params for part in self.parts], -1))
         cells = [innermost(part(h)) for part, h in zip(self.parts, read, strict=True)]
-        built = Cells(cells, self.columns).to_event(1)
+        built = dists.Cells(cells, self.columns).to_event(1)
         return built if context is None or self.num_params else built.expand(context.shape[:-1])
 
     @classmethod
-    def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
+    def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
         blocks = []
         for number, block in enumerate(_tables(given.get("blocks", ()))):
             columns = _columns(number, block)
             known = len(x.event_shape) == 1 and columns and max(columns) < x.event_shape[0]
             family = Conditional.registry.get(str(block.get("name")), Conditional)
-            blocks.append(family.completed(block, x.columns_only(columns)) if known else block)
+            blocks.append(family.with_data(block, x.columns_only(columns)) if known else block)
         return {**given, "blocks": blocks} if blocks else given
 
     @classmethod
@@ -111,79 +112,6 @@ def _columns(number: int, block: dict[str, Any]) -> list[int]:
     for column in columns:
         whole_number(f"blocks[{number}].columns: every column", column, at_least=0)
     return list(columns)
-
-
-class Cells(TorchDistribution):
-    """Independent cells, of a family for each block of the last dimension."""
-
-    arg_constraints: dict[str, Any] = {}
-
-    def __init__(self, parts: list[Any], columns: list[list[int]]) -> None:
-        self.parts, self.columns = parts, columns
-        self.order = torch.tensor(list(itertools.chain(*columns))).argsort()
-        batch = torch.Size((*parts[0].batch_shape[:-1], len(self.order)))
-        super().__init__(batch, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        """The supports of all blocks."""
-        return Supports([part.support for part in self.parts], self.columns)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Cells:
-        """The same, of a larger batch shape."""
-        outer = torch.Size(batch_shape)[:-1]
-        return Cells(
-            [part.expand(outer + part.batch_shape[-1:]) for part in self.parts], self.columns
-        )
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of shape ``sample_shape + batch_shape``."""
-        return self._joined(lambda part, _: part.sample(torch.Size(sample_shape)))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Of each cell."""
-        return self._joined(lambda part, columns: part.log_prob(value[..., columns]))
-
-    @property
-    def mean(self) -> Tensor:
-        """Of each cell; NaN for classes."""
-        return self._joined(lambda part, _: part.mean)
-
-    @property
-    def mode(self) -> Tensor:
-        """Of each cell that has no mean; else the mean."""
-        return self._joined(lambda part, _: _mean_or_mode(part))
-
-    def _joined(self, function: Any) -> Tensor:
-        pieces = [
-            function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)
-        ]
-        return torch.cat(pieces, -1)[..., self.order]
-
-
-def _mean_or_mode(part: Any) -> Tensor:
-    known = part.mean.isfinite()
-    return part.mean if bool(known.all()) else torch.where(known, part.mean, part.mode)
-
-
-class Supports(constraints.Constraint):
-    """Each block of columns has its own."""
-
-    event_dim = 0
-
-    def __repr__(self) -> str:
-        return f"Supports({', '.join(str(support) for _, support in self.blocks)})"
-
-    def __init__(self, supports: list[Any], columns: list[list[int]]) -> None:
-        self.blocks = list(zip(columns, supports, strict=True))
-        self.is_discrete = all(support.is_discrete for support in supports)
-
-    def check(self, value: Tensor) -> Tensor:
-        """Whether each cell lies in the support of its column."""
-        good = torch.zeros_like(value, dtype=torch.bool)
-        for columns, support in self.blocks:
-            good[..., columns] = support.check(value[..., columns])
-        return good
 
 
 __all__ = ["Columns"]

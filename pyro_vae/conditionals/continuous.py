@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pyro import distributions as dist
 
-from ..distributions import univariate as distributions
+from .. import distributions as dists
 from .base import Conditional
 from .parametric import Parametric
 
@@ -101,7 +101,7 @@ class HorseshoeLike(Parametric, name="horseshoe_like"):
         torch.Size([3])
     """
 
-    family, params = distributions.HorseshoeLike, ("scale",)
+    family, params = dists.HorseshoeLike, ("scale",)
     standard = {"scale": 1.0}
 
 

@@ -12,8 +12,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
+from .. import distributions as dists
 from ..data.rows import Rows
-from ..distributions import univariate as distributions
 from ..guards import whole_number
 from .base import Conditional, Shape
 from .parametric import Parametric, Value
@@ -245,7 +245,7 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
     """
 
     family, params = (
-        distributions.ZeroInflatedNegativeBinomial,
+        dists.ZeroInflatedNegativeBinomial,
         ("total_count", "logits", "gate_logits"),
     )
     standard: ClassVar[dict[str, float]] = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
@@ -270,7 +270,7 @@ class DiscretizedLogistic(Parametric, name="discretized_logistic"):
         6
     """
 
-    family, params = distributions.DiscretizedLogistic, ("loc", "scale", "levels")
+    family, params = dists.DiscretizedLogistic, ("loc", "scale", "levels")
     standard = {"loc": 0.0, "scale": 0.5, "levels": 256.0}
 
     @classmethod
@@ -291,7 +291,7 @@ class Multinomial(Parametric, name="multinomial"):
         5
     """
 
-    family, params = distributions.Multinomial, ("total_count", "logits")
+    family, params = dists.Multinomial, ("total_count", "logits")
     standard = {"total_count": 1.0, "logits": 0.0}
 
     def parameter_shape(self, name: str) -> torch.Size:

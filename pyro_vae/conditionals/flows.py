@@ -78,16 +78,18 @@ class Flow(Conditional):
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         affine, features = self._read(context)
-        bends: list[Transform] = [layer.condition(features) for layer in self.layers]  # type: ignore[operator]
+        bijections: list[Transform] = [layer.condition(features) for layer in self.layers]  # type: ignore[operator]
         if self.learned and self.inverted:
-            bends = [bend.inv for bend in bends]
-        bends.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
+            bijections = [bijection.inv for bijection in bijections]
+        bijections.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
         if len(self.event_shape) != 1:
-            bends.append(ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1))
+            bijections.append(
+                ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1)
+            )
         standard = dist.Normal(
             torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
         ).to_event(1)
-        built = dist.TransformedDistribution(standard, bends)
+        built = dist.TransformedDistribution(standard, bijections)
         return built.expand(context.shape[:-1]) if self.learned and context is not None else built
 
     @classmethod
@@ -236,7 +238,7 @@ class PlanarFlow(Flow, name="planar_flow"):
         super().__init__(event_shape, layers=layers, hidden=hidden, features=features)
 
     @classmethod
-    def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {}
 
     def layer(self, features: int, hidden: list[int], backwards: bool) -> nn.Module:

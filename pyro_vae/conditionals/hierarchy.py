@@ -2,7 +2,6 @@ r"""Several layers of latents as one distribution."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
-from ..distributions.links import is_real
+from .. import distributions as dists
+from ..distributions.supports import is_real
 from ..guards import whole_numbers
 from .base import Amortised, Conditional, Shape, as_shape, declared
 from .declared import at
@@ -78,7 +78,7 @@ class Ladder(Conditional, name="ladder"):
                 )
             if learned:
                 table = {"name": family} if isinstance(family, str) else family
-                self.first = declared({**self.first.alone(table), **table}, (drawn[0],))
+                self.first = declared({**self.first.standalone(table), **table}, (drawn[0],))
         self.rest = nn.ModuleList(
             Amortised(MLP(before, head.num_params, hidden=hidden, activation=activation), head)
             for before, head in zip(drawn, heads, strict=False)
@@ -98,63 +98,18 @@ class Ladder(Conditional, name="ladder"):
         return self.first.scores_any_value
 
     @property
-    def shown_shape(self) -> torch.Size:
+    def visible_shape(self) -> torch.Size:
         return torch.Size(self.sizes[:1])
 
-    def shown(self, z: Tensor) -> Tensor:
+    def visible(self, z: Tensor) -> Tensor:
         return z[..., : self.sizes[0]]
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        return Chain(self.first(context), list(self.rest), upwards=not self.learned)
+        return dists.Chain(self.first(context), list(self.rest), upwards=not self.learned)
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), layers=[2, 1], hidden=[4])
-
-
-class Chain(TorchDistribution):
-    """Vectors whose pieces are drawn one after the other, each given the one before."""
-
-    arg_constraints: dict[str, Any] = {}
-    support = constraints.real_vector
-
-    def __init__(self, first: TorchDistribution, rest: list[Any], upwards: bool) -> None:
-        self.first, self.rest, self.upwards = first, rest, upwards
-        sizes = [first.event_shape[0], *(part.event_shape[0] for part in rest)]
-        self.sizes = sizes if upwards else sizes[::-1]
-        super().__init__(first.batch_shape, torch.Size([sum(sizes)]), validate_args=False)
-
-    @property
-    def has_rsample(self) -> bool:
-        """Whether draws have a gradient."""
-        return self.first.has_rsample
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Chain:
-        """The same, of a larger batch shape."""
-        return Chain(self.first.expand(torch.Size(batch_shape)), self.rest, self.upwards)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of shape ``sample_shape + batch_shape + event_shape``."""
-        pieces = [self.first.rsample(torch.Size(sample_shape))]
-        for part in self.rest:
-            pieces.append(part(pieces[-1]).rsample())
-        return torch.cat(pieces if self.upwards else pieces[::-1], -1)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws without a gradient, where a layer has none."""
-        with torch.no_grad():
-            pieces = [self.first.sample(torch.Size(sample_shape))]
-            for part in self.rest:
-                pieces.append(part(pieces[-1]).sample())
-            return torch.cat(pieces if self.upwards else pieces[::-1], -1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The sum over the pieces."""
-        pieces = value.split(self.sizes, -1) if self.upwards else value.split(self.sizes, -1)[::-1]
-        total = self.first.log_prob(pieces[0])
-        for part, (before, piece) in zip(self.rest, itertools.pairwise(pieces), strict=True):
-            total = total + part(before).log_prob(piece)
-        return total
 
 
 __all__ = ["Ladder"]

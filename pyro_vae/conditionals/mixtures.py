@@ -11,9 +11,9 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
+from .. import distributions as dists
 from ..data.rows import Rows
-from ..distributions import univariate as distributions
-from ..distributions.links import innermost
+from ..distributions.supports import innermost
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
@@ -95,19 +95,19 @@ class Mixture(Conditional, name="mixture"):
         read = self._read(context)
         logits, numbers = read[..., 0], read[..., 1:]
         component = self.component(numbers)
-        built = distributions.Mixture(dist.Categorical(logits=logits), component)
+        built = dists.Mixture(dist.Categorical(logits=logits), component)
         built = built.to_event(len(self.event_shape) - built.event_dim)
         fed = self.num_params > 0 or context is None
         return built if fed else built.expand(context.shape[:-1])  # type: ignore[union-attr]
 
     @classmethod
-    def completed(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
+    def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
         part = given.get("component", "normal")
         if not isinstance(part, (str, dict)):
             return given  # refused by its constructor
         table = {"name": part} if isinstance(part, str) else part
         family = Conditional.registry.get(str(table.get("name")), Conditional)
-        full = family.completed(table, x)
+        full = family.with_data(table, x)
         return {**given, "component": full} if len(full) > 1 else given
 
     @classmethod
@@ -170,10 +170,10 @@ class Vamp(Conditional, name="vamp"):
         return constraints.independent(constraints.real, len(self.event_shape))
 
     @classmethod
-    def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {}
 
-    def meet(self, x: Rows) -> None:
+    def initialize(self, x: Rows) -> None:
         """Start the pseudo-inputs at data, drawn without replacement while they last; missing cells
         at the mean.
         """
@@ -193,7 +193,7 @@ class Vamp(Conditional, name="vamp"):
         logits = torch.zeros(
             self.components, dtype=self.pseudo_inputs.dtype, device=self.pseudo_inputs.device
         )
-        return distributions.Mixture(dist.Categorical(logits=logits), guide)
+        return dists.Mixture(dist.Categorical(logits=logits), guide)
 
     @classmethod
     def example(cls) -> Conditional:

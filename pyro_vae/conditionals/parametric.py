@@ -105,7 +105,7 @@ class Parametric(Conditional):
 
     @classmethod
     def example(cls) -> Conditional:
-        return cls((3,), **cls.needed())
+        return cls((3,), **cls.required())
 
     def usual_guide(self) -> str | dict[str, Any]:
         if not self.support.is_discrete:
@@ -122,7 +122,7 @@ class Parametric(Conditional):
         return [name for name in super().takes() if name not in cls.params] + list(cls.params)
 
     @classmethod
-    def needed(cls) -> dict[str, Any]:
+    def required(cls) -> dict[str, Any]:
         return {name: cls.standard[name] for name in cls.params if not cls.readable(name)}
 
     def parameter_shape(self, name: str) -> torch.Size:
@@ -146,7 +146,7 @@ class Parametric(Conditional):
         return sum(shape.numel() for shape in self.read.values())
 
     @classmethod
-    def alone(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
         return {
             name: v
             for name, v in cls.standard.items()

@@ -12,8 +12,7 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ..distributions import sphere
-from ..distributions import univariate as distributions
+from .. import distributions as dists
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape
 from .parametric import Parametric, Value
@@ -119,7 +118,7 @@ class LogisticNormal(_Vectors, name="logistic_normal"):
         4
     """
 
-    family, params = distributions.LogisticNormal, ("loc", "scale")
+    family, params = dists.LogisticNormal, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
 
     def parameter_shape(self, name: str) -> torch.Size:
@@ -140,7 +139,7 @@ class VonMisesFisher(_Vectors, name="von_mises_fisher"):
         torch.Size([3])
     """
 
-    family, params = sphere.VonMisesFisher, ("loc", "concentration")
+    family, params = dists.VonMisesFisher, ("loc", "concentration")
     standard = {"loc": 1.0, "concentration": 1.0}
 
     def parameter_shape(self, name: str) -> torch.Size:
@@ -160,7 +159,7 @@ class UniformSphere(_Vectors, name="uniform_sphere"):
         torch.Size([3])
     """
 
-    family, params, standard = sphere.VonMisesFisher, (), {}
+    family, params, standard = dists.VonMisesFisher, (), {}
     toward: Tensor
 
     def __init__(self, event_shape: Shape) -> None:
@@ -168,7 +167,7 @@ class UniformSphere(_Vectors, name="uniform_sphere"):
         self.register_buffer("toward", torch.ones(self.event_shape))
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        uniform = sphere.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
+        uniform = dists.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
         uniform = uniform.to_event(len(self.event_shape) - 1)
         return uniform if context is None else uniform.expand(context.shape[:-1])
 

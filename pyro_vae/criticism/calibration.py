@@ -55,7 +55,7 @@ def calibrate(
 
     Returns:
         A dataset over simulation and quantity (``z_0``, ``z_1``, ..., ``log_joint``): ``rank``,
-        between 0 and 1; over quantity: ``p_lean`` and ``p_heaped``. Attributes: ``p_value``, the
+        between 0 and 1; over quantity: ``p_location`` and ``p_spread``. Attributes: ``p_value``, the
         verdict's, and ``calibrated``, whether it is at least 0.001.
 
     Raises:
@@ -93,12 +93,12 @@ def _log_joint(vae: VAE, x: np.ndarray, c: Any, z: np.ndarray) -> np.ndarray:
     rows = vae.check(x, c)
     with torch.no_grad(), mode(vae, training=False), pyro.validation_enabled(False):
         first, *given = rows.batch(slice(None), like=vae.reference)
-        encoded = vae._given(len(first), *given)
+        encoded = vae.encode_condition(len(first), *given)
         blocks = np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / 4096)))
         on = vae.reference.device
         return np.concatenate(
             [
-                vae._log_joint(first, torch.as_tensor(block).to(on), encoded).numpy(force=True)
+                vae.log_joint(first, torch.as_tensor(block).to(on), encoded).numpy(force=True)
                 for block in blocks
             ]
         )
@@ -120,7 +120,7 @@ def _judged(rank: np.ndarray, names: list[str]) -> xarray.Dataset:
     lean = [float(stats.kstest(each, "uniform").pvalue) for each in rank.T]
     heaped = [float(stats.kstest(np.abs(2 * each - 1), "uniform").pvalue) for each in rank.T]
     found = dataset({"rank": rank}, ("simulation", "quantity"), "").assign_coords(quantity=names)
-    found = found.assign(p_lean=("quantity", lean), p_heaped=("quantity", heaped))
+    found = found.assign(p_location=("quantity", lean), p_spread=("quantity", heaped))
     p_value = min(1.0, 2 * len(names) * min(*lean, *heaped))
     return found.assign_attrs(p_value=p_value, calibrated=int(p_value >= REJECTED))
 
@@ -178,10 +178,10 @@ def check_predictions(
     rows = vae.check(x, c)
     with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
         first, *given = rows.batch(slice(None), like=vae.reference)
-        encoded = vae._given(len(first), *given)
-        guide, hidden, drawn = vae._encoded(first, encoded), first.isnan(), []
+        encoded = vae.encode_condition(len(first), *given)
+        guide, hidden, drawn = vae.guide_of(first, encoded), first.isnan(), []
         for _ in range(num_samples):
-            again = vae._decoded(guide.sample(), encoded).sample().to(first)
+            again = vae.likelihood_of(guide.sample(), encoded).sample().to(first)
             again = again.masked_fill(hidden, math.nan).numpy(force=True)
             drawn.append([function(again) for function in statistics.values()])
     table = pandas.DataFrame(index=list(statistics))

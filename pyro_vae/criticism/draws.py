@@ -95,7 +95,7 @@ def simulated(
         rows = as_rows(c)
         given = rows.take(np.resize(np.arange(len(rows)), num)).numpy()
     with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
-        encoded = vae._checked(num, given)
-        z = vae._latent(encoded).expand(torch.Size([num])).sample()
-        x = vae._decoded(z, encoded).sample()
+        encoded = vae.check_condition(num, given)
+        z = vae.prior_of(encoded).expand(torch.Size([num])).sample()
+        x = vae.likelihood_of(z, encoded).sample()
     return z.numpy(force=True), x.numpy(force=True), given

@@ -125,10 +125,8 @@ def _blocks(vae: VAE, z: xarray.DataArray) -> Any:
 
 def _log_likelihood(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
     """log p(x|z) of each datum, over chain, draw and datum."""
-    c = vae._given(len(batch[0]), *batch[1:])
-    blocks = [
-        vae._log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)
-    ]
+    c = vae.encode_condition(len(batch[0]), *batch[1:])
+    blocks = [vae.log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)]
     return dataset({"x": np.concatenate(blocks).reshape(z.shape[:3])}, DRAWS, "").assign_coords(
         draw=z.draw
     )
@@ -138,8 +136,8 @@ def _predicted(
     vae: VAE, rows: Rows, batch: tuple[Tensor, ...], z: xarray.DataArray
 ) -> xarray.Dataset:
     """Data drawn from p(x|z), one for each draw of z."""
-    c = vae._given(len(batch[0]), *batch[1:])
-    blocks = [vae._decoded(block, c).sample().numpy(force=True) for block in _blocks(vae, z)]
+    c = vae.encode_condition(len(batch[0]), *batch[1:])
+    blocks = [vae.likelihood_of(block, c).sample().numpy(force=True) for block in _blocks(vae, z)]
     drawn = np.concatenate(blocks)
     drawn = drawn.reshape(*z.shape[:3], *drawn.shape[2:])
     return features({"x": drawn}, DRAWS, rows).assign_coords(draw=z.draw)
@@ -149,10 +147,10 @@ def _prior(
     vae: VAE, rows: Rows, batch: tuple[Tensor, ...], num_samples: int
 ) -> dict[str, xarray.Dataset]:
     """Draws of the prior and of data from it; given each c where there is one."""
-    c = vae._given(len(batch[0]), *batch[1:])
+    c = vae.encode_condition(len(batch[0]), *batch[1:])
     num = 1 if c is None else len(c)
-    z = vae._latent(c).expand(torch.Size([num])).sample(torch.Size([num_samples]))
-    x = vae._decoded(z, c).sample()
+    z = vae.prior_of(c).expand(torch.Size([num])).sample(torch.Size([num_samples]))
+    x = vae.likelihood_of(z, c).sample()
     leading = DRAWS if c is not None else DRAWS[:2]
     prior, predicted = (values[None] if c is not None else values[None, :, 0] for values in (z, x))
     return {

@@ -30,7 +30,7 @@ from ..data.rows import DataError
 from ..density.terms import Pair, entrance, trace_terms
 from ..evidence.evidence import log_evidence
 from ..evidence.results import observing, whole
-from ..guards import judged, seeded
+from ..guards import evaluating, seeded
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _measure(name: Any, model: Any, x: Any, c: Any) -> str:
     try:
         model, guide, rows, like = entrance(model, x, c, 1)
         batch = rows.only(np.arange(1)).batch(slice(None), like=like)
-        with torch.no_grad(), judged(model, guide), seeded(0), observing(about):
+        with torch.no_grad(), evaluating(model, guide), seeded(0), observing(about):
             trace_terms(model, guide, batch, 1)
     except (TypeError, ValueError) as error:
         error.add_note(f"compare_models was about to score {name!r}")

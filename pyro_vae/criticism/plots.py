@@ -13,7 +13,7 @@ import torch
 import xarray
 from torch import Tensor
 
-from ..assembly.missing import mean_of, mode_of
+from ..distributions.summaries import mean_of, mode_of
 from ..guards import mode, seeded
 from ..vae import VAE
 
@@ -75,7 +75,7 @@ def samples(vae: VAE, *, rows: int = 5, columns: int = 12, seed: int = 0) -> Fig
         seed: The seed of the draws from the prior.
     """
     with torch.no_grad(), seeded(seed), mode(vae, training=False):
-        decoded = vae.decode(vae._latent(None).expand(torch.Size([rows * columns])).sample())
+        decoded = vae.decode(vae.prior_of(None).expand(torch.Size([rows * columns])).sample())
         mean = mean_of(decoded)
         known = mean.isfinite()
         images = _as_images(mean if known.all() else torch.where(known, mean, mode_of(decoded)))

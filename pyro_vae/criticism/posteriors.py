@@ -124,7 +124,7 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
         comparison: What :func:`compare_posteriors` gave.
 
     Returns:
-        A frame with the columns exact, median, worst_tenth (the quantile that a tenth of the data
+        A frame with the columns exact, median, quantile_90 (the quantile that a tenth of the data
         exceeds) and worst.
     """
     import pandas
@@ -144,7 +144,7 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
         at = [order[math.ceil(share * len(order)) - 1] for share in (0.5, 0.9, 1.0)]
         table[name] = [exact, *values[at]]
     return pandas.DataFrame.from_dict(
-        table, orient="index", columns=["exact", "median", "worst_tenth", "worst"]
+        table, orient="index", columns=["exact", "median", "quantile_90", "worst"]
     )
 
 

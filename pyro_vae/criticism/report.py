@@ -21,7 +21,7 @@ from ..data.rows import Rows
 from ..evidence.evidence import log_evidence
 from ..evidence.pareto import KHAT_LIMIT
 from ..guards import whole_number
-from ..posterior.diagnostics import mixed
+from ..posterior.diagnostics import have_mixed
 from ..posterior.mcmc import sample_posterior
 from ..spec.build import describe
 from ..vae import VAE
@@ -235,7 +235,7 @@ def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     x, given = rows.take(first, vae.reference), None if c is None else rows.c.take(first)  # type: ignore[union-attr]
     tree = sample_posterior(vae, x, given, num_samples=500, warmup=300, seed=seed)
     chains = tree["diagnostics"]
-    good = mixed(chains)
+    good = have_mixed(chains)
     yield f"<h2>Guide against MCMC, {num} data</h2>"
     yield _light(
         "good" if good.all() else "fair" if good.mean() > 0.9 else "bad",

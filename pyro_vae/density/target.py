@@ -16,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..distributions.links import base_of, is_real, onto
+from ..distributions.supports import base_of, bijection_to, is_real
 from ..guards import seeded
 from .memory import TILE_ROWS
 from .terms import Batch, log_density, sites, under_particles
@@ -29,7 +29,7 @@ class _Latent:
     """
 
     name: str
-    bend: Transform
+    bijection: Transform
     shape: torch.Size
     is_real: bool
 
@@ -89,7 +89,7 @@ class Target:
             each of shape ``(K, N)``, for positions of shape ``(K, N, size)``: of the model, log
             p(u) and log p(x | u).
         """
-        values, log_slope = self._bent(position)
+        values, log_abs_det = self._bent(position)
         conditioned = poutine.condition(function, values)
         trace = under_particles(conditioned, self.batch, len(position))
         if function is not self.model:
@@ -100,7 +100,7 @@ class Target:
         own, rest = (
             log_density(trace, shape, observed=observed).to(position) for observed in (False, True)
         )
-        return own + log_slope, rest
+        return own + log_abs_det, rest
 
     def _refuse_without_density(self, trace: Trace) -> None:
         for latent in self.latents:
@@ -141,17 +141,17 @@ class Target:
         """The positions of shape ``(*, N, size)`` of latents by name."""
         flat = []
         for latent in self.latents:
-            u = latent.bend.inv(values[latent.name])
+            u = latent.bijection.inv(values[latent.name])
             flat.append(u.reshape(*u.shape[: u.dim() - len(latent.shape)], latent.shape.numel()))
         u = torch.cat(flat, -1).to(self.batch[0].dtype)
         return u if self.through is None else self.through.inv(u)
 
     def _bent(self, position: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The latents by name, and the log-determinant of the way there, of shape ``(*, N)``."""
-        u, log_slope = position, torch.zeros_like(position[..., 0])
+        u, log_abs_det = position, torch.zeros_like(position[..., 0])
         if self.through is not None:
             u = self.through(position)
-            log_slope = self.through.log_abs_det_jacobian(position, u)
+            log_abs_det = self.through.log_abs_det_jacobian(position, u)
         values = {}
         for latent, part in zip(self.latents, u.split(self.sizes, -1), strict=True):
             part = part.reshape(part.shape[:-1] + latent.shape)
@@ -159,9 +159,9 @@ class Target:
                 values[latent.name] = part
                 continue
             part = part.double()  # the edge of a support is soon out of reach of single precision
-            values[latent.name] = z = latent.bend(part)
-            log_slope = log_slope + latent.bend.log_abs_det_jacobian(part, z).to(position)
-        return values, log_slope
+            values[latent.name] = z = latent.bijection(part)
+            log_abs_det = log_abs_det + latent.bijection.log_abs_det_jacobian(part, z).to(position)
+        return values, log_abs_det
 
 
 def _latent(site: dict) -> _Latent:
@@ -171,6 +171,6 @@ def _latent(site: dict) -> _Latent:
             f"MCMC needs continuous latents; site {site['name']!r} is discrete; log_evidence sums "
             "over it exactly"
         )
-    bend = onto(support)
-    shape = torch.Size(bend.inverse_shape(event))
-    return _Latent(site["name"], bend, shape, is_real(support))
+    bijection = bijection_to(support)
+    shape = torch.Size(bijection.inverse_shape(event))
+    return _Latent(site["name"], bijection, shape, is_real(support))

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..data.arrays import as_rows
 from ..data.rows import Rows
-from ..distributions.links import is_real
+from ..distributions.supports import is_real
 from ..guards import mode, own_store, owner_of, seeded, whole_number
 from ..vae import VAE
 from .memory import Memory

@@ -1,1 +1,12 @@
-"""What Pyro lacks: distributions, transforms, links, supports."""
+"""What Pyro lacks: distributions, transforms, links, supports, summaries."""
+
+from .joint import Cells as Cells
+from .joint import Chain as Chain
+from .joint import Joint as Joint
+from .mixture import Mixture as Mixture
+from .multivariate import LogisticNormal as LogisticNormal
+from .multivariate import Multinomial as Multinomial
+from .sphere import VonMisesFisher as VonMisesFisher
+from .univariate import DiscretizedLogistic as DiscretizedLogistic
+from .univariate import HorseshoeLike as HorseshoeLike
+from .univariate import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial

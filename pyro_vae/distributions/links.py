@@ -9,14 +9,12 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import (
-    Independent,
-    IndependentTransform,
     Transform,
-    biject_to,
     transform_to,
 )
-from torch.distributions.transforms import SoftplusTransform, StickBreakingTransform
-from torch.nn.functional import logsigmoid, pad
+from torch.distributions.transforms import SoftplusTransform
+
+from .supports import base_of
 
 
 class Positive(SoftplusTransform):
@@ -76,105 +74,3 @@ def link(domain: constraints.Constraint) -> Transform:
     base = base_of(domain)
     positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
     return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
-
-
-class StickBreaking(StickBreakingTransform):
-    """Torch's, by logarithms and with sums from the far end, so that each part of a simplex may be
-    close to zero.
-
-    Torch takes what is left of the stick as 1 less the parts broken off: it never gets below the
-    rounding of 1, and the inverse of a draw in that corner is off by hundreds."""
-
-    def _logits(self, x: Tensor) -> Tensor:
-        """Of the share of what is left of the stick that each break takes; equal parts at x = 0."""
-        return x - torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device).log()
-
-    def _log(self, x: Tensor) -> Tensor:
-        logits = self._logits(x)
-        return pad(logsigmoid(logits), (0, 1)) + pad(logsigmoid(-logits).cumsum(-1), (1, 0))
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self._log(x).exp().clamp(min=torch.finfo(x.dtype).tiny)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        left = y.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-        return y[..., :-1].log() - left.log() - self._logits(torch.zeros_like(left))
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """The log of the product of each part and of the share that its break leaves."""
-        return (self._log(x)[..., :-1] + logsigmoid(-self._logits(x))).sum(-1)
-
-
-def onto(support: constraints.Constraint) -> Transform:
-    """The bijection from real numbers to the support of a latent: :class:`StickBreaking`, else
-    ``biject_to``.
-    """
-    if base_of(support) is not constraints.simplex:
-        return biject_to(support)
-    return (
-        IndependentTransform(StickBreaking(), support.event_dim - 1)
-        if support.event_dim > 1
-        else StickBreaking()
-    )
-
-
-def base_of(support: constraints.Constraint) -> constraints.Constraint:
-    """The support of one element, where the elements of an event are independent."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
-class InDouble(Transform):
-    """Single to double precision: the identity, before a map to a constrained support.
-
-    The edge of an interval, a simplex or the positive numbers is soon out of reach of single
-    precision: the map saturates while its log-determinant goes on, and log p(x) is wrong by nats
-    without a warning."""
-
-    domain = codomain = constraints.real
-    bijective = True
-
-    def __init__(self, single: torch.dtype) -> None:
-        super().__init__(cache_size=1)  # a flow before it may know only the very draws that it made
-        self.single = single
-
-    def _call(self, x: Tensor) -> Tensor:
-        return x.double()
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return y.to(self.single)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Zero: nothing is stretched."""
-        return torch.zeros_like(y)
-
-
-def single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tensor:
-    """Latents in the precision of `like`, still inside an open support: rounding must not put them
-    on its edge.
-    """
-    support, z = base_of(support), z.to(like.dtype)
-    low = 0.0 if support is constraints.simplex else getattr(support, "lower_bound", None)
-    high = getattr(support, "upper_bound", None)
-    if support.is_discrete or low is None:
-        return z
-    low = torch.as_tensor(low).to(z)
-    z = torch.maximum(
-        z, torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1))
-    )
-    if high is None:
-        return z.clamp(max=torch.finfo(z.dtype).max)
-    return torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))
-
-
-def innermost(distribution: Any) -> Any:
-    """The distribution of one element, where the elements of an event are independent."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def is_real(support: constraints.Constraint) -> bool:
-    """Whether a support is all real numbers, so that no map is needed."""
-    return base_of(support) in (constraints.real, constraints.real_vector)

@@ -113,20 +113,20 @@ class _Coupled(Transform):
     def _call(self, x: Tensor) -> Tensor:
         stays, moves, spline = self._split(x)
         moved = spline(moves)
-        self.log_slope = spline._cache_log_detJ.sum(-1)
+        self.log_abs_det = spline._cache_log_detJ.sum(-1)
         return self._join(stays, moved)
 
     def _inverse(self, y: Tensor) -> Tensor:
         stays, moves, spline = self._split(y)
         moved = spline._inv_call(moves)
-        self.log_slope = spline._cache_log_detJ.sum(-1)
+        self.log_abs_det = spline._cache_log_detJ.sum(-1)
         return self._join(stays, moved)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         known_x, known_y = self._cached_x_y
         if x is not known_x or y is not known_y:
             self(x)
-        return self.log_slope
+        return self.log_abs_det
 
 
 def affine(size: int, features: int, hidden: list[int], backwards: bool) -> nn.Module:

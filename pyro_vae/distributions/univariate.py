@@ -11,8 +11,6 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
-from .links import StickBreaking, innermost
-
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
     """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then
@@ -24,127 +22,6 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
         "logits": constraints.real,
         "gate_logits": constraints.real,
     }
-
-
-class LogisticNormal(dist.LogisticNormal):
-    """With sticks that are broken by logarithms: Pyro's density is off by thousands of nats where a
-    part is tiny.
-    """
-
-    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(loc, scale, validate_args=validate_args)
-        self.transforms = [StickBreaking()]
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> LogisticNormal:
-        """The same, of a larger batch shape."""
-        return super().expand(batch_shape, _instance or self._get_checked_instance(LogisticNormal))
-
-
-class Multinomial(dist.Multinomial):
-    """The density given the total of each datum: `total_count` only says how many draws ``sample``
-    makes.
-    """
-
-    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
-    support = constraints.independent(constraints.nonnegative_integer, 1)
-
-    def __init__(self, total_count: Any, logits: Tensor, validate_args: bool | None = None) -> None:
-        total = torch.as_tensor(total_count)
-        if bool((total != total.max().round()).any()):
-            raise ValueError(
-                "Multinomial needs total_count as one whole number for all draws; got "
-                f"{total.tolist()}"
-            )
-        super().__init__(int(total.max()), logits=logits, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
-        """The same, of a larger batch shape."""
-        return super().expand(batch_shape, _instance or self._get_checked_instance(Multinomial))
-
-
-class Joint(dist.Independent):
-    """Independent discrete elements, whose joint values can be enumerated: the product of those of
-    each.
-    """
-
-    has_enumerate_support = True
-
-    @property
-    def num_states(self) -> int:
-        """How many joint values there are."""
-        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
-        return len(self.base_dist.enumerate_support(expand=False)) ** num
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the
-        batch shape.
-        """
-        values = self.base_dist.enumerate_support(expand=False).reshape(
-            -1, *self.base_dist.event_shape
-        )
-        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
-        index = torch.cartesian_prod(*[torch.arange(len(values))] * num).reshape(-1, num)
-        joint = values[index].reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
-        return joint.expand(-1, *self.batch_shape, *self.event_shape) if expand else joint
-
-
-def enumerable(distribution: Any) -> Any:
-    """The same distribution, with joint values that can be enumerated if it is discrete."""
-    if isinstance(distribution, dist.Independent) and distribution.base_dist.has_enumerate_support:
-        return Joint(distribution.base_dist, distribution.reinterpreted_batch_ndims)
-    return distribution
-
-
-class Mixture(dist.MixtureSameFamily):
-    """Components of one family; draws of normal components have a gradient, by implicit
-    reparameterisation.
-
-    One element after the other is the inverse of its distribution function given those before
-    (Graves, 2016, https://arxiv.org/abs/1607.05690), whose derivative needs no inverse."""
-
-    @property
-    def support(self) -> Any:
-        """That of the first component."""
-        return self._of_one(self.component_distribution.support)
-
-    def _of_one(self, support: Any) -> Any:
-        """A support without the dimension of the components, which its bounds may have."""
-        if isinstance(support, constraints.independent):
-            return constraints.independent(
-                self._of_one(support.base_constraint), support.reinterpreted_batch_ndims
-            )
-        bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
-        where = len(self.batch_shape)
-        if not any(isinstance(bound, Tensor) and bound.dim() > where for bound in bounds):
-            return support
-        one = [
-            b.select(where, 0) if isinstance(b, Tensor) and b.dim() > where else b for b in bounds
-        ]
-        return type(support)(*(bound for bound in one if bound is not None))
-
-    @property
-    def has_rsample(self) -> bool:
-        """Whether draws have a gradient."""
-        return isinstance(innermost(self.component_distribution), dist.Normal)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws of shape ``sample_shape + batch_shape + event_shape``."""
-        drawn = self.sample(torch.Size(sample_shape))
-        normal = innermost(self.component_distribution)
-        shape = (*self.mixture_distribution.logits.shape, self.event_shape.numel())
-        loc, scale = normal.loc.reshape(shape), normal.scale.reshape(shape)
-        log_weight, moving = self.mixture_distribution.logits, []
-        for i, x in enumerate(
-            drawn.reshape(*drawn.shape[: drawn.dim() - len(self.event_shape)], -1).unbind(-1)
-        ):
-            element = dist.Normal(loc[..., i], scale[..., i])
-            weight = log_weight.softmax(-1)
-            below = (weight * element.cdf(x[..., None])).sum(-1)
-            density = (weight * element.log_prob(x[..., None]).exp()).sum(-1).detach()
-            x = x - (below - below.detach()) / density.clamp(min=torch.finfo(x.dtype).tiny)
-            log_weight = log_weight + element.log_prob(x[..., None])
-            moving.append(x)
-        return torch.stack(moving, -1).reshape(drawn.shape)
 
 
 class DiscretizedLogistic(TorchDistribution):

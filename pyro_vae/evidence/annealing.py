@@ -30,11 +30,11 @@ from torch import Tensor
 from ..density.memory import TILE_ROWS
 from ..density.target import Target
 from ..density.terms import Pair, entrance, trace_terms
-from ..guards import judged, seed_of, seeded, whole_number
+from ..guards import evaluating, seed_of, seeded, whole_number
 from ..posterior.hmc import State, covariance_factor, evaluate, transition
 from ..vae import VAE
 from .results import as_dataset, describe_evidence, flags, observing, warn_of_flags
-from .weights import Weights, beside, summed
+from .weights import Weights, concatenate, from_blocks
 
 PILOT_CHAINS = 4
 SCALE_DRAWS = 256
@@ -139,9 +139,9 @@ def annealed_log_evidence(
         if value not in known:
             raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
     model, guide, rows, like = entrance(vae, x, c, chains)
-    betas = ladder_of_betas(num_distributions, schedule)
+    betas = temperatures(num_distributions, schedule)
     parts, bounds, moved = [], [], []
-    with torch.no_grad(), judged(model, guide):
+    with torch.no_grad(), evaluating(model, guide):
         about = describe_evidence(model, guide, rows)
         for number, tile in enumerate(rows.chunks(max(1, TILE_ROWS // chains))):
             with seeded(seed_of(seed, number, 2)):
@@ -150,28 +150,28 @@ def annealed_log_evidence(
                     trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
                 target = Target(model, batch)
                 base = Latents(target, guide if start == "guide" else model)
-                path = Path(target, base, betas, num_steps)
+                path = AnnealingPath(target, base, betas, num_steps)
                 log_weight, acceptance = path.forward(chains)
-                parts.append(summed([log_weight], torch.finfo(batch[0].dtype).eps))
+                parts.append(from_blocks([log_weight], torch.finfo(batch[0].dtype).eps))
                 moved.append(acceptance)
                 if z is not None:
                     bounds.append(
                         -_log_mean(path.backward(_positions(target, z, tile, len(rows)), chains))
                     )
     result = _result(
-        beside(parts), about, torch.cat(moved), torch.cat(bounds).cpu() if bounds else None
+        concatenate(parts), about, torch.cat(moved), torch.cat(bounds).cpu() if bounds else None
     )
     warn_of_flags(result, REMEDY)
     return result
 
 
-def ladder_of_betas(num_distributions: int, schedule: str) -> list[float]:
+def temperatures(num_distributions: int, schedule: str) -> list[float]:
     """Inverse temperatures from 0 to 1, one more than `num_distributions`."""
     raw = SCHEDULES[schedule](np.linspace(0, 1, num_distributions + 1))
     return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
 
 
-class Path:
+class AnnealingPath:
     """The way from a base to the joint density, with step sizes for each datum that a pilot has
     found.
 
@@ -270,8 +270,8 @@ def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:
     if len(values) != num:
         raise ValueError(f"z needs a row for each datum; got {len(values)} rows for {num} data")
     latent = target.latents[0]
-    if values.shape[1:] != latent.bend.forward_shape(latent.shape):
-        needs = (num, *latent.bend.forward_shape(latent.shape))
+    if values.shape[1:] != latent.bijection.forward_shape(latent.shape):
+        needs = (num, *latent.bijection.forward_shape(latent.shape))
         raise ValueError(f"z needs to have shape {needs}; got {tuple(values.shape)}")
     position = target.unconstrain({latent.name: values[tile]})
     if not bool(position.isfinite().all()):

@@ -30,8 +30,8 @@ from torch import Tensor
 from ..density.memory import TILE_ROWS
 from ..density.target import Target
 from ..density.terms import Pair, entrance, trace_terms
-from ..guards import judged, seed_of, seeded, whole_number
-from ..posterior.diagnostics import mixed
+from ..guards import evaluating, seed_of, seeded, whole_number
+from ..posterior.diagnostics import have_mixed
 from ..posterior.hmc import covariance_factor
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
@@ -93,7 +93,7 @@ def bridge_log_evidence(
         needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"
         raise ValueError(f"{needs}; got {chains * each}, {each} of each")
     parts = []
-    with torch.no_grad(), judged(model, guide):
+    with torch.no_grad(), evaluating(model, guide):
         about = describe_evidence(model, guide, rows)
         own = fingerprint(model, without="posterior")  # the guide may be another
         if posterior.attrs.get("model", own) != own:
@@ -117,7 +117,7 @@ def bridge_log_evidence(
                 position = flat.reshape(chains, each, *flat.shape[1:])
                 parts.append(_bridged(*_ratios(target, guide, position, warp)))
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
-    result = _result(found, mixed(posterior["diagnostics"]), about)
+    result = _result(found, have_mixed(posterior["diagnostics"]), about)
     warn_of_flags(result, REMEDY)
     return result
 
@@ -129,23 +129,23 @@ def _ratios(target: Target, guide: Any, position: Tensor, warp: bool) -> tuple[T
     first = position.shape[1] // 2 if warp else 0
     used = position[:, first:].flatten(0, 1)
     drawn = target.draw(guide, len(used))
-    there, back, log_slope = used, drawn, torch.zeros(())
+    there, back, log_abs_det = used, drawn, torch.zeros(())
     if warp:
         ours, theirs = (
             _moments(position[:, :first].flatten(0, 1)),
             _moments(target.draw(guide, len(used))),
         )
         there, back = _moved(used, ours, theirs), _moved(drawn, theirs, ours)
-        log_slope = _log_det(ours[1]) - _log_det(theirs[1])
+        log_abs_det = _log_det(ours[1]) - _log_det(theirs[1])
     at_posterior = (
         _in_blocks(target, used)
         - _in_blocks(lambda u: target.densities(guide, u)[0], there)
-        + log_slope
+        + log_abs_det
     )
     at_guide = (
         _in_blocks(target, back)
         - _in_blocks(lambda u: target.densities(guide, u)[0], drawn)
-        + log_slope
+        + log_abs_det
     )
     return at_posterior.unflatten(0, (len(position), -1)).cpu(), at_guide.cpu()
 

@@ -33,12 +33,12 @@ from ..data.rows import Rows
 from ..density.memory import TILE_ROWS, Memory
 from ..density.target import Target
 from ..density.terms import Batch, sites, under_particles
-from ..guards import judged, seed_of, seeded
+from ..guards import evaluating, seed_of, seeded
 from ..posterior.hmc import BatchedHMC, covariance_factor, evaluate
-from .annealing import Path, ladder_of_betas
+from .annealing import AnnealingPath, temperatures
 from .importance import importance_weights
 from .pareto import KHAT_LIMIT
-from .weights import Weights, beside, summed
+from .weights import Weights, concatenate, from_blocks
 
 RUNGS = ("guide", "mixture", "refined", "annealed")
 FINITE_VARIANCE = 0.5  # the largest k-hat with it
@@ -60,7 +60,7 @@ Draw = Callable[
 ]  # for the data that are indexed: so many draws, after so many
 
 
-def climb(
+def escalate(
     weights: Weights,
     model: Callable,
     guide: Callable,
@@ -87,15 +87,15 @@ def climb(
     if _is_discrete(guide, rows, like):  # there is no unconstrained space to climb in
         return weights, np.full(len(rows), RUNGS[0])
     rung = torch.zeros(len(rows), dtype=torch.long)
-    with judged(model, guide):
+    with evaluating(model, guide):
         for number, tile in enumerate(torch.arange(len(rows)).split(TILE_ROWS // CHAINS)):
             with seeded(seed_of(seed, number, 3)):
                 batch = rows.batch(tile.numpy(), like=like)
-                climber = _Climber(
-                    model, guide, batch, weights.of(tile), num_samples, tolerance, max_samples
+                climber = _Escalation(
+                    model, guide, batch, weights.select(tile), num_samples, tolerance, max_samples
                 )
-                climber.climb()
-                weights, rung[tile] = weights.put(tile, climber.weights), climber.rung
+                climber.escalate()
+                weights, rung[tile] = weights.replace(tile, climber.weights), climber.rung
     return weights, np.array(RUNGS)[rung.numpy()]
 
 
@@ -133,13 +133,13 @@ def _lengthened(weights: Weights, draw: Draw, tolerance: float, max_samples: int
         index = promising.nonzero()[:, 0]
         if len(index) == 0 or done >= max_samples:
             return weights
-        weights = weights.put(
-            index, weights.of(index).plus(draw(index, min(done, max_samples - done), done))
+        weights = weights.replace(
+            index, weights.select(index).merge(draw(index, min(done, max_samples - done), done))
         )
 
 
 @dataclass(frozen=True)
-class Students:
+class StudentTMixture:
     """Equal shares of multivariate Student-t distributions of several widths about one centre, for
     each of N data.
 
@@ -154,7 +154,7 @@ class Students:
     factor: Tensor
     widths: tuple[float, ...] = (1.0,)
 
-    def of(self, index: Tensor) -> Students:
+    def select(self, index: Tensor) -> StudentTMixture:
         """Those of some of the data."""
         return replace(self, mean=self.mean[index], factor=self.factor[index])
 
@@ -191,7 +191,7 @@ class Students:
         return constant - log_det + torch.stack(parts).logsumexp(0) - math.log(len(parts))
 
 
-class _Climber:
+class _Escalation:
     """A tile of data on its way up."""
 
     def __init__(
@@ -209,17 +209,19 @@ class _Climber:
         self.num_samples, self.tolerance, self.max_samples = num_samples, tolerance, max_samples
         self.precision = torch.finfo(batch[0].dtype).eps
 
-    def climb(self) -> None:
+    def escalate(self) -> None:
         """Rung by rung, with the data that still need it."""
         everyone = torch.arange(len(self.batch[0]))
         moments = _of_guide(self._target(everyone), self.guide)
-        self._doubt(everyone, moments)
+        self._second_opinion(everyone, moments)
         left = _needy(self.weights, self.tolerance)
         if len(left):
-            self._sampled(1, left, moments.of(left))
+            self._sampled(1, left, moments.select(left))
             left = _needy(self.weights, self.tolerance)
         found = (
-            _of_posterior(self._target(left), self.guide, moments.of(left)) if len(left) else None
+            _of_posterior(self._target(left), self.guide, moments.select(left))
+            if len(left)
+            else None
         )
         if found is None:
             return
@@ -228,14 +230,14 @@ class _Climber:
         self._sampled(2, left, moments)
         for number in DISTRIBUTIONS:
             still = torch.isin(left, _needy(self.weights, self.tolerance))
-            left, moments = left[still], moments.of(still)
+            left, moments = left[still], moments.select(still)
             if len(left):
                 self._annealed(left, moments, number)
 
     def _target(self, index: Tensor) -> Target:
         return Target(self.model, tuple(part[index.to(part.device)] for part in self.batch))
 
-    def _doubt(self, everyone: Tensor, moments: Students) -> None:
+    def _second_opinion(self, everyone: Tensor, moments: StudentTMixture) -> None:
         """Take the mixture's estimate where it refutes the guide's."""
         wide, guide = (
             self._drawn(1, everyone, moments, min(self.num_samples, SECOND_OPINION)),
@@ -243,37 +245,37 @@ class _Climber:
         )
         error = (wide.se.square() + guide.se.square()).sqrt()
         refuted = (wide.log_evidence - guide.log_evidence > REFUTED * error).nonzero()[:, 0]
-        self.weights = guide.put(refuted, wide.of(refuted))
+        self.weights = guide.replace(refuted, wide.select(refuted))
         self.rung[refuted] = 1
 
-    def _drawn(self, rung: int, index: Tensor, moments: Students, num: int) -> Weights:
+    def _drawn(self, rung: int, index: Tensor, moments: StudentTMixture, num: int) -> Weights:
         """Weights of draws from wide distributions and the prior."""
         proposal = replace(moments, widths=WIDTHS[RUNGS[rung]])
-        return summed(_defended(self._target(index), proposal, num), self.precision)
+        return from_blocks(_defended(self._target(index), proposal, num), self.precision)
 
-    def _sampled(self, rung: int, index: Tensor, moments: Students) -> None:
+    def _sampled(self, rung: int, index: Tensor, moments: StudentTMixture) -> None:
         """Importance sampling, as long as it takes."""
 
         def draw(some: Tensor, num: int, done: int) -> Weights:
-            return self._drawn(rung, index[some], moments.of(some), num)
+            return self._drawn(rung, index[some], moments.select(some), num)
 
         first = draw(torch.arange(len(index)), self.num_samples, 0)
         self._keep(rung, index, _lengthened(first, draw, self.tolerance, self.max_samples))
 
-    def _annealed(self, index: Tensor, moments: Students, num_distributions: int) -> None:
+    def _annealed(self, index: Tensor, moments: StudentTMixture, num_distributions: int) -> None:
         parts = []
         for some in torch.arange(len(index)).split(TILE_ROWS // ANNEALED_CHAINS):
-            base = replace(moments.of(some), widths=WIDTHS["refined"])
-            betas = ladder_of_betas(num_distributions, "sigmoidal")
-            path = Path(self._target(index[some]), base, betas, ANNEALED_STEPS)
-            parts.append(summed([path.forward(ANNEALED_CHAINS)[0]], self.precision))
-        self._keep(3, index, beside(parts))
+            base = replace(moments.select(some), widths=WIDTHS["refined"])
+            betas = temperatures(num_distributions, "sigmoidal")
+            path = AnnealingPath(self._target(index[some]), base, betas, ANNEALED_STEPS)
+            parts.append(from_blocks([path.forward(ANNEALED_CHAINS)[0]], self.precision))
+        self._keep(3, index, concatenate(parts))
 
     def _keep(self, rung: int, index: Tensor, new: Weights) -> None:
         """Take what is better than before: a k-hat that holds, and of equals the smaller error or
         the higher rung.
         """
-        old = self.weights.of(index)
+        old = self.weights.select(index)
         before, now = _trust(old), _trust(new)
         equal = (now == before) & ((new.se < old.se) | (now == 0))
         error = (old.se.square() + new.se.square()).sqrt()
@@ -282,7 +284,7 @@ class _Climber:
             old.log_evidence - new.log_evidence > sure
         )  # a mode that was found is not lost again
         better = ((now > before) | equal) & new.log_evidence.isfinite() & ~refuted
-        self.weights = self.weights.put(index[better], new.of(better.nonzero()[:, 0]))
+        self.weights = self.weights.replace(index[better], new.select(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung
 
 
@@ -291,18 +293,18 @@ def _trust(weights: Weights) -> Tensor:
     return (weights.khat <= KHAT_LIMIT).long() + (weights.khat <= FINITE_VARIANCE).long()
 
 
-def _of_guide(target: Target, guide: Callable) -> Students:
+def _of_guide(target: Target, guide: Callable) -> StudentTMixture:
     draws = target.draw(guide, MOMENT_DRAWS)
     draws = torch.where(
         draws.isfinite().all(-1, keepdim=True), draws, math.nan
     )  # a guide may draw what cannot be
     draws = torch.where(draws.isnan(), draws.nanmean(0).nan_to_num(0.0), draws)
-    return Students(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
+    return StudentTMixture(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
 
 
 def _of_posterior(
-    target: Target, guide: Callable, moments: Students
-) -> tuple[Tensor, Students] | None:
+    target: Target, guide: Callable, moments: StudentTMixture
+) -> tuple[Tensor, StudentTMixture] | None:
     """Which data have a finite density at some draw, and the moments of their posteriors; none, if
     no datum has.
     """
@@ -332,10 +334,10 @@ def _of_posterior(
         if step >= WARMUP:
             positions.append(params["position"])
     flat = torch.cat(positions)
-    return alive, Students(flat.mean(0), covariance_factor(flat, kernel.scale))
+    return alive, StudentTMixture(flat.mean(0), covariance_factor(flat, kernel.scale))
 
 
-def _defended(target: Target, proposal: Students, num: int) -> Iterator[Tensor]:
+def _defended(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
     """Log weights of `num` draws, in blocks ``(K', N)``: a share of the prior, the rest of the
     proposal.
     """

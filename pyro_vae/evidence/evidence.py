@@ -29,7 +29,7 @@ from ..density.memory import Memory
 from ..density.terms import Pair, entrance
 from ..guards import mode, own_store, owner_of, whole_number
 from ..vae import VAE
-from .escalation import RUNGS, climb
+from .escalation import RUNGS, escalate
 from .importance import importance_weights
 from .pareto import KHAT_LIMIT
 from .results import (
@@ -128,10 +128,10 @@ def log_evidence(
             needed = {} if tolerance is None else {"rung": np.full(len(rows), RUNGS[0])}
             result = as_dataset(weights, about, **exact_figures(weights), **needed)
         elif tolerance is None:
-            result = as_dataset(weights if earlier is None else earlier.plus(weights), about)
+            result = as_dataset(weights if earlier is None else earlier.merge(weights), about)
         else:
             of_guide = (weights.total / weights.num).numpy(force=True)
-            weights, rung = climb(
+            weights, rung = escalate(
                 weights, model, guide, rows, like, tolerance, max_samples, seed, memory
             )
             result = as_dataset(weights, about, rung=rung, elbo=of_guide)

@@ -17,7 +17,7 @@ from ..data.rows import Rows
 from ..density.memory import TILE_ROWS, Memory
 from ..density.terms import Terms, enumerated_terms, trace_terms
 from ..guards import owner_of, seed_of, seeded
-from .weights import Weights, beside, summed
+from .weights import Weights, concatenate, from_blocks
 
 TILE_DATA = 64
 BUFFER = 4096  # weights per datum kept until they are merged into the running sums
@@ -49,8 +49,8 @@ def importance_weights(
                 trace_terms(model, guide, batch, min(size, num_samples - done), memory).log_weight
                 for done in range(0, num_samples, size)
             )
-            parts.append(summed(_buffered(drawn), precision))
-    return beside(parts)
+            parts.append(from_blocks(_buffered(drawn), precision))
+    return concatenate(parts)
 
 
 def _exact(terms: Terms, precision: float) -> Weights:
@@ -63,7 +63,7 @@ def _exact(terms: Terms, precision: float) -> Weights:
     )
     elbo = torch.where(log_guide > -math.inf, log_guide.exp() * (log_joint - log_guide), 0.0).sum(0)
     equal = log_joint.logsumexp(0).expand(len(log_joint), -1)
-    return summed([equal], precision).with_elbo(elbo)
+    return from_blocks([equal], precision).with_elbo(elbo)
 
 
 def _buffered(parts: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -22,8 +22,8 @@ from torch import nn
 from torch.distributions import constraints
 
 from ..data.rows import DataError, Rows
-from ..distributions.links import base_of
 from ..distributions.sphere import Sphere
+from ..distributions.supports import base_of
 from ..guards import owner_of
 from .pareto import KHAT_LIMIT
 from .weights import Weights

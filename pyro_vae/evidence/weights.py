@@ -59,7 +59,7 @@ class Weights:
     blocks: Tensor
     precision: float
 
-    def plus(self, other: Weights) -> Weights:
+    def merge(self, other: Weights) -> Weights:
         """What is known with the draws of `other` for the same data."""
         num = self.num + other.num
         tail = torch.cat([self.tail, other.tail])
@@ -80,16 +80,16 @@ class Weights:
             self.precision,
         )
 
-    def of(self, index: Tensor) -> Weights:
+    def select(self, index: Tensor) -> Weights:
         """Those of some of the data."""
         return replace(self, **{name: getattr(self, name)[..., index] for name in ARRAYS})
 
-    def put(self, index: Tensor, other: Weights) -> Weights:
+    def replace(self, index: Tensor, other: Weights) -> Weights:
         """The same, with those of `other` in place of those of the data that `index` names."""
         rest = torch.ones(len(self.num), dtype=torch.bool)
         rest[index] = False
         (rest,) = rest.nonzero(as_tuple=True)
-        return beside([self.of(rest), other]).of(torch.cat([rest, index]).argsort())
+        return concatenate([self.select(rest), other]).select(torch.cat([rest, index]).argsort())
 
     def with_elbo(self, elbo: Tensor) -> Weights:
         """The same with an ELBO, of shape ``(N,)``, that is known otherwise."""
@@ -157,7 +157,7 @@ class Weights:
         }
 
 
-def beside(parts: Sequence[Weights]) -> Weights:
+def concatenate(parts: Sequence[Weights]) -> Weights:
     """The weights of different data as one."""
     tail, levels = max(len(part.tail) for part in parts), max(len(part.curve) for part in parts)
     sums: dict[str, Any] = {
@@ -172,7 +172,7 @@ def beside(parts: Sequence[Weights]) -> Weights:
     )
 
 
-def summed(blocks: Iterable[Tensor], precision: float) -> Weights:
+def from_blocks(blocks: Iterable[Tensor], precision: float) -> Weights:
     """What is known of log weights that come in blocks of shape ``(K', N)``, with a relative
     `precision`.
     """
@@ -181,7 +181,7 @@ def summed(blocks: Iterable[Tensor], precision: float) -> Weights:
         log_weight = log_weight.double()
         curve.add(log_weight)
         part = _block(log_weight, precision)
-        sums = part if sums is None else sums.plus(part)
+        sums = part if sums is None else sums.merge(part)
     assert sums is not None
     mean, count = curve.result()
     whole = replace(sums, curve=mean, blocks=count)

@@ -59,7 +59,7 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
     return dataset(found, DRAWS[2:], "")
 
 
-def mixed(found: Any) -> np.ndarray:
+def have_mixed(found: Any) -> np.ndarray:
     """Which data have chains that agree and are long enough; one chain has no R-hat, so its ESS
     alone decides.
     """
@@ -67,7 +67,7 @@ def mixed(found: Any) -> np.ndarray:
 
 
 def _warn(found: dict[str, np.ndarray], transitions: int) -> None:
-    good = mixed(found)
+    good = have_mixed(found)
     diverged = found["divergences"] > DIVERGENT_SHARE * transitions
     if good.all() and not diverged.any():
         return

@@ -27,7 +27,7 @@ from ..density.memory import TILE_ROWS
 from ..density.target import Target
 from ..density.terms import Batch, Pair, entrance, trace_terms
 from ..evidence.results import fingerprint
-from ..guards import judged, seed_of, seeded, whole_number
+from ..guards import evaluating, seed_of, seeded, whole_number
 from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC
@@ -111,7 +111,7 @@ def sample_posterior(
     model, guide, rows, like = entrance(vae, x, c, chains)
     run, tile = KERNELS[kernel](chains, processes)
     parts = []
-    with judged(model, guide), torch.enable_grad():
+    with evaluating(model, guide), torch.enable_grad():
         for number, part in enumerate(rows.chunks(tile)):
             with seeded(seed_of(seed, number)):
                 batch = rows.batch(part, like=like)
@@ -130,7 +130,7 @@ def _flow(vae: Any, batch: Batch) -> Transform:
     with torch.no_grad():
         x, *given = batch
         unconstrained = (
-            vae.posterior(vae._evidence(x, vae._given(len(x), *given)))
+            vae.posterior(vae.guide_input(x, vae.encode_condition(len(x), *given)))
             if isinstance(vae, VAE)
             else None
         )

@@ -119,7 +119,7 @@ def build(
     if rows is not None:
         rows = vae.check(rows, c)
         with seeded(seed):
-            _meet(vae, rows)
+            _initialize(vae, rows)
     return vae
 
 
@@ -128,11 +128,11 @@ def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
     return table if {"size", "categories"} & set(table) else {**Condition.of(c).describe(), **table}
 
 
-def _meet(vae: VAE, rows: Rows) -> None:
+def _initialize(vae: VAE, rows: Rows) -> None:
     """A Vamp prior starts at data; networks learn the mean and spread of what they read of x and of
     a numeric c.
     """
-    vae.prior.meet(rows)
+    vae.prior.initialize(rows)
     mean, sd = rows.moments()
     if vae.condition is None or rows.c is None:
         _standardize(vae.posterior, mean, sd)
@@ -140,7 +140,7 @@ def _meet(vae: VAE, rows: Rows) -> None:
     c_mean, c_sd = (moment.flatten() for moment in rows.c.moments())
     if vae.condition.categories:
         c_mean, c_sd = mean.new_zeros(vae.condition.width), mean.new_ones(vae.condition.width)
-    latent = mean.new_zeros(vae.prior.shown_shape)
+    latent = mean.new_zeros(vae.prior.visible_shape)
     for role, part, first, second in (
         ("guide", vae.posterior, mean, sd),
         ("likelihood", vae.likelihood, latent, latent + 1),
@@ -210,9 +210,9 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     given_c = torch.Size([condition.width]) if condition and "prior" in seen else None
     prior = named_part("prior", spec.get("prior", "normal"), (latent, event), None, given_c, mlp)
     shown = (
-        prior.shown_shape
+        prior.visible_shape
         if condition is None
-        else condition.joined_shape("likelihood", prior.shown_shape)
+        else condition.joined_shape("likelihood", prior.visible_shape)
     )
     likelihood = named_part(
         "likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp

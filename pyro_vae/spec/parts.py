@@ -13,7 +13,7 @@ from ..conditionals.base import Amortised, Conditional
 from ..conditionals.declared import at, nearest
 from ..conditionals.networks import MLP, Network
 from ..data.rows import Rows
-from ..distributions.links import onto
+from ..distributions.supports import bijection_to
 
 Part = str | dict[str, Any]
 
@@ -34,7 +34,7 @@ def unconstrained(prior: Conditional) -> torch.Size:
     if prior.support.is_discrete:
         return prior.event_shape
     try:
-        shape = torch.Size(onto(prior.support).inverse_shape(prior.event_shape))
+        shape = torch.Size(bijection_to(prior.support).inverse_shape(prior.event_shape))
     except NotImplementedError:
         return prior.event_shape  # the VAE says that it cannot be
     if 0 in shape:
@@ -71,9 +71,9 @@ def named_part(
                 f"{cls.name} reads the guide and cannot see c; leave 'prior' out of the "
                 "condition's seen_by"
             )
-        given = given if rows is None else cls.completed(given, rows)
-        given = given if context is not None else {**cls.alone(given), **given}
-        head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.needed(), **given})
+        given = given if rows is None else cls.with_data(given, rows)
+        given = given if context is not None else {**cls.standalone(given), **given}
+        head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.required(), **given})
     if context is None or not _num_params(role, head):
         if role == "prior" and context is not None:
             needs = "leave a parameter out, or leave 'prior' out of the condition's seen_by"

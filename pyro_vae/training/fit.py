@@ -186,7 +186,7 @@ def _elbo_for(
             "free_bits"
         )
     elbo = _elbo("enum" if loss == "elbo" and vae.is_discrete else loss, particles, beta, free_bits)
-    if isinstance(elbo, infer.TraceEnum_ELBO) and vae.is_mixed():
+    if isinstance(elbo, infer.TraceEnum_ELBO) and vae.is_mixed_precision():
         raise ValueError(
             "fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()"
         )

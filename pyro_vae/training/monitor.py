@@ -37,8 +37,8 @@ def watch(vae: VAE, rows: Rows) -> dict[str, float]:
     picked = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int)
     x, *given = rows.batch(np.unique(picked), like=vae.reference)
     with torch.no_grad(), seeded(0):
-        c = vae._given(len(x), *given)
-        guide, prior = vae._encoded(x, c), vae._latent(c).expand(torch.Size([len(x)]))
+        c = vae.encode_condition(len(x), *given)
+        guide, prior = vae.guide_of(x, c), vae.prior_of(c).expand(torch.Size([len(x)]))
         z = guide.sample(torch.Size([SCORED]))
         kl = kl_by_part(guide.expand(z.shape[:2]), prior.expand(z.shape[:2]), z).mean(0)
         by_part = {f"kl_{j}": float(part) for j, part in enumerate(kl)} if len(kl) > 1 else {}

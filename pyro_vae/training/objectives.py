@@ -47,7 +47,7 @@ from torch.distributions import (
 )
 
 from ..density.terms import log_density, names, sites, under_particles
-from ..distributions.links import innermost
+from ..distributions.supports import innermost
 from ..guards import owner_of, whole_number
 from ..vae import VAE
 

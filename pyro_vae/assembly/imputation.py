@@ -1,0 +1,55 @@
+"""Missing cells filled in, given those that are seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ..data.rows import Rows
+from ..distributions.summaries import mean_of, mode_of
+
+ROWS = 2**16  # decoder rows at once
+
+
+def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
+    """Data with their missing cells filled in, by self-normalised importance sampling: the mean, or
+    draws.
+    """
+    filled = []
+    for chunk in rows.chunks(max(1, ROWS // num_samples)):
+        x, *given = rows.batch(chunk, like=vae.reference)
+        c = vae.encode_condition(len(x), *given)
+        guide = vae.guide_of(x, c)
+        z = guide.sample(torch.Size([num_samples]))
+        weight = (vae.log_joint(x, z, c) - guide.log_prob(z)).softmax(0)
+        if draws is None:
+            guess = _mean(vae.likelihood_of(z, c), weight)
+        else:
+            particle = torch.multinomial(weight.T, draws, replacement=True).T
+            guess = vae.likelihood_of(
+                z[particle, torch.arange(len(x), device=x.device)], c
+            ).sample()
+        filled.append(torch.where(x.isnan(), guess.to(x), x))
+    return torch.cat(filled, dim=0 if draws is None else 1)
+
+
+def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
+    """The weighted mean of cells; where cells have none, that of their modes, or of classes the
+    weightiest mode.
+    """
+    weight = weight.reshape(weight.shape + (1,) * decoded.event_dim)
+    mean = (weight * mean_of(decoded)).sum(0)
+    none = ~mean.isfinite()
+    if not bool(none.any()):
+        return mean
+    modes = mode_of(decoded)
+    classes = none & (modes == modes.round()).all(0)
+    mean = torch.where(none, (weight * modes).sum(0), mean)
+    if not bool(classes.any()):
+        return mean
+    values = modes[:, classes].unique()
+    votes = torch.stack([(weight * (modes == value)).sum(0) for value in values])
+    return torch.where(classes, values[votes.argmax(0)].to(mean), mean)

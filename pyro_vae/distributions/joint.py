@@ -1,0 +1,162 @@
+"""Distributions of several pieces: cells of different families, layers, joint discrete values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+
+
+class Cells(TorchDistribution):
+    """Independent cells, of a family for each block of the last dimension."""
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, parts: list[Any], columns: list[list[int]]) -> None:
+        self.parts, self.columns = parts, columns
+        self.order = torch.tensor(list(itertools.chain(*columns))).argsort()
+        batch = torch.Size((*parts[0].batch_shape[:-1], len(self.order)))
+        super().__init__(batch, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The supports of all blocks."""
+        return Supports([part.support for part in self.parts], self.columns)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Cells:
+        """The same, of a larger batch shape."""
+        outer = torch.Size(batch_shape)[:-1]
+        return Cells(
+            [part.expand(outer + part.batch_shape[-1:]) for part in self.parts], self.columns
+        )
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape``."""
+        return self._joined(lambda part, _: part.sample(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of each cell."""
+        return self._joined(lambda part, columns: part.log_prob(value[..., columns]))
+
+    @property
+    def mean(self) -> Tensor:
+        """Of each cell; NaN for classes."""
+        return self._joined(lambda part, _: part.mean)
+
+    @property
+    def mode(self) -> Tensor:
+        """Of each cell that has no mean; else the mean."""
+        return self._joined(lambda part, _: _mean_or_mode(part))
+
+    def _joined(self, function: Any) -> Tensor:
+        pieces = [
+            function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)
+        ]
+        return torch.cat(pieces, -1)[..., self.order]
+
+
+def _mean_or_mode(part: Any) -> Tensor:
+    known = part.mean.isfinite()
+    return part.mean if bool(known.all()) else torch.where(known, part.mean, part.mode)
+
+
+class Supports(constraints.Constraint):
+    """Each block of columns has its own."""
+
+    event_dim = 0
+
+    def __repr__(self) -> str:
+        return f"Supports({', '.join(str(support) for _, support in self.blocks)})"
+
+    def __init__(self, supports: list[Any], columns: list[list[int]]) -> None:
+        self.blocks = list(zip(columns, supports, strict=True))
+        self.is_discrete = all(support.is_discrete for support in supports)
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each cell lies in the support of its column."""
+        good = torch.zeros_like(value, dtype=torch.bool)
+        for columns, support in self.blocks:
+            good[..., columns] = support.check(value[..., columns])
+        return good
+
+
+class Chain(TorchDistribution):
+    """Vectors whose pieces are drawn one after the other, each given the one before."""
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(self, first: TorchDistribution, rest: list[Any], upwards: bool) -> None:
+        self.first, self.rest, self.upwards = first, rest, upwards
+        sizes = [first.event_shape[0], *(part.event_shape[0] for part in rest)]
+        self.sizes = sizes if upwards else sizes[::-1]
+        super().__init__(first.batch_shape, torch.Size([sum(sizes)]), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws have a gradient."""
+        return self.first.has_rsample
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Chain:
+        """The same, of a larger batch shape."""
+        return Chain(self.first.expand(torch.Size(batch_shape)), self.rest, self.upwards)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape + event_shape``."""
+        pieces = [self.first.rsample(torch.Size(sample_shape))]
+        for part in self.rest:
+            pieces.append(part(pieces[-1]).rsample())
+        return torch.cat(pieces if self.upwards else pieces[::-1], -1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws without a gradient, where a layer has none."""
+        with torch.no_grad():
+            pieces = [self.first.sample(torch.Size(sample_shape))]
+            for part in self.rest:
+                pieces.append(part(pieces[-1]).sample())
+            return torch.cat(pieces if self.upwards else pieces[::-1], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The sum over the pieces."""
+        pieces = value.split(self.sizes, -1) if self.upwards else value.split(self.sizes, -1)[::-1]
+        total = self.first.log_prob(pieces[0])
+        for part, (before, piece) in zip(self.rest, itertools.pairwise(pieces), strict=True):
+            total = total + part(before).log_prob(piece)
+        return total
+
+
+class Joint(dist.Independent):
+    """Independent discrete elements, whose joint values can be enumerated: the product of those of
+    each.
+    """
+
+    has_enumerate_support = True
+
+    @property
+    def num_states(self) -> int:
+        """How many joint values there are."""
+        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
+        return len(self.base_dist.enumerate_support(expand=False)) ** num
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the
+        batch shape.
+        """
+        values = self.base_dist.enumerate_support(expand=False).reshape(
+            -1, *self.base_dist.event_shape
+        )
+        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
+        index = torch.cartesian_prod(*[torch.arange(len(values))] * num).reshape(-1, num)
+        joint = values[index].reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
+        return joint.expand(-1, *self.batch_shape, *self.event_shape) if expand else joint
+
+
+def enumerable(distribution: Any) -> Any:
+    """The same distribution, with joint values that can be enumerated if it is discrete."""
+    if isinstance(distribution, dist.Independent) and distribution.base_dist.has_enumerate_support:
+        return Joint(distribution.base_dist, distribution.reinterpreted_batch_ndims)
+    return distribution
