@@ -8,7 +8,8 @@ r"""The variational autoencoder: a prior, a likelihood and a guide that fit toge
 
 (Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro
 functions: everything that Pyro offers works on them, and everything in this package uses nothing
-else. How the parts are put together stands in :mod:`.assembly`."""
+else. How the parts are put together stands in :mod:`.assembly`.
+"""
 
 from __future__ import annotations
 

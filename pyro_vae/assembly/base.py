@@ -4,7 +4,8 @@ The guide lives in unconstrained space, and is pushed onto the support of the pr
 So the same normal guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued
 prior the map is absent. Over discrete latents the guide is discrete too, and they are marked for
 Pyro's enumeration. In these methods c is encoded (:class:`.Condition`), and x may have NaN where it
-is missing."""
+is missing.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +177,8 @@ class Assembly(nn.Module):
         """Show the parameters to Pyro under a name that no other instance has.
 
         Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen
-        parameters."""
+        parameters.
+        """
         store = pyro.get_param_store()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:

@@ -4,7 +4,8 @@ What is missing has no term in the likelihood: for one that factorises over cell
 p(x_{\mathrm{seen}} \mid z) = \sum_{i\ \mathrm{seen}} \log p(x_i \mid z)`, and the bounds of what is
 seen follow (MIWAE: Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633). Cells are filled
 inside the support *before* the density is evaluated and masked on the distribution of one cell: a
-mask alone leaves NaN in the gradient."""
+mask alone leaves NaN in the gradient.
+"""
 
 from __future__ import annotations
 

@@ -62,8 +62,7 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
             to do.
     """
     cell, seen = innermost(likelihood), False
-    for chunk in rows.chunks():
-        x = rows.take(chunk, like=like)
+    for chunk, x in rows.scan(like):
         refuse(
             x.isinf(),
             x,

@@ -8,7 +8,8 @@ correlation that is missed.
 
 A test for a lean (ranks) and one for heaps (their distance from the middle) is made for each
 quantity, by Kolmogorov and Smirnov; the verdict is by the smallest of all p-values, times their
-number (Bonferroni)."""
+number (Bonferroni).
+"""
 
 from __future__ import annotations
 

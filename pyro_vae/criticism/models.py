@@ -9,7 +9,8 @@ drops out:
 
 which holds the noise of z as well as that of the draw of data, though not the bias of an estimate
 with k-hat above 0.7, which is too low. A density is per unit of x and a probability is a pure
-number, so the two cannot be compared."""
+number, so the two cannot be compared.
+"""
 
 from __future__ import annotations
 

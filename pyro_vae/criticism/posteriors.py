@@ -8,7 +8,8 @@ divergence of the guide is
 
 with both terms from the same draws of the guide; its standard error is that of the mean of
 :math:`w_k / \bar w - \log w_k` (the delta method). Like log p(x) it is a lower bound where k-hat is
-large."""
+large.
+"""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _from_dataset(dataset: Any) -> Rows:
             raise DataError(f"item {index} of {type(dataset).__name__}: {error}") from None
 
     def fetch(index: np.ndarray) -> Tensor:
-        items = [item(int(i)) for i in index]
+        items = [known.pop(i) if i in known else item(i) for i in index.tolist()]
         for i, value in zip(index, items, strict=True):
             if value.shape != shape:
                 raise DataError(
@@ -151,7 +151,8 @@ def _from_dataset(dataset: Any) -> Rows:
         return torch.stack(items)
 
     length = len(dataset)
-    shape = item(0).shape if length else torch.Size([0])
+    known = {0: item(0)} if length else {}  # read for its shape, and handed out at the first fetch
+    shape = known[0].shape if length else torch.Size([0])
     return Rows(fetch, length, shape)
 
 

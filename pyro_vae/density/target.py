@@ -3,7 +3,8 @@ each datum.
 
 Read off traces of the Pyro model, so any prior, likelihood, condition or missing cell is in it, and
 any Pyro function with one data plate serves. Latents on a constrained support are reached by a
-bijection, whose log-determinant counts."""
+bijection, whose log-determinant counts.
+"""
 
 from __future__ import annotations
 

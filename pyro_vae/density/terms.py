@@ -8,7 +8,8 @@ The ELBO is their mean (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114,
 importance-weighted bound the log of the mean of w (Burda et al., 2015,
 https://arxiv.org/abs/1509.00519, eq. 8). The traces are of guide and replayed model under one outer
 plate of K particles, so nothing here knows the parts of a VAE and nothing can go stale when one is
-swapped: any pair of Pyro functions with one data plate will do."""
+swapped: any pair of Pyro functions with one data plate will do.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ def trace_terms(
     state.
 
     The model may be replayed in blocks of particles that `memory` allows (at least one particle):
-    all draws are made before, so this saves memory and changes nothing else."""
+    all draws are made before, so this saves memory and changes nothing else.
+    """
     guide_trace = under_particles(guide, batch, num_samples)
     return replayed_terms(model, guide_trace, batch, num_samples, memory)
 
@@ -227,7 +229,8 @@ def log_density(trace: Trace, shape: tuple[int, int], observed: bool) -> Tensor:
     """The summed log density of the latent or of the observed sites, per particle and datum.
 
     Masks count; scales do not: a subsampled plate weighs data for training, and a log density per
-    datum has no weight."""
+    datum has no weight.
+    """
     total: Any = 0.0
     for site in sites(trace, observed):
         frames = {(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized}

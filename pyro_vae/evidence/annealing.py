@@ -13,7 +13,8 @@ p(x), and its inverse gives an upper bound (bidirectional Monte Carlo, Grosse et
 https://arxiv.org/abs/1511.02543; of VAEs, Wu et al., 2017, https://arxiv.org/abs/1611.04273).
 
 The step sizes of each datum are found by chains of their own, run before, and then held: a step
-size that followed the chains that it moves would bias their weights."""
+size that followed the chains that it moves would bias their weights.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ warp moves the posterior by an affine map onto the mean and covariance of the gu
 p(x) as it is, so that the two overlap (Meng & Schilling, 2002,
 https://doi.org/10.1198/106186002457). The map is found from draws that are not used again: half of
 those of the posterior, and others of the guide. A map from the same draws would fit them, and log
-p(x) would be too high."""
+p(x) would be too high.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ refuted.
 
 The share of the prior is defensive: it bounds the weights by the likelihood (Hesterberg, 1995,
 https://doi.org/10.1080/00401706.1995.10484303); it is drawn as a stratum of its own. All proposals
-but the guide live in unconstrained space."""
+but the guide live in unconstrained space.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def escalate(
     of.
 
     `weights` are those of the first draws of the guide. A datum that no rung satisfies keeps the
-    best it had; one with a weight that is NaN stays as it is."""
+    best it had; one with a weight that is NaN stays as it is.
+    """
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
         return importance_weights(

@@ -12,7 +12,8 @@ ones says so (Vehtari et al., 2024, https://arxiv.org/abs/1507.02646); above 0.7
 be trusted at any affordable K. Below 0.7 is no proof: what the guide never draws leaves no trace,
 and a low effective sample size is a second warning. A guide fitted with ``beta=2.0`` while the
 model is held fixed aims beyond the posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights
-are bounded where the likelihood is."""
+are bounded where the likelihood is.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 The (K, N) weights are never all in memory. Data are worked through in tiles of at most
 ``TILE_DATA`` rows, samples in tiles that fill ``TILE_ROWS`` decoder rows. A tile has its own seed
 and a shape that depends on nothing but N and K, so the memory given to the decoder changes neither
-the draws nor the answer."""
+the draws nor the answer.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ matrix is :math:`L L^\top`), a leapfrog step of size :math:`\epsilon` is
 (Hoffman & Gelman, 2014, https://arxiv.org/abs/1111.4246) and L as the Cholesky factor of the
 covariance of the chains so far. In whitened space a normal posterior decorrelates after a quarter
 of a period, :math:`\pi / 2`: this is the mean length of a trajectory, and it is jittered, so that
-no period of the target is met exactly."""
+no period of the target is met exactly.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ def transition(
     """One Metropolis step of HMC for each chain and datum, which leaves exp(log_density) invariant.
 
     Where the trajectory meets a density that is not finite, or loses the energy, the chain stays
-    where it was."""
+    where it was.
+    """
     momentum = torch.randn_like(state.position)
     proposal, last = leapfrog(log_density, state, momentum, step_size, num_steps, scale)
     before = state.log_density - momentum.square().sum(-1) / 2

@@ -4,7 +4,8 @@ amortised guide.
 ``"hmc"`` runs :class:`.BatchedHMC`: every datum has its own chains, step size and divergences.
 ``"nuts"`` runs Pyro's NUTS on all data of a tile as one target, chain by chain: the reference,
 slower by an order of magnitude. Both run on the same :class:`.Target`, which is read off the model,
-and start at draws of the guide."""
+and start at draws of the guide.
+"""
 
 from __future__ import annotations
 

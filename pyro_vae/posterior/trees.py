@@ -21,7 +21,8 @@ def dataset(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rest: str) 
     latent, x over feature.
 
     One further dimension is called `rest`, several are ``rest_0``, ``rest_1``, ...; each has its
-    index as coordinate."""
+    index as coordinate.
+    """
     import xarray
 
     variables: dict[str, tuple] = {}

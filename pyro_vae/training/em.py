@@ -5,7 +5,8 @@ r"""Monte Carlo EM: learning from draws of the posterior itself, by MCMC, in pla
 (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114, appendix E). It is the baseline for the
 guide as a way of *learning*: no family of guides, no bound. Here the chains of each step begin at
 draws of the guide, which is trained beside the model, to give the draws of MCMC a high density:
-they need few transitions, and the guide is there afterwards."""
+they need few transitions, and the guide is there afterwards.
+"""
 
 from __future__ import annotations
 

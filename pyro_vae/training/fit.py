@@ -5,7 +5,8 @@ things that a user expects and Pyro leaves open: one fused optimiser instead of 
 tensor, gradients per datum (so that learning rate, clipping and weight decay mean the same at any
 batch size), a weight :math:`\beta` on the KL term (Higgins et al., 2017,
 https://openreview.net/forum?id=Sy2fzU9gl) with warm-up, validation with early stopping, and a stop
-before the first step that a NaN would spoil."""
+before the first step that a NaN would spoil.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ posterior.
 (Hoffman & Johnson, 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf), with
 q(z) the average of the guide over the data that are looked at. A latent dimension is active where
 the mean of the guide moves with x: where :math:`\mathrm{Var}_x\, \mathrm{E}_q z_j` exceeds 1 % of
-the prior's variance (Burda et al., 2015, section 5)."""
+the prior's variance (Burda et al., 2015, section 5).
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def _active_units(z: Tensor, prior: Tensor) -> float:
     """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
 
     In ranks among draws of the prior, whose variance is 1/12: heavy tails have no variance to
-    compare with. For a collapsed normal the share of 1 % is that of the reference."""
+    compare with. For a collapsed normal the share of 1 % is that of the reference.
+    """
     ranks = _ranks(z.flatten(2).movedim(-1, 0), prior.flatten(0, 1).flatten(1).T)
     moved = ranks.mean(1).var(1) - ranks.var(1).mean(1) / len(z)
     return int((moved > ACTIVE / 12).sum())
