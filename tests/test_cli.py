@@ -18,7 +18,7 @@ import pyro_vae as pv
 from pyro_vae import cli
 from pyro_vae.cli import catalogue
 from pyro_vae.criticism import plots
-from pyro_vae.training.fit import losses
+from pyro_vae.training.losses import losses
 
 REGISTRIES = {**pv.Conditional.registry, **pv.Network.registry}
 QUICK = ["--epochs", "2", "--num-samples", "30", "--hidden", "8", "--latent", "2"]

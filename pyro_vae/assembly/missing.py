@@ -32,14 +32,16 @@ def observed(
     Raises:
         DataError: Cells are missing, and the likelihood does not factorise over cells.
     """
-    seen = ~x.isnan()
-    if bool(seen.all()):
-        return likelihood, x
+    return masked(likelihood, x, who) if bool(x.isnan().any()) else (likelihood, x)
+
+
+def masked(likelihood: TorchDistribution, x: Tensor, who: str) -> tuple[TorchDistribution, Tensor]:
+    """What :func:`observed` gives where cells are missing; it looks at no value of x."""
     if not factorises(likelihood):
         raise DataError(
             f"{who} cannot leave out missing cells, as its cells depend on each other; drop these "
             "rows"
         )
-    cell = innermost(likelihood)
-    masked = cell.mask(seen).to_event(likelihood.event_dim)
-    return masked, torch.where(seen, x, inside(cell.support, x))
+    seen, cell = ~x.isnan(), innermost(likelihood)
+    of_seen = cell.mask(seen).to_event(likelihood.event_dim)
+    return of_seen, torch.where(seen, x, inside(cell.support, x))

@@ -20,7 +20,7 @@ from ..evidence.evidence import log_evidence
 from ..spec.build import build, describe
 from ..spec.checkpoint import load, save
 from ..training.fit import fit as train
-from ..training.fit import losses
+from ..training.losses import losses
 from ..vae import VAE
 from . import catalogue
 from . import evaluate as evaluate  # registers its commands

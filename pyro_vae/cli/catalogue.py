@@ -26,7 +26,7 @@ from ..conditionals.parametric import Parametric
 from ..data.arrays import as_rows
 from ..spec.build import build, describe
 from ..spec.checkpoint import load
-from ..training.fit import losses
+from ..training.losses import Loss, losses
 from .plaintext import plain
 
 ROLES = ("prior", "likelihood", "guide")
@@ -46,7 +46,7 @@ def tables() -> list[Table]:
         _table(
             "Losses",
             ("name", "what it is"),
-            ((name, _loss(*entry)) for name, entry in losses.items()),
+            ((name, _loss(entry)) for name, entry in losses.items()),
         ),
         _table("Data", ("name", "what they are"), DATA.items()),
     ]
@@ -68,10 +68,11 @@ def _table(title: str, columns: tuple[str, ...], rows: Any) -> Table:
     return table
 
 
-def _loss(elbo: type, particles: int, options: dict[str, Any]) -> str:
-    given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-    many = "1 particle" if particles == 1 else f"{particles} particles"
-    return f"{elbo.__name__}({given}) with {many}{' a group' if 'groups' in options else ''}"
+def _loss(loss: Loss) -> str:
+    given = ", ".join(f"{key}={value!r}" for key, value in loss.options.items())
+    many = "1 particle" if loss.particles == 1 else f"{loss.particles} particles"
+    group = " a group" if "groups" in loss.options else ""
+    return f"{loss.elbo.__name__}({given}) with {many}{group}"
 
 
 def roles(cls: type[Conditional]) -> list[str]:

@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy import special, stats
 from torch import Tensor
 
-from ..density.terms import Pair
+from ..density.traced import Pair
 from ..evidence.annealing import annealed_log_evidence
 from ..evidence.bridge import bridge_log_evidence
 from ..evidence.evidence import log_evidence

@@ -82,6 +82,11 @@ class Conditional(Declared, abc.ABC):
         return self(torch.zeros(reads) if reads else None).support
 
     @property
+    def title(self) -> str:
+        """How messages name it: its class and event shape."""
+        return f"{type(self).__name__}{tuple(self.event_shape)}"
+
+    @property
     def visible_shape(self) -> torch.Size:
         """The shape of what the likelihood sees of a latent."""
         return self.event_shape
@@ -187,6 +192,10 @@ class Amortised(Conditional):
     @property
     def event_shape(self) -> torch.Size:  # type: ignore[override]
         return self.head.event_shape
+
+    @property
+    def title(self) -> str:
+        return self.head.title
 
     @property
     def support(self) -> constraints.Constraint:
