@@ -146,7 +146,8 @@ def test_fit_by_flags_is_what_python_does():
     )
     best = f"{history.validation.min():.2f}"
     assert re.fullmatch(
-        rf"Trained 2 epochs on 30 data in \d+ s; the best validation loss is {best} nats per datum\.",
+        r"Trained 2 epochs on 30 data in \d+ s; "
+        rf"the best validation loss is {best} nats per datum\.",
         trained,
     )
     mean = f"{score.attrs['mean']:.2f} ± {score.attrs['mean_se']:.2f}"
@@ -223,7 +224,10 @@ def test_a_warning_is_one_line():
         "-o",
         "fitted.safetensors",
     )
-    line = r"pyro-vae: warning: log p\(x\) of \d+ of 20 data cannot be trusted: k-hat is above 0\.7 .*\n"
+    line = (
+        r"pyro-vae: warning: log p\(x\) of \d+ of 20 data cannot be trusted: "
+        r"k-hat is above 0\.7 .*\n"
+    )
     assert re.fullmatch(line, result.stderr)
     assert re.search(r"\(K = 30, [1-9]\d* flagged\)", result.stdout)
 
@@ -547,9 +551,9 @@ def test_a_conditional_model_says_what_it_needs():
     )
     result = run("sample", "given.safetensors")
     assert result.exit_code == 2
-    assert (
-        result.stderr
-        == "pyro-vae: given.safetensors is conditional: give --condition, a file with a row for each draw\n"
+    assert result.stderr == (
+        "pyro-vae: given.safetensors is conditional: "
+        "give --condition, a file with a row for each draw\n"
     )
 
 
