@@ -128,6 +128,7 @@ def hidden_column(
     truth = test[:, column]
     seen = test.copy()
     seen[:, column] = np.nan
+
     number = "real" in NAMES[column] or "count" in NAMES[column]
     if number:
         ours = vae.impute(seen, num_samples=num_samples).numpy()[:, column]
@@ -150,6 +151,7 @@ def picture(errors: np.ndarray) -> Figure:
         ratio = ours.mean() / theirs.mean()
         _, error = mean((ours - ratio * theirs) / theirs.mean())  # of a ratio, by the delta method
         axes.errorbar(ratio, row, xerr=2 * error, fmt="o", color="C0", capsize=3)
+
     axes.axvline(1, color="0.6", linewidth=1)
     axes.set(
         xlabel="error of the VAE / error of the marginal, ± 2 SE",

@@ -3,8 +3,8 @@ classifier.
 
 By Bayes' rule p(c | x) is proportional to p(x | c) p(c), so ten numbers log p(x | c) classify a
 digit. Without latents the same rule is naive Bayes: independent binomial pixels given the label.
-Averaged over c, the ten densities give p(x): log p(x) is at most log 10 nats below log p(x | c), and
-may be compared with that of a VAE that never saw a label.
+Averaged over c, the ten densities give p(x). Its log is at most log 10 nats below log p(x | c), and
+may be compared with log p(x) of a VAE that never saw a label.
 
 Run it: python examples/07_conditional_digits.py
 """
@@ -92,6 +92,7 @@ def picture(vae: pv.VAE) -> Figure:
     with torch.no_grad():
         images = vae.decode(z, np.repeat(np.arange(10), 10)).mean.reshape(10, 10, 8, 8)
     framed = np.pad(images.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)])
+
     figure = Figure(figsize=(6.0, 6.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.imshow(framed.transpose(0, 2, 1, 3).reshape(100, 100), cmap="gray_r", vmin=0, vmax=16)

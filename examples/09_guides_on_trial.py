@@ -72,6 +72,7 @@ def guided(model: pv.VAE, x: np.ndarray, name: str, epochs: int) -> pv.VAE:
     head = pv.Conditional.registry[name](model.prior.event_shape, **GUIDES[name])
     network = pv.MLP(x.shape[1], head.num_params, hidden=[200])
     network.standardize(torch.as_tensor(x.mean(0)), torch.as_tensor(x.std(0)))
+
     vae = pv.VAE(model.prior, model.likelihood, pv.Amortised(network, head))
     pv.fit(vae, x, epochs=epochs, batch_size=64)
     return vae
@@ -105,6 +106,7 @@ def picture(found: dict[str, xarray.Dataset]) -> Figure:
             names, width, left=left, xerr=error, color=f"C{number}", label=kind.replace("_", " ")
         )
         left += width
+
     axes.invert_yaxis()
     axes.set(xlabel="log p(x) less the ELBO, in nats ± 2 SE", title="what the guide loses")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -114,8 +114,13 @@ def test_what_fit_takes_and_the_estimator_does_not_is_named():
     }
     assert keywords == set(FIT_OPTIONS) | left_out
     assert set(VAEEstimator().get_params()) == {
-        *BUILD_OPTIONS, *FIT_OPTIONS, "validation_fraction", "num_samples", "random_state", "progress"
-    }  # fmt: skip
+        *BUILD_OPTIONS,
+        *FIT_OPTIONS,
+        "validation_fraction",
+        "num_samples",
+        "random_state",
+        "progress",
+    }
 
 
 def test_every_argument_is_described():

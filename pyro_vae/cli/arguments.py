@@ -15,8 +15,8 @@ import typer
 
 from .. import data
 from ..data.rows import Rows
-from ..spec.build import importable
 from ..spec.checkpoint import load
+from ..spec.files import importable
 from ..spec.parts import Part
 from ..vae import VAE
 

@@ -55,8 +55,10 @@ def _message_for_user(error: Exception) -> str | None:
         text = error.format_message()
         stop = "" if text.endswith((".", "?")) else "."
         return f"{text}{stop} See {command} --help."
+
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
+
     if isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError)):
         return str(error) if _was_raised_here(error) else None
     return None

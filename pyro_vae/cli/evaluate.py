@@ -98,7 +98,7 @@ def mcmc(
     kernel: Kernel = "hmc",
     num: NumData = 50,
     num_samples: Annotated[int, option("Draws of each chain.", "N", min=4)] = 1000,
-    warmup: Annotated[int, option("Steps of each chain before them.", "N", min=1)] = 500,
+    warmup: Annotated[int, option("Warm-up steps of each chain.", "N", min=1)] = 500,
     chains: Annotated[int, option("Chains for each datum.", "N", min=1)] = 4,
     seed: Seed = 0,
     condition: ConditionFile = None,

@@ -97,16 +97,16 @@ def check_estimators(seed: int = 0) -> pandas.DataFrame:
 
 def table(found: pandas.DataFrame) -> Table:
     """What :func:`check_estimators` gave, for a terminal."""
-    shown = Table(
+    result = Table(
         "model",
         "log p(x) by",
         title="log p(x) against closed forms, in nats per datum",
         title_justify="left",
     )
     for name in ("mean error", "mean SE", "z of the mean", "largest |z|", "", "seconds"):
-        shown.add_column(name, justify="right")
+        result.add_column(name, justify="right")
     for row in found.itertuples():
-        shown.add_row(
+        result.add_row(
             str(row.model),
             str(row.estimator),
             f"{row.error:+.4f}",
@@ -116,7 +116,7 @@ def table(found: pandas.DataFrame) -> Table:
             "pass" if row.passed else "FAIL",
             f"{row.seconds:.1f}",
         )
-    return shown
+    return result
 
 
 def _scores(found: xarray.Dataset, exact: np.ndarray) -> dict[str, Any]:
@@ -126,6 +126,7 @@ def _scores(found: xarray.Dataset, exact: np.ndarray) -> dict[str, Any]:
     se_of_mean = np.sqrt(np.square(se).sum()) / len(se)
     z = error.mean() / se_of_mean
     worst = np.abs(error / se).max()
+
     passed = bool(np.isfinite(error).all() and worst < DATUM_LIMIT and abs(z) < MEAN_LIMIT)
     return {"error": error.mean(), "se": se.mean(), "z": z, "worst": worst, "passed": passed}
 

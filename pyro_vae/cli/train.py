@@ -62,7 +62,7 @@ Epochs = Annotated[int, option("The most passes over the data.", "N", min=1)]
 BatchSize = Annotated[int, option("The number of data in a step.", "N", min=1)]
 LearningRate = Annotated[float, option("The learning rate of Adam.", "RATE", min=0)]
 NumSamples = Annotated[int, option("Samples of z for each datum, for log p(x).", "K", min=1)]
-ArrayKey = Annotated[str | None, option("Which array of an .npz file with several.", "NAME")]
+ArrayKey = Annotated[str | None, option("The array to read, of an .npz file with several.", "NAME")]
 SavedModel = Annotated[Path, option("The .safetensors file to write.", "MODEL", "--out", "-o")]
 NumDrawn = Annotated[
     int | None, option("How many data.", "N", "--num", "-n", show_default=str(NUM_DRAWN), min=1)

@@ -16,11 +16,7 @@ Python path."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +32,7 @@ from ..data.arrays import as_rows
 from ..data.rows import Rows
 from ..guards import seeded
 from ..vae import VAE
+from .files import import_modules, importable, read_toml
 from .parts import Part, as_table, condition_of, named_part, unconstrained
 
 REQUIRED = ("event", "latent")
@@ -88,7 +85,7 @@ def build(
     folder = None
     if isinstance(source, (str, Path)):
         folder = Path(source).parent
-        source = _read_toml(Path(source))
+        source = read_toml(Path(source))
     parts = {
         "latent": latent,
         "prior": prior,
@@ -175,28 +172,6 @@ def _standardize(part: Conditional, mean: Tensor, sd: Tensor) -> None:
         part.network.standardize(mean, sd)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    if path.suffix != ".toml" or not path.is_file():
-        raise FileNotFoundError(
-            f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load"
-        )
-    try:
-        return tomllib.loads(path.read_text())
-    except ValueError as error:  # no TOML, or no text
-        raise ValueError(f"{path.name} is no TOML: {error}") from None
-
-
-@contextlib.contextmanager
-def importable(folder: Path | None) -> Iterator[None]:
-    """Python also finds modules in `folder` inside, where a spec file and its modules lie."""
-    before = list(sys.path)
-    sys.path[:0] = [] if folder is None else [str(folder.resolve())]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
     """The VAE that a spec declares; `mlp` are arguments for networks that the spec does not
     name.
@@ -208,7 +183,7 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
             raise ValueError(
                 f"{key}: the spec does not say it; write {key} = [8], or give the data"
             )
-    _import_modules(spec.get("modules", []))
+    import_modules(spec.get("modules", []))
     with at("event"):
         event = as_shape(spec["event"])
     with at("latent"):
@@ -233,21 +208,6 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     table: Part = spec.get("guide") or prior.usual_guide()
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp)
     return VAE(prior, likelihood, guide, condition=condition)
-
-
-def _import_modules(modules: Any) -> None:
-    """Import the modules that a spec names, which register parts of one's own."""
-    if not isinstance(modules, list) or not all(
-        isinstance(module, str) and module for module in modules
-    ):
-        raise ValueError(f"modules: must be a list of module names; got {modules!r}")
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except (ImportError, TypeError) as error:
-            raise ValueError(
-                f"modules: {error}; put it beside the spec file or on PYTHONPATH"
-            ) from None
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:

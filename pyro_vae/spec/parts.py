@@ -37,6 +37,7 @@ def unconstrained(prior: Conditional) -> torch.Size:
         shape = torch.Size(bijection_to(prior.support).inverse_shape(prior.event_shape))
     except NotImplementedError:
         return prior.event_shape  # VAE refuses this prior, and says why
+
     if 0 in shape:
         raise ValueError(
             f"latent: a prior over {prior.support} needs at least 2; got {list(prior.event_shape)}"
@@ -138,9 +139,8 @@ def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
         return cls(*sizes, **options)
     except TypeError as error:
         lacks = cls.lacks(options)
-        raise ValueError(
-            f"{cls.name} needs {', '.join(lacks)}" if lacks else f"{cls.name}: {error}"
-        ) from error
+        reason = f" needs {', '.join(lacks)}" if lacks else f": {error}"
+        raise ValueError(f"{cls.name}{reason}") from error
     except ValueError as error:
         named = [key for key in options if str(error).startswith(f"{key} ")]
         if not named:
