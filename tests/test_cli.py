@@ -19,7 +19,7 @@ from pyro_vae import cli
 from pyro_vae.cli import catalogue
 from pyro_vae.cli import train as train_commands
 from pyro_vae.cli.plaintext import plain
-from pyro_vae.criticism import plots
+from pyro_vae.criticism import plots, tables
 from pyro_vae.training.fit import losses
 
 REGISTRIES = {**pv.Conditional.registry, **pv.Network.registry}
@@ -676,6 +676,12 @@ def test_the_guide_is_held_against_mcmc(files):
     assert tree["posterior"].z.shape == (2, 100, 4, 2)
     assert "importance" in tree.children
     tree.close()
+
+
+def test_a_table_has_spaces_for_underscores_and_three_digits():
+    frame = pandas.DataFrame({"sd_ratio": [0.12345, 1.0]}, index=["mean_error", "kl"])
+    assert tables.header(frame, "measure") == ["measure", "sd ratio"]
+    assert tables.body(frame) == [["mean error", "0.123"], ["kl", "1"]]
 
 
 def test_a_condition_of_another_length_is_refused(files):

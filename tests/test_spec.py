@@ -193,7 +193,7 @@ def test_build_without_data_or_spec():
     with pytest.raises(pv.DataError, match="data need rows"):
         pv.build(None)
     with pytest.raises(
-        FileNotFoundError, match=r"no spec file 'digits', ending in \.toml; data come from"
+        FileNotFoundError, match=r"no spec file 'digits', which must end in \.toml; read data with"
     ):
         pv.build("digits")
 

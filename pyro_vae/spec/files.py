@@ -15,7 +15,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A spec from its file."""
     if path.suffix != ".toml" or not path.is_file():
         raise FileNotFoundError(
-            f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load"
+            f"there is no spec file {str(path)!r}, which must end in .toml; read data with "
+            "pv.data.load"
         )
     try:
         return tomllib.loads(path.read_text())
