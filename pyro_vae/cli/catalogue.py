@@ -38,11 +38,11 @@ def tables() -> list[Table]:
         (name, " ".join(roles(cls)), summary(cls)) for name, cls in Conditional.registry.items()
     )
     networks = ((name, summary(cls)) for name, cls in Network.registry.items())
-    losses_ = ((name, _loss(*entry)) for name, entry in losses.items())
+    loss_rows = ((name, _loss(*entry)) for name, entry in losses.items())
     return [
         _table("Conditionals", ("name", "can stand as", "for"), conditionals),
         _table("Networks", ("name", "what it is"), networks),
-        _table("Losses", ("name", "what it is"), losses_),
+        _table("Losses", ("name", "what it is"), loss_rows),
         _table("Data", ("name", "what they are"), DATA.items()),
     ]
 
