@@ -26,7 +26,7 @@ from ..posterior.diagnostics import have_mixed
 from ..posterior.mcmc import sample_posterior
 from ..spec.build import describe
 from ..vae import VAE
-from . import plots
+from . import plots, tables
 from .calibration import calibrate, check_predictions
 from .draws import vae_of
 from .posteriors import compare_posteriors, summarize
@@ -300,13 +300,11 @@ def _wide(content: str) -> str:
 
 
 def _table(frame: pandas.DataFrame, index: str) -> str:
-    head = "".join(f"<th>{escape(str(name)).replace('_', ' ')}" for name in frame.columns)
-    body = "".join(
-        f"<tr><td>{escape(str(name)).replace('_', ' ')}"
-        + "".join(f"<td>{value:.3g}" for value in values)
-        for name, values in zip(frame.index, frame.values, strict=True)
+    head = "".join(f"<th>{escape(name)}" for name in tables.header(frame, index))
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in tables.body(frame)
     )
-    return f"<table><tr><th>{index}{head}{body}</table>"
+    return f"<table><tr>{head}{rows}</table>"
 
 
 def _page(parts: list[str]) -> str:

@@ -133,7 +133,7 @@ class Rows:
         return Rows(lambda index: self.take(index)[:, columns], len(self), (len(columns),))
 
     def largest(self) -> float:
-        """The largest of the values that are numbers; what is none, the check at the door names."""
+        """The largest of the finite values; NaN and infinity are left to the check of the data."""
         return max(
             float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in self.chunks()
         )
@@ -178,7 +178,7 @@ class Rows:
 
 
 def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:
-    """Raise for the first cell of `chunk` that is bad, if there is one.
+    """Raise if a cell of `chunk` is bad, and name the first.
 
     Raises:
         DataError: Who needs what; the value, its row and column; how many others; the remedy.
