@@ -7,7 +7,6 @@ torch can trace it, as ``torch.compile(fullgraph=True)`` does.
 
 from __future__ import annotations
 
-import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -40,29 +39,33 @@ class Direct(Densities):
         self.x = batch[0]
         self.c = vae.encode_condition(self.num_data, *batch[1:])
         self.bijection = vae.bijection
+        self._unconstrained: TorchDistribution | None = None
+        self._prior: TorchDistribution | None = None
 
-    @functools.cached_property
-    def _guide(self) -> TorchDistribution:
-        """q(u | x), where u is z for real-valued and for discrete latents."""
-        return enumerable(self.vae.unconstrained_guide_of(self.x, self.c))
+    @property
+    def unconstrained_guide(self) -> TorchDistribution:
+        """q(u | x), where u is z for real-valued and for discrete latents; the encoder runs once."""
+        if self._unconstrained is None:  # no cached_property: its lock is not for torch.compile
+            guide = self.vae.unconstrained_guide_of(self.x, self.c)
+            self._unconstrained = enumerable(guide)
+        return self._unconstrained
 
     @property
     def guide(self) -> TorchDistribution:
-        """q(z | x) on the support of the prior."""
-        return self._guide if self.bijection is None else self.vae.push_forward(self._guide)
+        """q(z | x), on the support of the prior."""
+        guide = self.unconstrained_guide
+        return guide if self.bijection is None else self.vae.push_forward(guide)
 
     @property
     def prior(self) -> TorchDistribution:
-        """p(z)."""
+        """p(z), of batch shape ``()``, or ``(N,)`` where it sees c."""
+        if self._prior is None:
+            self._prior = self.vae.prior_of(self.c)
         return self._prior
-
-    @functools.cached_property
-    def _prior(self) -> TorchDistribution:
-        return self.vae.prior_of(self.c)
 
     @property
     def latents(self) -> dict[str, Latent]:
-        return {"z": Latent(self._prior.support, self._prior.event_shape)}
+        return {"z": Latent(self.prior.support, self.prior.event_shape)}
 
     @property
     def measure(self) -> str:
@@ -75,7 +78,7 @@ class Direct(Densities):
         return self.vae.is_discrete
 
     def draw(self, num_samples: int) -> Drawn:
-        guide = self._guide.expand(torch.Size([num_samples, self.num_data]))
+        guide = self.unconstrained_guide.expand(torch.Size([num_samples, self.num_data]))
         u = guide.rsample() if guide.has_rsample else guide.sample()
         log_guide = guide.log_prob(u)
         fixed = () if guide.has_rsample else ("z",)
@@ -87,7 +90,7 @@ class Direct(Densities):
         return Drawn({"z": z}, log_guide, self.log_guide, fixed)
 
     def draw_prior(self, num_samples: int) -> Values:
-        prior = self._prior.expand(torch.Size([num_samples, self.num_data]))
+        prior = self.prior.expand(torch.Size([num_samples, self.num_data]))
         return {"z": prior.rsample() if prior.has_rsample else prior.sample()}
 
     def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
@@ -95,11 +98,11 @@ class Direct(Densities):
         likelihood = vae.likelihood_of(z, self.c)
         if self.missing:
             likelihood, x = masked(likelihood, x, vae.likelihood.title)
-        return likelihood.log_prob(x), self._prior.log_prob(z)
+        return likelihood.log_prob(x), self.prior.log_prob(z)
 
     def log_guide(self, values: Values) -> Tensor:
         z = values["z"]
-        guide = self._guide.expand(z.shape[:2])
+        guide = self.unconstrained_guide.expand(z.shape[:2])
         if self.bijection is None:
             return self._log_guide(guide, z)
         u = self.bijection.inv(z)
@@ -113,8 +116,8 @@ class Direct(Densities):
         return of_model, [parameter for parameter in trained if parameter in of_guide]
 
     def states(self) -> Values:
-        values = self._guide.enumerate_support(expand=False)
-        return {"z": values.expand(-1, self.num_data, *self._guide.event_shape)}
+        values = self.unconstrained_guide.enumerate_support(expand=False)
+        return {"z": values.expand(-1, self.num_data, *self.unconstrained_guide.event_shape)}
 
     def fresh(self) -> Direct:
         return Direct(self.vae, self.batch, missing=self.missing)
@@ -133,4 +136,4 @@ class Direct(Densities):
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process makes its own distributions."""
-        return {name: value for name, value in self.__dict__.items() if name[0] != "_"}
+        return self.__dict__ | {"_unconstrained": None, "_prior": None}
