@@ -56,9 +56,17 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``VAEEstimator`` imports scikit-learn, so it is imported when it is first asked for."""
+    """What is imported when it is first asked for, and names from before.
+
+    ``VAEEstimator`` imports scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
+    """
     if name == "VAEEstimator":
         from .estimator import VAEEstimator
 
         return VAEEstimator
+    if name == "Ladder":
+        import warnings
+
+        warnings.warn("pyro_vae.Ladder is now Hierarchy", DeprecationWarning, stacklevel=2)
+        return Hierarchy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

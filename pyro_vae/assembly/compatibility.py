@@ -19,8 +19,7 @@ MOST_STATES = 4096  # of discrete latents
 
 def title(part: Conditional) -> str:
     """How messages name a part: by its head and event shape."""
-    head = getattr(part, "head", part)
-    return f"{type(head).__name__}{tuple(head.event_shape)}"
+    return part.title
 
 
 def check_parts(vae: Any) -> None:

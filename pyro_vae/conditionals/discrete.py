@@ -91,7 +91,7 @@ class Categorical(Parametric, name="categorical"):
         12
     """
 
-    family, params = dist.Categorical, ("logits",)
+    family, params = dists.Categorical, ("logits",)
     standard = {"logits": 0.0}
 
     def __init__(
@@ -151,7 +151,7 @@ class Ordinal(Parametric, name="ordinal"):
         3
     """
 
-    family, params = dist.OrderedLogistic, ("predictor", "cutpoints")
+    family, params = dists.OrderedLogistic, ("predictor", "cutpoints")
     standard = {"predictor": 0.0, "cutpoints": 1.0}
 
     def __init__(
@@ -296,6 +296,12 @@ class Multinomial(Parametric, name="multinomial"):
 
     def parameter_shape(self, name: str) -> torch.Size:
         return self.event_shape[:-1] if name == "total_count" else self.event_shape
+
+    def _fixed(self, name: str, value: Any) -> Tensor:
+        tensor = super()._fixed(name, value)
+        if name == "total_count":
+            dists.Multinomial.one_total(tensor)
+        return tensor
 
     @classmethod
     def implied(cls, x: Rows) -> dict[str, Any]:

@@ -59,10 +59,11 @@ class Flow(Conditional):
         super().__init__()
         whole_number("layers", layers, at_least=1)
         whole_number("features", features, at_least=1)
-        self.event_shape, self.learned = as_shape(event_shape), learned
+        self.event_shape = as_shape(event_shape)
         self.size = self.event_shape.numel()
+        self.learned = learned
         self.affine = Normal((self.size,), learned=learned)
-        self.num_params = 0 if learned else 2 * self.size + features
+        self.num_params = 0 if learned else self.affine.num_params + features
         widths = [max(width, self.size) for width in whole_numbers("hidden", hidden)]
         self.layers = nn.ModuleList(
             self.layer(0 if learned else features, widths, i % 2 == 1) for i in range(layers)
@@ -76,39 +77,31 @@ class Flow(Conditional):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, len(self.event_shape))
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        affine, features = self._read(context)
-        bijections: list[Transform] = [layer.condition(features) for layer in self.layers]  # type: ignore[operator]
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        affine, features = self._split(read)
+        bijections: list[Transform] = [layer.condition(features) for layer in self.layers]
         if self.learned and self.inverted:
             bijections = [bijection.inv for bijection in bijections]
         bijections.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
         if len(self.event_shape) != 1:
-            bijections.append(
-                ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1)
-            )
-        standard = dist.Normal(
-            torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
-        ).to_event(1)
-        built = dist.TransformedDistribution(standard, bijections)
-        return built.expand(context.shape[:-1]) if self.learned and context is not None else built
+            flat = torch.Size([self.size])
+            bijections.append(ReshapeTransform(flat, self.event_shape, cache_size=1))
+
+        zero, one = torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
+        standard = dist.Normal(zero, one).to_event(1)
+        return dist.TransformedDistribution(standard, bijections)
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), hidden=[8], features=2)
 
-    def _read(self, context: Tensor | None) -> tuple[Any, Tensor]:
-        """The final scale and shift, and what the maps see."""
-        if self.learned:
+    def _split(self, read: Tensor | None) -> tuple[Any, Tensor]:
+        """The final shift and scale, and what the maps see."""
+        if read is None:
             affine = self.affine().base_dist
             return affine, affine.loc.new_zeros(0)
-        if context is None or context.shape[-1:] != (self.num_params,):
-            got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
-            who = f"{type(self).__name__}{tuple(self.event_shape)}"
-            raise ValueError(
-                f"{who} reads {self.num_params} numbers per datum; got {got}; learned=True reads "
-                "none"
-            )
-        return self.affine(context[..., : 2 * self.size]).base_dist, context[..., 2 * self.size :]
+        numbers = self.affine.num_params
+        return self.affine(read[..., :numbers]).base_dist, read[..., numbers:]
 
 
 class AutoregressiveFlow(Flow, name="autoregressive_flow"):
@@ -117,15 +110,6 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
     .. math:: f(u)_i = m_i(u_{<i}) + e^{s_i(u_{<i})}\, u_i
 
     As a guide the inverse autoregressive flow, as a prior the masked one.
-
-    Arguments:
-        event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in
-            turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
-        learned: Whether it stands alone, with learned maps, instead of reading a context.
 
     References:
         | Improving variational inference with inverse autoregressive flow (Kingma et al., 2016)
@@ -150,15 +134,6 @@ class SplineFlow(Flow, name="spline_flow"):
     More flexible than :class:`AutoregressiveFlow`, also in one dimension: skewed and bimodal
     posteriors. The splines bend the interval from -6 to 6 standard deviations and leave the rest.
 
-    Arguments:
-        event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in
-            turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
-        learned: Whether it stands alone, with learned maps, instead of reading a context.
-
     References:
         | Neural spline flows (Durkan et al., 2019)
         | https://arxiv.org/abs/1906.04032
@@ -179,12 +154,7 @@ class CouplingFlow(Flow, name="coupling_flow"):
     :class:`SplineFlow`.
 
     Arguments:
-        event_shape: The shape of one draw.
         layers: How many maps follow each other; they move the two halves in turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
-        learned: Whether it stands alone, with learned maps, instead of reading a context.
 
     References:
         | Neural spline flows (Durkan et al., 2019)
@@ -210,11 +180,7 @@ class PlanarFlow(Flow, name="planar_flow"):
     other value: it cannot stand as a prior or a likelihood.
 
     Arguments:
-        event_shape: The shape of one draw.
         layers: How many maps follow each other.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
 
     References:
         | Variational inference with normalizing flows (Rezende & Mohamed, 2015)

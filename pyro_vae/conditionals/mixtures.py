@@ -61,7 +61,9 @@ class Mixture(Conditional, name="mixture"):
         whole_number("components", components, at_least=1)
         if each not in ("event", "element"):
             raise ValueError(f"each must be 'event' or 'element'; got {each!r}")
-        self.event_shape, self.components, self.each = as_shape(event_shape), components, each
+        self.event_shape = as_shape(event_shape)
+        self.components = components
+        self.each = each
         with at("component"):
             self.component = (
                 declared(component, self.event_shape)
@@ -70,35 +72,26 @@ class Mixture(Conditional, name="mixture"):
             )
         mixed = torch.Size([]) if each == "event" else self.event_shape
         self.read_shape = torch.Size((*mixed, components, 1 + self.component.num_params))
+        self.num_params = 0 if learned else self.read_shape.numel()
+        self.scores_any_value = self.component.scores_any_value
         if learned:
             self.parameters_read = nn.Parameter(0.5 * torch.randn(self.read_shape))
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
-        """How many numbers are read from the context for each datum."""
-        return 0 if hasattr(self, "parameters_read") else self.read_shape.numel()
-
-    @property
-    def scores_any_value(self) -> bool:  # type: ignore[override]
-        return self.component.scores_any_value
-
-    @property
     def support(self) -> constraints.Constraint:
         support = self.component.support
-        return (
-            support
-            if self.each == "event"
-            else constraints.independent(support, len(self.event_shape))
-        )
+        if self.each == "event":
+            return support
+        return constraints.independent(support, len(self.event_shape))
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        read = self._read(context)
-        logits, numbers = read[..., 0], read[..., 1:]
-        component = self.component(numbers)
-        built = dists.Mixture(dist.Categorical(logits=logits), component)
-        built = built.to_event(len(self.event_shape) - built.event_dim)
-        fed = self.num_params > 0 or context is None
-        return built if fed else built.expand(context.shape[:-1])  # type: ignore[union-attr]
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        if read is None:
+            numbers = self.parameters_read
+        else:
+            numbers = read.reshape(read.shape[:-1] + self.read_shape)
+        weights = dist.Categorical(logits=numbers[..., 0])
+        built = dists.Mixture(weights, self.component(numbers[..., 1:]))
+        return built.to_event(len(self.event_shape) - built.event_dim)
 
     @classmethod
     def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
@@ -106,24 +99,13 @@ class Mixture(Conditional, name="mixture"):
         if not isinstance(part, (str, dict)):
             return given  # refused by its constructor
         table = {"name": part} if isinstance(part, str) else part
-        family = Conditional.registry.get(str(table.get("name")), Conditional)
+        family = Conditional.lookup(table.get("name")) or Conditional
         full = family.with_data(table, x)
         return {**given, "component": full} if len(full) > 1 else given
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), components=2)
-
-    def _read(self, context: Tensor | None) -> Tensor:
-        if hasattr(self, "parameters_read"):
-            return self.parameters_read
-        if context is None or context.shape[-1:] != (self.num_params,):
-            got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
-            raise ValueError(
-                f"Mixture{tuple(self.event_shape)} reads {self.num_params} numbers per datum; got "
-                f"{got}"
-            )
-        return context.reshape(*context.shape[:-1], *self.read_shape)
 
 
 def _of_one_element(component: str | dict[str, Any]) -> Conditional:
@@ -162,7 +144,8 @@ class Vamp(Conditional, name="vamp"):
     def __init__(self, event_shape: Shape, data_shape: Shape, *, components: int = 500) -> None:
         super().__init__()
         whole_number("components", components, at_least=1)
-        self.event_shape, self.components = as_shape(event_shape), components
+        self.event_shape = as_shape(event_shape)
+        self.components = components
         self.pseudo_inputs = nn.Parameter(torch.randn(components, *as_shape(data_shape)))
 
     @property
@@ -190,10 +173,8 @@ class Vamp(Conditional, name="vamp"):
         if not isinstance(context, Conditional):
             raise ValueError("Vamp reads the guide as its context; the VAE gives it")
         guide = context(self.pseudo_inputs)
-        logits = torch.zeros(
-            self.components, dtype=self.pseudo_inputs.dtype, device=self.pseudo_inputs.device
-        )
-        return dists.Mixture(dist.Categorical(logits=logits), guide)
+        weights = dist.Categorical(logits=self.pseudo_inputs.new_zeros(self.components))
+        return dists.Mixture(weights, guide)
 
     @classmethod
     def example(cls) -> Conditional:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import torch
 from pyro import distributions as dist
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from .. import distributions as dists
+from ..distributions.sphere import sphere
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape
 from .parametric import Parametric, Value
@@ -166,10 +167,14 @@ class UniformSphere(_Vectors, name="uniform_sphere"):
         super().__init__(event_shape)
         self.register_buffer("toward", torch.ones(self.event_shape))
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
+    @property
+    def support(self) -> constraints.Constraint:
+        several = len(self.event_shape) - 1
+        return constraints.independent(sphere, several) if several else sphere
+
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
         uniform = dists.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
-        uniform = uniform.to_event(len(self.event_shape) - 1)
-        return uniform if context is None else uniform.expand(context.shape[:-1])
+        return uniform.to_event(len(self.event_shape) - 1)
 
 
 __all__ = [
