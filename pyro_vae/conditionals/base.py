@@ -20,6 +20,7 @@ Most conditionals are a family of distributions and a rule for its parameters (:
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -105,8 +106,7 @@ class Conditional(Declared, abc.ABC):
     @property
     def support(self) -> constraints.Constraint:
         """Where its draws lie."""
-        reads = getattr(self, "num_params", 0)
-        return self(torch.zeros(reads) if reads else None).support
+        return support_at_zero(self)
 
     @property
     def visible_shape(self) -> torch.Size:
@@ -169,6 +169,16 @@ class Conditional(Declared, abc.ABC):
     def _remedy(self) -> str:
         """What to do if there is no context."""
         return "learned=True reads none" if "learned" in self.takes() else "give it one"
+
+
+def support_at_zero(part: Conditional) -> constraints.Constraint:
+    """The support that a conditional has for a context of zeros, or for none."""
+    reads = getattr(part, "num_params", 0)
+    if not reads:
+        return part().support
+    tensors = itertools.chain(part.parameters(), part.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    return part(like.new_zeros(reads)).support
 
 
 def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:

@@ -54,6 +54,8 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
         torch.Size([5, 7, 2, 6, 6])
     """
     batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
+    if len(batch) == 1:
+        return function(x)
     y = function(x.reshape(batch.numel(), *event))
     return y.reshape(batch + y.shape[1:])
 
@@ -115,7 +117,7 @@ class Standardized(Network):
         self.sd.copy_(torch.where(sd > 0, sd, 1.0))
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.layers(x.reshape(len(x), self.in_shape.numel()))
+        return self.layers(x if x.dim() == 2 else x.reshape(len(x), self.in_shape.numel()))
 
 
 class MLP(Standardized, name="mlp"):

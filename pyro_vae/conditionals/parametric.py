@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..distributions.links import link
-from .base import Conditional, Shape, as_shape
+from .base import Conditional, Shape, as_shape, support_at_zero
 
 Value = float | Sequence[float] | Tensor | str
 
@@ -95,7 +95,7 @@ class Parametric(Conditional):
         declared = cls.forward is Conditional.forward
         declared = declared and cls.distribution is Parametric.distribution
         if isinstance(support, property) or not declared:
-            return super().support  # it depends on the parameters, or on code of the subclass
+            return support_at_zero(self)  # by the parameters, or by what the subclass writes
 
         several = len(self.event_shape) - support.event_dim
         return constraints.independent(support, several) if several else support

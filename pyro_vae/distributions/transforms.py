@@ -71,6 +71,14 @@ class _ConditionalAffine(transforms.ConditionalAffineAutoregressive):
         return _Affine(functools.partial(self.nn, context=context), **self.kwargs)
 
 
+class _ConditionalSpline(transforms.ConditionalSplineAutoregressive):
+    """Pyro's, without attributes of a ``partial``, which ``torch.compile`` cannot trace."""
+
+    def condition(self, context: Tensor) -> Transform:
+        network = functools.partial(self.nn, context=context)
+        return transforms.SplineAutoregressive(self.input_dim, network, **self.kwargs)
+
+
 class Coupling(nn.Module):
     """A layer of :class:`CouplingFlow`: which half moves, and the network that says how."""
 
@@ -141,9 +149,7 @@ def spline(size: int, features: int, hidden: list[int], backwards: bool) -> nn.M
     """Each element through a monotonic spline that depends on those before it."""
     params = [BINS, BINS, BINS - 1]
     network = _autoregressive(_BoundedAutoregressive, size, features, hidden, backwards, params)
-    return transforms.ConditionalSplineAutoregressive(
-        size, network, count_bins=BINS, bound=BOUND, order="quadratic"
-    )
+    return _ConditionalSpline(size, network, count_bins=BINS, bound=BOUND, order="quadratic")
 
 
 def planar(size: int, features: int, hidden: list[int]) -> nn.Module:

@@ -53,8 +53,8 @@ class DiscretizedLogistic(TorchDistribution):
     def __init__(
         self, loc: Tensor, scale: Tensor, levels: Any, validate_args: bool | None = None
     ) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
-        self.levels = torch.as_tensor(levels).to(self.loc)
+        self.loc, self.scale, levels = broadcast_all(loc, scale, levels)
+        self.levels = levels.to(self.loc)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
