@@ -1,4 +1,4 @@
-r"""Tables: a different likelihood for each block of columns."""
+"""Tables: a different likelihood for each block of columns."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Columns(Conditional, name="columns"):
 
     Arguments:
         event_shape: The shape of one row, a vector.
-        blocks: Tables, each with ``columns``, a list of column numbers, ``name``, a family whose
-            elements are independent, and that family's own arguments. Each column is in exactly one
+        blocks: Tables. Each has ``columns``, a list of column numbers; ``name``, a family whose
+            elements are independent; and that family's own arguments. Each column is in exactly one
             block.
 
     Raises:
@@ -34,9 +34,9 @@ class Columns(Conditional, name="columns"):
             vectors.
 
     Example:
-        >>> blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "categorical", "categories": 3}]
+        >>> blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "poisson"}]
         >>> Columns((3,), blocks=blocks).num_params
-        7
+        5
     """
 
     order: Tensor
@@ -53,11 +53,13 @@ class Columns(Conditional, name="columns"):
                 f"{tuple(self.event_shape)}; got {self.columns}"
             )
 
-        self.parts: Any = nn.ModuleList()
+        parts: list[Conditional] = []
         for number, (block, columns) in enumerate(zip(blocks, self.columns, strict=True)):
             with at(f"blocks[{number}]"):
-                self.parts.append(_independent(block, len(columns)))
-        self.sizes = [part.num_params for part in self.parts]
+                parts.append(_independent(block, len(columns)))
+
+        self.parts = nn.ModuleList(parts)
+        self.sizes = [part.num_params for part in parts]
         self.num_params = sum(self.sizes)
         self.register_buffer("order", torch.tensor(listed), persistent=False)
         self.register_buffer("inverse", self.order.argsort(), persistent=False)
@@ -76,6 +78,9 @@ class Columns(Conditional, name="columns"):
             family = Conditional.lookup(block.get("name")) or Conditional
             blocks.append(family.with_data(block, x.columns_only(columns)) if known else block)
         return {**given, "blocks": blocks} if blocks else given
+
+    def _remedy(self) -> str:
+        return "fix them in the tables of its blocks"
 
     @classmethod
     def example(cls) -> Conditional:

@@ -1,12 +1,13 @@
-r"""Families over classes and counts: declarations, as in :mod:`.families`.
+r"""Families over classes and counts. They are declarations, as in :mod:`.continuous`.
 
-In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of
-``params``, and :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the
-standard value."""
+In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
+:math:`[0]_+` is the standard value.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -24,7 +25,9 @@ class Bernoulli(Parametric, name="bernoulli"):
 
     .. math:: p(x = 1 \mid h) = \sigma(h)
 
-    Grey values are refused; see also:
+    Grey values are refused.
+
+    See also:
         :class:`ContinuousBernoulli` for grey values in [0, 1], :class:`Binomial` for grey levels
         0..n.
 
@@ -38,11 +41,11 @@ class Bernoulli(Parametric, name="bernoulli"):
 
 
 class Binomial(Parametric, name="binomial"):
-    r"""Counts out of a known total: grey levels 0..n, successes in n trials.
+    r"""Counts out of a known total, such as grey levels 0..n or successes in n trials.
 
     .. math:: x \sim \mathrm{Binomial}(n,\, \sigma(h))
 
-    The total is fixed, one for all features or one each.
+    The total is fixed: one for all features, or one for each.
 
     Example:
         >>> Binomial((64,), total_count=16).num_params
@@ -114,12 +117,12 @@ class Categorical(Parametric, name="categorical"):
 
 
 class OneHot(Parametric, name="one_hot"):
-    r"""One of several classes as a vector of zeros and a one, along the last dimension.
+    r"""One of several classes, as a vector of zeros and a one along the last dimension.
 
     .. math:: p(x = e_j \mid h) = \mathrm{softmax}(h)_j
 
-    As a prior the latents are summed over exactly: a mixture model whose components share one
-    decoder. The guide is then a ``one_hot`` too.
+    With this prior the latents are summed over exactly. The VAE is then a mixture model whose
+    components share one decoder, and its guide is a ``one_hot`` too.
 
     Example:
         >>> OneHot((3,)).num_params
@@ -135,7 +138,7 @@ class Ordinal(Parametric, name="ordinal"):
 
     .. math:: p(x \le j \mid h) = \sigma(c_j - h_1), \quad c_1 < c_2 < ...
 
-    The cut points are usually ``cutpoints="learned"``; at the standard ones all classes are equally
+    The cut points are usually ``cutpoints="learned"``. They start where all classes are equally
     likely for h = 0.
 
     Arguments:
@@ -144,7 +147,7 @@ class Ordinal(Parametric, name="ordinal"):
         learned: Whether the parameters that are left out are learned, instead of read from the
             context.
         values: ``predictor``, and ``cutpoints`` of shape ``(*event_shape, categories - 1)``, if
-            fixed or learned; a number for the cut points stretches the standard ones.
+            fixed or learned. One number for the cut points is a factor of the standard ones.
 
     Example:
         >>> Ordinal((3,), categories=4, cutpoints="learned").num_params
@@ -162,11 +165,9 @@ class Ordinal(Parametric, name="ordinal"):
         super().__init__(event_shape, learned=learned, **values)
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return (
-            torch.Size((*self.event_shape, self.categories - 1))
-            if name == "cutpoints"
-            else self.event_shape
-        )
+        if name == "cutpoints":
+            return torch.Size((*self.event_shape, self.categories - 1))
+        return self.event_shape
 
     def filled(self, name: str, number: float) -> Tensor:
         if name != "cutpoints":
@@ -216,7 +217,10 @@ class NegativeBinomial(Parametric, name="negative_binomial"):
 class ZeroInflatedPoisson(Parametric, name="zero_inflated_poisson"):
     r"""Counts with more zeros than a Poisson has.
 
-    .. math:: p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{Poisson}(x;\, [h_1]_+), \quad \pi = \sigma(h_2 - 2)
+    .. math::
+
+        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{Poisson}(x;\, [h_1]_+), \quad
+        \pi = \sigma(h_2 - 2)
 
     Example:
         >>> ZeroInflatedPoisson((3,)).num_params
@@ -232,8 +236,8 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
 
     .. math::
 
-        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad r = [h_1]_+,\ \pi
-        = \sigma(h_3 - 2)
+        p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad
+        r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
 
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)
@@ -244,25 +248,28 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
         6
     """
 
-    family, params = (
-        dists.ZeroInflatedNegativeBinomial,
-        ("total_count", "logits", "gate_logits"),
-    )
-    standard: ClassVar[dict[str, float]] = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
+    family = dists.ZeroInflatedNegativeBinomial
+    params = ("total_count", "logits", "gate_logits")
+    standard = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
 
 
 class DiscretizedLogistic(Parametric, name="discretized_logistic"):
-    r"""Grey levels 0, ..., levels - 1 as rounded real numbers, so that neighbouring levels are
-    alike.
+    r"""Grey levels 0, ..., levels - 1, as rounded real numbers: neighbouring levels are alike.
 
-    .. math:: p(x \mid h) = \sigma\big((x' + \delta - h_1) / s\big) - \sigma\big((x' - \delta - h_1) / s\big)
+    .. math::
 
-    with :math:`s = [h_2]_+`, the levels scaled to :math:`x'` from -1 to 1, and half a level
-    :math:`\delta`; the end levels take the tails. See also:
+        p(x \mid h) = \sigma\big((x' + \delta - h_1) / s\big)
+        - \sigma\big((x' - \delta - h_1) / s\big), \quad s = [h_2]_+
+
+    Here :math:`x'` are the levels on a scale from -1 to 1, and :math:`\delta` is half a level. The
+    lowest and the highest level take the tails.
+
+    See also:
         :class:`Mixture` of them, with ``each="element"``, for several peaks.
 
     References:
-        | PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood (Salimans et al., 2017)
+        | PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood
+        | (Salimans et al., 2017)
         | https://arxiv.org/abs/1701.05517
 
     Example:
@@ -281,9 +288,12 @@ class DiscretizedLogistic(Parametric, name="discretized_logistic"):
 class Multinomial(Parametric, name="multinomial"):
     r"""Bags of words: how often each of the entries of the last dimension was drawn.
 
-    .. math:: p(x \mid h, n) = \frac{n!}{\prod_j x_j!} \prod_j \mathrm{softmax}(h)_j^{x_j}, \quad n = \sum_j x_j
+    .. math::
 
-    The density is given the total n of each datum, so documents may have different lengths;
+        p(x \mid h, n) = \frac{n!}{\prod_j x_j!} \prod_j \mathrm{softmax}(h)_j^{x_j}, \quad
+        n = \sum_j x_j
+
+    The density is given the total n of each datum, so documents may have different lengths.
     ``total_count`` only says how many words a drawn document has.
 
     Example:

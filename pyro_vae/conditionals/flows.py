@@ -1,11 +1,12 @@
-r"""Flows: a standard normal, bent by invertible maps, then scaled and shifted.
+r"""Flows: a standard normal, transformed by invertible maps, then scaled and shifted.
 
 .. math:: z = \mu + \sigma \odot (f_L \circ \dots \circ f_1)(u), \qquad u \sim \mathcal{N}(0, I)
 
 As a guide a flow reads :math:`\mu`, :math:`\sigma` and some further numbers, ``features``, which
-all of its maps see; as a prior (``learned=True``) it reads nothing. The maps are Pyro's. An
-autoregressive map is fast one way only: a guide uses that way to draw (inverse autoregressive
-flow), a prior to score a given z (masked autoregressive flow)."""
+all of its maps see. As a prior (``learned=True``) it reads nothing. The maps are Pyro's. An
+autoregressive map is fast in one direction only. A guide uses that direction to draw (inverse
+autoregressive flow), a prior uses it to score a given z (masked autoregressive flow).
+"""
 
 from __future__ import annotations
 
@@ -27,15 +28,16 @@ from .continuous import Normal
 
 
 class Flow(Conditional):
-    """What all flows share; a subclass makes one layer, a map that ``condition(features)`` turns
-    into a transform.
+    """What all flows share.
+
+    A subclass makes one layer: a map that ``condition(features)`` turns into a transform.
 
     Arguments:
         event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in
+        layers: How many maps follow each other. They take the elements forwards and backwards in
             turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
+        hidden: The widths of the hidden layers of each map's network. A width below the number of
+            elements is raised to it.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
 
@@ -43,9 +45,7 @@ class Flow(Conditional):
         ValueError: An argument makes no sense, or the context has another shape.
     """
 
-    inverted: ClassVar[bool] = (
-        True  # whether it scores by the fast way of its maps when it stands alone
-    )
+    inverted: ClassVar[bool] = True  # alone, it scores by the fast direction of its maps
 
     def __init__(
         self,
@@ -79,7 +79,8 @@ class Flow(Conditional):
 
     def distribution(self, read: Tensor | None) -> TorchDistribution:
         affine, features = self._split(read)
-        bijections: list[Transform] = [layer.condition(features) for layer in self.layers]
+        layers: Any = self.layers
+        bijections: list[Transform] = [layer.condition(features) for layer in layers]
         if self.learned and self.inverted:
             bijections = [bijection.inv for bijection in bijections]
         bijections.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
@@ -131,8 +132,8 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
 class SplineFlow(Flow, name="spline_flow"):
     r"""Each element passes through a monotonic spline that depends on those before it.
 
-    More flexible than :class:`AutoregressiveFlow`, also in one dimension: skewed and bimodal
-    posteriors. The splines bend the interval from -6 to 6 standard deviations and leave the rest.
+    More flexible than :class:`AutoregressiveFlow`, also in one dimension: it can be skewed and
+    bimodal. The splines change the interval from -6 to 6 standard deviations only.
 
     References:
         | Neural spline flows (Durkan et al., 2019)
@@ -150,11 +151,11 @@ class SplineFlow(Flow, name="spline_flow"):
 class CouplingFlow(Flow, name="coupling_flow"):
     r"""One half of the elements passes through splines that depend on the other half.
 
-    Fast both ways: to draw and to score. Each layer moves one half, so it takes more of them than
-    :class:`SplineFlow`.
+    Fast in both directions, to draw and to score. Each layer moves one half of the elements, so it
+    takes more layers than :class:`SplineFlow`.
 
     Arguments:
-        layers: How many maps follow each other; they move the two halves in turn.
+        layers: How many maps follow each other. They move the two halves in turn.
 
     References:
         | Neural spline flows (Durkan et al., 2019)
@@ -172,12 +173,12 @@ class CouplingFlow(Flow, name="coupling_flow"):
 
 
 class PlanarFlow(Flow, name="planar_flow"):
-    r"""Layers that push along one direction each: a guide only.
+    r"""Layers that push along one direction each. It can only be a guide.
 
     .. math:: f(u) = u + a \tanh(w^\top u + b)
 
-    The maps have no inverse in closed form, so it knows the density of its own draws and of no
-    other value: it cannot stand as a prior or a likelihood.
+    The maps have no inverse in closed form. So it knows the density of its own draws only, and
+    cannot stand as a prior or a likelihood.
 
     Arguments:
         layers: How many maps follow each other.

@@ -18,23 +18,23 @@ from .networks import MLP
 
 
 class Hierarchy(Conditional, name="hierarchy", formerly="ladder"):
-    r"""L layers of latents, each given the one before, listed from the data upwards.
+    r"""Several layers of latents, each given the one before, listed from the data upwards.
 
     .. math::
 
         p(z) = p(z_L)\, p(z_{L-1} \mid z_L) \cdots p(z_1 \mid z_2), \qquad
         q(z \mid x) = q(z_1 \mid x)\, q(z_2 \mid z_1) \cdots q(z_L \mid z_{L-1})
 
-    With ``learned=True`` it is the prior, drawn from the top; its top layer has standard values,
-    and the likelihood sees :math:`z_1` alone. Else it is the guide, drawn from the bottom. Two
-    layers are the model of the reference. The guide does not meet the prior halfway, as that of the
-    ladder VAE of Sønderby et al. (2016) does.
+    With ``learned=True`` it is the prior. It is drawn from the top layer down; the top layer has
+    standard values. The likelihood sees :math:`z_1` alone. Without, it is the guide, and is drawn
+    from the bottom up. With two layers this is the model of the reference. The guide of the ladder
+    VAE (Sønderby et al., 2016) depends on the prior; this one does not.
 
     Arguments:
         event_shape: The shape of one draw: the layers, one after the other.
         layers: The sizes of the layers, from the data upwards.
         hidden: The widths of the hidden layers of the networks between layers.
-        activation: That of these networks.
+        activation: The activation of these networks.
         family: The family of each layer, over real numbers: a name or a table.
         learned: Whether it is a prior.
 
@@ -71,9 +71,8 @@ class Hierarchy(Conditional, name="hierarchy", formerly="ladder"):
         with at("family"):
             self.first, *heads = [declared(family, (size,)) for size in drawn]
             if not is_real(self.first.support):
-                raise ValueError(
-                    f"{self.first.name} has support {self.first.support}; Hierarchy needs real numbers"
-                )
+                has = f"{self.first.name} has support {self.first.support}"
+                raise ValueError(f"{has}; Hierarchy needs real numbers")
             if learned:
                 table = {"name": family} if isinstance(family, str) else family
                 self.first = declared({**self.first.standalone(table), **table}, (drawn[0],))

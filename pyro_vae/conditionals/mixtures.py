@@ -1,6 +1,4 @@
-r"""Mixtures: :math:`p(z) = \sum_k \pi_k\, p_k(z)`, of components of one family, or of the guide at
-some inputs.
-"""
+r"""Mixtures :math:`p(z) = \sum_k \pi_k\, p_k(z)`: of one family, or of the guide at some inputs."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ class Mixture(Conditional, name="mixture"):
 
     .. math:: p(x \mid h) = \sum_{k=1}^K \mathrm{softmax}(h_0)_k\, p(x \mid h_k)
 
-    As a prior it clusters the latents; as a likelihood of each element it has several peaks; as a
-    guide, with normal components, it follows posteriors with several modes, its draws
-    reparameterised.
+    As a prior it clusters the latents. As a likelihood of each element it has several peaks. As a
+    guide it follows posteriors with several modes; its components must then be normal, so that
+    draws have a gradient.
 
     Arguments:
         event_shape: The shape of one draw.
@@ -44,7 +42,7 @@ class Mixture(Conditional, name="mixture"):
         >>> prior = Mixture((2,), components=10, learned=True)
         >>> prior().sample((7,)).shape
         torch.Size([7, 2])
-        >>> Mixture((64,), components=5, component="discretized_logistic", each="element").num_params
+        >>> Mixture((64,), components=5, component="laplace", each="element").num_params
         960
     """
 
@@ -85,10 +83,12 @@ class Mixture(Conditional, name="mixture"):
         return constraints.independent(support, len(self.event_shape))
 
     def distribution(self, read: Tensor | None) -> TorchDistribution:
+        numbers: Tensor
         if read is None:
             numbers = self.parameters_read
         else:
             numbers = read.reshape(read.shape[:-1] + self.read_shape)
+
         weights = dist.Categorical(logits=numbers[..., 0])
         built = dists.Mixture(weights, self.component(numbers[..., 1:]))
         return built.to_event(len(self.event_shape) - built.event_dim)
@@ -120,9 +120,9 @@ class Vamp(Conditional, name="vamp"):
 
     .. math:: p(z) = \frac{1}{K} \sum_{k=1}^K q_\phi(z \mid u_k)
 
-    The optimal prior is the average of the guide over the data; this one averages over K inputs
-    that are trained with the rest, and start at data. It lives where the guide does: over real
-    numbers.
+    The optimal prior is the average of the guide over all data. This one averages over K
+    pseudo-inputs, which start at data and are trained with the rest. Its latents are real numbers,
+    as those of the guide are.
 
     Arguments:
         event_shape: The shape of one latent.
@@ -157,8 +157,9 @@ class Vamp(Conditional, name="vamp"):
         return {}
 
     def initialize(self, x: Rows) -> None:
-        """Start the pseudo-inputs at data, drawn without replacement while they last; missing cells
-        at the mean.
+        """Start the pseudo-inputs at data, and missing cells at the mean.
+
+        The data are drawn without replacement, anew when all have been drawn.
         """
         order = torch.cat(
             [torch.randperm(len(x), device="cpu") for _ in range(1 + self.components // len(x))]

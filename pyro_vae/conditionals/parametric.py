@@ -1,7 +1,8 @@
 """Families of distributions: a Pyro distribution, and a rule for each of its parameters.
 
-A Pyro distribution states the domains of its parameters in ``arg_constraints``, and
-:func:`.links.link` turns a domain into a link function, so a family is a declaration."""
+A Pyro distribution states the domains of its parameters in ``arg_constraints``. :func:`.links.link`
+turns a domain into a link function. So a family is a declaration.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +24,30 @@ class Parametric(Conditional):
     """A family of distributions whose parameters are fixed, learned, or read from the context.
 
     A family is declared by three class attributes: ``family`` (the Pyro distribution), ``params``
-    (the parameters in use) and ``standard`` (the values that an unadorned prior of this family
-    takes). Each parameter has one role:
+    (the parameters in use) and ``standard`` (their values in a prior that is given by name alone).
+    Each parameter has one role:
 
-    ================  ===============================================  ==========================================
-    role              written as                                       example
-    ================  ===============================================  ==========================================
-    fixed             a number or tensor                               ``Normal((784,), scale=0.1)``
-    learned           ``"learned"`` (per element), ``"shared"`` (one)  ``NegativeBinomial((9,), total_count="learned")``
-    from the context  left out                                         ``Normal((784,))``: heads of mean and scale
-    ================  ===============================================  ==========================================
+    ================  =====================================  ==================================
+    role              written as                             example
+    ================  =====================================  ==================================
+    fixed             a number or tensor                     ``Normal((784,), scale=0.1)``
+    learned           ``"learned"``, one for each element    ``Normal((784,), scale="learned")``
+    learned           ``"shared"``, one for all elements     ``Normal((784,), scale="shared")``
+    from the context  left out                               ``Normal((784,))``
+    ================  =====================================  ==================================
 
-    A parameter read from the context passes through the :func:`link` of its domain: real ones
-    unchanged, positive ones through softplus, written :math:`[h]_+`. Its origin is the standard
-    value, so a context of zeros gives the standard distribution. The context lists the parameters
-    one after the other, in the order of ``params``.
+    A parameter that is read from the context passes through the :func:`link` of its domain. Real
+    ones stay as they are; positive ones pass through softplus, written :math:`[h]_+`. Zero means
+    the standard value, so a context of zeros gives the standard distribution. The context lists the
+    parameters one after the other, in the order of ``params``.
 
     Arguments:
         event_shape: The shape of one draw.
         learned: Whether the parameters that are left out are learned, instead of read from the
             context.
-        values: Fixed or learned parameters by name; those left out are read from the context. Fixed
-            ones are kept in torch's default dtype; for a parameter that is a matrix a number means
-            a multiple of the identity.
+        values: Fixed or learned parameters by name. Those left out are read from the context. Fixed
+            ones are kept in torch's default dtype. One number for a matrix means a multiple of the
+            identity.
 
     Raises:
         ValueError: A parameter is unknown, outside its domain, of the wrong shape, or cannot be
@@ -194,7 +196,7 @@ class Parametric(Conditional):
             raise ValueError(f"{self.title} takes {name} as a number, {roles}; got {value!r}")
 
     def _declare_read(self, name: str) -> None:
-        """A parameter that is read counts from its origin, in unconstrained space."""
+        """Note the shape and the origin of a parameter that is read, both unconstrained."""
         self.read[name] = self._unconstrained_shape(name)
         origin = self._origin(name)
         first = float(origin.flatten()[0])
@@ -259,7 +261,7 @@ class Parametric(Conditional):
         if len(shape) != 1:
             read = read.reshape(read.shape[:-1] + shape)
         if name not in self.origins:
-            return read + self._buffers[f"origin_of_{name}"].to(read.dtype)
+            return read + getattr(self, f"origin_of_{name}").to(read.dtype)
         return read + self.origins[name] if self.origins[name] else read
 
     def _names(self) -> str:

@@ -141,9 +141,9 @@ class Chain(TorchDistribution):
             total = total + part(before).log_prob(piece)
         return total
 
-    def _in_turn(self, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _in_turn(self, pieces: Sequence[Tensor]) -> list[Tensor]:
         """Pieces as drawn to pieces as listed from the data upwards, and back."""
-        return pieces if self.upwards else pieces[::-1]
+        return list(pieces if self.upwards else pieces[::-1])
 
 
 class Joint(dist.Independent):

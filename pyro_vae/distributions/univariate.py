@@ -27,7 +27,7 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
 
 
 class Categorical(dist.Categorical):
-    """With torch's density: Pyro's compares ids of objects, which ``torch.compile`` cannot trace."""
+    """With torch's density. Pyro's compares ids, which ``torch.compile`` cannot trace."""
 
     log_prob = torch.distributions.Categorical.log_prob
 
