@@ -6,11 +6,13 @@ from . import data as data
 from .assembly.condition import Condition as Condition
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
+from .conditionals.classes import *
 from .conditionals.columns import *
 from .conditionals.continuous import *
-from .conditionals.discrete import *
+from .conditionals.convolutions import *
+from .conditionals.counts import *
 from .conditionals.flows import *
-from .conditionals.hierarchy import *
+from .conditionals.hierarchy import Hierarchy as Hierarchy
 from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric

@@ -1,4 +1,4 @@
-"""Files and specs from before go on working: what version 0.1.0 saved, and names that have changed."""
+"""Files that version 0.1.0 saved, and names from before, go on working."""
 
 import json
 from pathlib import Path

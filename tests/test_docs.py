@@ -144,7 +144,8 @@ def test_the_readme_lists_what_has_a_name():
     ("kind", "module"),
     [
         ("numbers", "continuous"),
-        ("classes and counts", "discrete"),
+        ("classes", "classes"),
+        ("counts", "counts"),
         ("whole vectors", "vectors"),
         ("flows", "flows"),
     ],
