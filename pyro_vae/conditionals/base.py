@@ -65,7 +65,8 @@ class Conditional(Declared, abc.ABC):
     """
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}
-    kind, num_sizes = "conditional", 1
+    kind = "conditional"
+    num_sizes = 1
     reads_guide: ClassVar[bool] = False  # whether its context, as a prior, is the guide
     scores_any_value: bool = True  # False: it knows the density of its own draws only
 

@@ -18,7 +18,7 @@ RESHAPE = "reshape the data, grey images to (N, 1, H, W), or use MLP"
 
 
 class ConvEncoder(Standardized, name="conv_encoder"):
-    """Convolutions that read an image, of any size, on standardised pixels: the network of a guide.
+    """Convolutions that read an image, of standardised pixels: the network of a guide.
 
     Each convolution (3 x 3, stride 2) halves height and width, rounding up; an affine map of what
     is left ends it.
@@ -52,6 +52,7 @@ class ConvEncoder(Standardized, name="conv_encoder"):
         if len(self.in_shape) != 3:
             got = f"got a context of shape {tuple(self.in_shape)}"
             raise ValueError(f"ConvEncoder reads images of shape (C, H, W); {got}; {RESHAPE}")
+
         make = activation_of(activation)
         whole_numbers("channels", channels)
         widths = (self.in_shape[0], *channels)
@@ -67,13 +68,12 @@ class ConvEncoder(Standardized, name="conv_encoder"):
 
 
 class ConvDecoder(Standardized, name="conv_decoder"):
-    """Transposed convolutions that write the parameters of an image, of any size: the network of a
-    likelihood.
+    """Transposed convolutions that write the parameters of an image: the network of a likelihood.
 
     An affine map makes a small grid; each transposed convolution (4 x 4, stride 2) doubles its
-    height and width; what is beyond the image is cut off. The outputs are images one after the
-    other, of shape ``(C, H, W)`` for each parameter, as families over images read them. Not for
-    :class:`Categorical`, whose classes lie next to each other.
+    height and width. What is beyond the image is cut off. The outputs are one image of shape ``(C,
+    H, W)`` after the other, one for each parameter, as families over images read them. It does not
+    serve :class:`Categorical`, which reads the numbers of all classes of a pixel side by side.
 
     See also:
         :class:`ConvEncoder` for the way there.
@@ -109,6 +109,7 @@ class ConvDecoder(Standardized, name="conv_decoder"):
         if len(self.image) != 3:
             got = f"got image={tuple(self.image)}"
             raise ValueError(f"ConvDecoder writes images of shape (C, H, W); {got}; {RESHAPE}")
+
         pixels = math.prod(self.image[1:])
         if out_features < 1 or out_features % pixels:
             raise ValueError(
@@ -116,6 +117,7 @@ class ConvDecoder(Standardized, name="conv_decoder"):
                 f"{pixels} numbers per datum; got out_features={out_features}; give the head the "
                 "event shape of the image"
             )
+
         make = activation_of(activation)
         whole_numbers("channels", channels)
         widths = (*channels, out_features // pixels)
@@ -137,7 +139,7 @@ class ConvDecoder(Standardized, name="conv_decoder"):
 
 
 def _halved(image: torch.Size, times: int) -> list[int]:
-    """Height and width, halved and rounded up so many times."""
+    """Height and width, halved and rounded up several times."""
     return [-(-size // 2**times) for size in image[1:]]
 
 

@@ -59,11 +59,13 @@ class Flow(Conditional):
         super().__init__()
         whole_number("layers", layers, at_least=1)
         whole_number("features", features, at_least=1)
+
         self.event_shape = as_shape(event_shape)
         self.size = self.event_shape.numel()
         self.learned = learned
         self.affine = Normal((self.size,), learned=learned)
         self.num_params = 0 if learned else self.affine.num_params + features
+
         widths = [max(width, self.size) for width in whole_numbers("hidden", hidden)]
         self.layers = nn.ModuleList(
             self.layer(0 if learned else features, widths, i % 2 == 1) for i in range(layers)
@@ -88,9 +90,8 @@ class Flow(Conditional):
             flat = torch.Size([self.size])
             bijections.append(ReshapeTransform(flat, self.event_shape, cache_size=1))
 
-        zero, one = torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
-        standard = dist.Normal(zero, one).to_event(1)
-        return dist.TransformedDistribution(standard, bijections)
+        standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale))
+        return dist.TransformedDistribution(standard.to_event(1), bijections)
 
     @classmethod
     def example(cls) -> Conditional:

@@ -67,6 +67,7 @@ class Hierarchy(Conditional, name="hierarchy", formerly="ladder"):
                 f"Hierarchy needs layers that add up to its size; got layers {self.sizes} and "
                 f"{tuple(self.event_shape)}"
             )
+
         drawn = self.sizes[::-1] if learned else self.sizes
         with at("family"):
             self.first, *heads = [declared(family, (size,)) for size in drawn]

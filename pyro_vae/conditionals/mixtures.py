@@ -59,6 +59,7 @@ class Mixture(Conditional, name="mixture"):
         whole_number("components", components, at_least=1)
         if each not in ("event", "element"):
             raise ValueError(f"each must be 'event' or 'element'; got {each!r}")
+
         self.event_shape = as_shape(event_shape)
         self.components = components
         self.each = each
@@ -68,6 +69,7 @@ class Mixture(Conditional, name="mixture"):
                 if each == "event"
                 else _of_one_element(component)
             )
+
         mixed = torch.Size([]) if each == "event" else self.event_shape
         self.read_shape = torch.Size((*mixed, components, 1 + self.component.num_params))
         self.num_params = 0 if learned else self.read_shape.numel()
@@ -139,7 +141,8 @@ class Vamp(Conditional, name="vamp"):
         torch.Size([2])
     """
 
-    num_sizes, reads_guide = 2, True
+    num_sizes = 2
+    reads_guide = True
 
     def __init__(self, event_shape: Shape, data_shape: Shape, *, components: int = 500) -> None:
         super().__init__()

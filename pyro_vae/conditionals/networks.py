@@ -38,10 +38,9 @@ def activation_of(name: str) -> type[nn.Module]:
 
 
 def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
-    """Apply to ``(*, ...)`` a function that only knows ``(batch, ...)``: flatten ``*`` before,
-    restore it after.
+    """Apply to ``(*, ...)`` a function of ``(batch, ...)``: flatten ``*`` before, restore it after.
 
-    Convolutions and batch normalisation take exactly one batch dimension; importance samples and
+    Convolutions and batch normalisation take exactly one batch dimension. Importance samples and
     plates bring more.
 
     Arguments:
@@ -56,41 +55,38 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
         >>> fold(torch.nn.Conv2d(1, 2, 3), torch.zeros(5, 7, 1, 8, 8), event_dim=3).shape
         torch.Size([5, 7, 2, 6, 6])
     """
-    batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
+    batch = x.shape[: x.dim() - event_dim]
     if len(batch) == 1:
         return function(x)
-    y = function(x.reshape(batch.numel(), *event))
+    y = function(x.reshape(batch.numel(), *x.shape[len(batch) :]))
     return y.reshape(batch + y.shape[1:])
 
 
 class Network(Declared):
-    """A network that a spec can name: its first arguments are the context's shape and the number of
-    outputs.
+    """A network that a spec can name.
+
+    Its first arguments are the shape of the context and the number of outputs.
     """
 
     registry: ClassVar[dict[str, type[Network]]] = {}
-    kind, num_sizes = "network", 2
+    kind = "network"
+    num_sizes = 2
 
     @classmethod
     def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
-        """Arguments that follow from the shape of what the head describes, which a spec may leave
-        out.
-        """
+        """Arguments that follow from the event shape of the head. A spec may leave them out."""
         return {}
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
-        """Take in the mean and standard deviation that the inputs have, if the network has a use
-        for them.
-        """
+        """Take the mean and standard deviation of the inputs, if the network has a use for them."""
 
 
 class Standardized(Network):
-    """A network on standardised inputs: a subclass sets ``layers``, which map ``(batch, numel)`` to
-    the outputs.
+    """A network on standardised inputs.
 
-    The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells
-    better: counts and unscaled columns would otherwise drive the links of the head to extremes
-    before training has begun.
+    A subclass sets ``layers``, which map ``(batch, numel)`` to the outputs. The inputs are taken to
+    have mean 0 and standard deviation 1 until :meth:`standardize` is called. Counts and unscaled
+    columns would otherwise drive the links of the head to extremes before training has begun.
 
     Arguments:
         in_shape: The shape of the context of one datum.

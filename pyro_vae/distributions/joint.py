@@ -165,6 +165,7 @@ class Joint(dist.Independent):
         base = self.base_dist
         values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
         num = base.batch_shape[len(self.batch_shape) :].numel()
+
         each = torch.arange(len(values), device=values.device)
         index = torch.cartesian_prod(*[each] * num).reshape(-1, num)
         joint = values[index].reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)

@@ -44,7 +44,8 @@ class Stereographic(Transform):
     The log-determinant is with respect to the surface measure, as the densities on the sphere are.
     """
 
-    domain, codomain = constraints.real_vector, sphere
+    domain = constraints.real_vector
+    codomain = sphere
     bijective = True
 
     def _call(self, x: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ class Stereographic(Transform):
         return torch.cat([2 * x, square - 1], -1) / (square + 1)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        tangent, height = y[..., :-1], y[..., -1:]
+        tangent = y[..., :-1]
+        height = y[..., -1:]
         square = tangent.square().sum(-1, keepdim=True)
         # 1 - height, without cancellation:
         rest = torch.where(height > 0, square / (1 + height), 1 - height)
@@ -124,8 +126,10 @@ class VonMisesFisher(TorchDistribution):
         return (constant + _log_bessel_series(kappa, half)).to(self.concentration)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Wood's rejection sampler (1994, algorithm VM*): first the height along the direction,
-        then the rest.
+        """Unit vectors of shape ``sample_shape + batch_shape + event_shape``.
+
+        Wood's rejection sampler (1994, algorithm VM*) gives the height along the direction. What
+        is at a right angle to it is uniform.
         """
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
