@@ -10,6 +10,7 @@ import torch
 from test_conditional import NAMES, example, is_guide, is_prior, learnable
 
 import pyro_vae as pv
+from pyro_vae.distributions.joint import enumerable
 
 BATCH = (2, 7)
 PRIORS = [name for name in NAMES if is_prior(name)]
@@ -61,6 +62,17 @@ def test_prior(name):
         return head().log_prob(z), head().expand(BATCH).log_prob(z), inside
 
     equals_itself_compiled(scored, z)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "one_hot"])
+def test_sum_over_a_discrete_prior(name):
+    head = learnable(pv.Conditional.registry[name])
+
+    def summed():
+        prior = enumerable(head())
+        return prior.log_prob(prior.enumerate_support()).logsumexp(0)
+
+    equals_itself_compiled(summed)
 
 
 @pytest.mark.parametrize("name", GUIDES)
