@@ -28,11 +28,12 @@ from .criticism.report import report as report
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
 from .data.rows import DataError as DataError
+from .density.problem import Problem as Problem
+from .density.problem import terms as terms
 from .density.terms import Terms as Terms
 from .density.terms import elbo as elbo
 from .density.terms import ess as ess
 from .density.terms import iwae as iwae
-from .density.terms import terms as terms
 from .evidence.annealing import annealed_log_evidence as annealed_log_evidence
 from .evidence.bridge import bridge_log_evidence as bridge_log_evidence
 from .evidence.evidence import log_evidence as log_evidence
@@ -45,8 +46,8 @@ from .spec.checkpoint import load as load
 from .spec.checkpoint import save as save
 from .training.em import MonteCarloEM as MonteCarloEM
 from .training.fit import fit as fit
-from .training.objectives import FreeBits as FreeBits
-from .training.objectives import ImportanceWeighted as ImportanceWeighted
+from .training.free_bits import FreeBits as FreeBits
+from .training.importance_weighted import ImportanceWeighted as ImportanceWeighted
 from .training.schedules import cyclical_warmup as cyclical_warmup
 from .training.schedules import linear_warmup as linear_warmup
 from .vae import VAE as VAE

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import pyro_vae as pv
 from pyro_vae import cli
-from pyro_vae.training.fit import losses
+from pyro_vae.training.losses import losses
 
 ROOT = Path(__file__).parents[1]
 MODULES = [

@@ -84,7 +84,8 @@ def test_every_name_builds_in_every_role_that_it_can_play(role, name):
 def test_toml(tmp_path):
     path = tmp_path / "spec.toml"
     path.write_text(
-        'latent = [3]\nlikelihood = "poisson"\nguide = {name = "student_t", df = 5.0}\n[prior]\nname = "gamma"\n'
+        'latent = [3]\nlikelihood = "poisson"\nguide = {name = "student_t", df = 5.0}\n'
+        '[prior]\nname = "gamma"\n'
     )
     vae = pv.build(path, COUNTS)
     assert isinstance(vae.prior, pv.Gamma)
@@ -192,7 +193,7 @@ def test_build_without_data_or_spec():
     with pytest.raises(pv.DataError, match="data need rows"):
         pv.build(None)
     with pytest.raises(
-        FileNotFoundError, match=r"no spec file 'digits', ending in \.toml; data come from"
+        FileNotFoundError, match=r"no spec file 'digits', which must end in \.toml; read data with"
     ):
         pv.build("digits")
 

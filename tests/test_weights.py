@@ -157,7 +157,7 @@ def test_a_part_of_the_data_and_back():
         from_blocks([random_weights(1000, seed=1)], EPS),
     )
     index = torch.tensor([3, 1])
-    mixed = short.put(index, long.select(index))
+    mixed = short.replace(index, long.select(index))
     for name, values in mixed.figures().items():
         expected = short.figures()[name].clone()
         expected[index] = long.figures()[name][index]
@@ -172,7 +172,7 @@ def test_a_part_of_the_data_and_back():
     for name, values in whole.figures().items():
         assert torch.equal(again.figures()[name], values), name
     nobody = torch.tensor([], dtype=torch.long)
-    assert torch.equal(short.put(nobody, long.select(nobody)).khat, short.khat)
+    assert torch.equal(short.replace(nobody, long.select(nobody)).khat, short.khat)
 
 
 def test_data_with_unequal_numbers_of_draws_are_added_to():
@@ -181,7 +181,7 @@ def test_data_with_unequal_numbers_of_draws_are_added_to():
         from_blocks([random_weights(1000, seed=1)], EPS),
     )
     index, more = torch.tensor([3, 1]), random_weights(500, seed=2)
-    added = short.put(index, long.select(index)).merge(from_blocks([more], EPS))
+    added = short.replace(index, long.select(index)).merge(from_blocks([more], EPS))
     for datum, before in enumerate([64, 1000, 64, 1000, 64]):
         first = random_weights(before, seed=0 if before == 64 else 1)[:, [datum]]
         alone = from_blocks([torch.cat([first, more[:, [datum]]])], EPS)
@@ -431,7 +431,8 @@ def test_the_estimate_of_the_bias_is_honest(num):
     """Over data and seeds the mean error of log p_K is the mean of its estimated bias.
 
     The jackknife itself is off by the next order in 1 / K, a fifth of the bias at most for such
-    light weights."""
+    light weights.
+    """
     vae = MODEL.vae(shrink=1.2, shift=0.2)
     results = [drawn(vae, num, seed=1000 + seed) for seed in range(20 * SEEDS)]
     error = np.concatenate([result.log_evidence - TRUTH for result in results])
