@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.cli.explain import explain
 
 FILES = Path(__file__).parent / "files"
 EXPECTED = json.loads((FILES / "expected.json").read_text())  # as recorded when they were saved
@@ -65,6 +66,10 @@ def test_a_new_class_may_take_a_former_name():
     finally:
         pv.Conditional.registry.clear()
         pv.Conditional.registry.update(former)
+
+
+def test_the_command_line_explains_a_former_name():
+    assert explain("ladder") == explain("hierarchy")
 
 
 def test_the_class_has_its_former_name():
