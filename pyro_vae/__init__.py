@@ -6,11 +6,13 @@ from . import data as data
 from .assembly.condition import Condition as Condition
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
+from .conditionals.classes import *
 from .conditionals.columns import *
 from .conditionals.continuous import *
-from .conditionals.discrete import *
+from .conditionals.convolutions import *
+from .conditionals.counts import *
 from .conditionals.flows import *
-from .conditionals.hierarchy import *
+from .conditionals.hierarchy import Hierarchy as Hierarchy
 from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
@@ -57,9 +59,17 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``VAEEstimator`` imports scikit-learn, so it is imported when it is first asked for."""
+    """What is imported when it is first asked for, and names from before.
+
+    ``VAEEstimator`` imports scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
+    """
     if name == "VAEEstimator":
         from .estimator import VAEEstimator
 
         return VAEEstimator
+    if name == "Ladder":
+        import warnings
+
+        warnings.warn("pyro_vae.Ladder is now Hierarchy", DeprecationWarning, stacklevel=2)
+        return Hierarchy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -292,7 +292,7 @@ def test_list_shows_the_registries_and_nothing_else():
         "planar_flow": ["guide"],
         "columns": ["likelihood"],
         "one_hot": ["prior", "likelihood", "guide"],
-        "ladder": ["prior", "likelihood", "guide"],
+        "hierarchy": ["prior", "likelihood", "guide"],
     }
     assert {name: roles[name] for name in expected} == expected
 
@@ -384,7 +384,7 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
         [*FIT, "--prior", '{name = "gamma", rate = -1.0}'],
         "prior: Gamma(8,) needs rate in GreaterThan(",
     ),
-    ("missing", [*FIT, "--prior", "ladder"], "prior: ladder needs layers"),
+    ("missing", [*FIT, "--prior", "hierarchy"], "prior: hierarchy needs layers"),
     (
         "network",
         [*FIT, "--guide", '{name = "normal", network = {name = "mpl"}}'],

@@ -16,7 +16,7 @@ import xarray
 from rich.table import Table
 
 from .. import data
-from ..conditionals.discrete import Binomial
+from ..conditionals.counts import Binomial
 from ..criticism import plots
 from ..criticism.report import report
 from ..evidence.evidence import log_evidence

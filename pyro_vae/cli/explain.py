@@ -54,10 +54,12 @@ def explain(name: str) -> str:
         ValueError: There is neither.
         CheckpointError: The file is no model.
     """
-    if name in Conditional.registry:
-        return _explain_conditional(Conditional.registry[name])
-    if name in Network.registry:
-        return _explain_network(Network.registry[name])
+    conditional = Conditional.lookup(name)
+    if conditional is not None:
+        return _explain_conditional(conditional)
+    network = Network.lookup(name)
+    if network is not None:
+        return _explain_network(network)
     if Path(name).is_file() or name.endswith(".safetensors"):
         return _explain_model(Path(name))
 

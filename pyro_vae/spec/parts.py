@@ -120,9 +120,7 @@ def as_table(path: str, value: Any) -> dict[str, Any]:
 def _named(root: Any, name: Any) -> Any:
     if name is None:
         raise ValueError(f"name: a table needs one; there are {', '.join(root.registry)}")
-    if not isinstance(name, str) or name not in root.registry:
-        raise ValueError(f"no {root.kind} is named {name!r}{nearest(name, root.registry)}")
-    return root.registry[name]
+    return root.named(name)
 
 
 def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
