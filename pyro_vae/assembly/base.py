@@ -87,10 +87,15 @@ class Assembly(nn.Module):
             return self.prior(self.posterior)
         return enumerable(self.prior(c if self._prior_sees_c else None))
 
-    def likelihood_of(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
-        """p(x | z, c), of batch shape ``*`` for latents of shape ``(*, *Z)``."""
-        reference = self.reference
-        z = z if z.dtype == reference.dtype else to_single(z, self.prior.support, reference)
+    def likelihood_of(
+        self, z: Tensor, c: Tensor | None, *, like: Tensor | None = None
+    ) -> TorchDistribution:
+        """p(x | z, c), of batch shape ``*`` for latents of shape ``(*, *Z)``.
+
+        Latents in double precision are rounded to that of `like` (default: of the parameters).
+        """
+        like = self.reference if like is None else like
+        z = z if z.dtype == like.dtype else to_single(z, self.prior.support, like)
         visible = self.prior.visible(z)
         return self.likelihood(self.join("likelihood", visible, c, len(self.prior.visible_shape)))
 
@@ -98,15 +103,22 @@ class Assembly(nn.Module):
         """q(z | x, c) on the support of the prior, of batch shape ``(N,)``."""
         return self.push_forward(self.unconstrained_guide_of(x, c))
 
-    def unconstrained_guide_of(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
+    def unconstrained_guide_of(
+        self, x: Tensor, c: Tensor | None, *, missing: bool = True
+    ) -> TorchDistribution:
         """The guide as it was given, in unconstrained space."""
-        return self.posterior(self.guide_input(x, c))
+        return self.posterior(self.guide_input(x, c, missing=missing))
 
-    def guide_input(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """What the guide reads: x beside c, missing cells at the mean that its network knows."""
+    def guide_input(self, x: Tensor, c: Tensor | None, *, missing: bool = True) -> Tensor:
+        """What the guide reads: x beside c, missing cells at the mean that its network knows.
+
+        Where it is known that none is missing, ``missing=False`` saves a look at all of them.
+        """
         x = self.join("guide", x, c, len(self.likelihood.event_shape))
-        mean = getattr(getattr(self.posterior, "network", None), "mean", torch.zeros_like(x))
-        return torch.where(x.isnan(), mean, x)
+        if not missing:
+            return x
+        mean = getattr(getattr(self.posterior, "network", None), "mean", None)
+        return torch.where(x.isnan(), torch.zeros_like(x) if mean is None else mean, x)
 
     def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:
         """The guide on the support of the prior."""

@@ -109,7 +109,8 @@ class Standardized(Network):
             raise ValueError(
                 f"{who} reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}"
             )
-        return fold(self._rows, (x - self.mean) / self.sd, event_dim)
+        standardized = (x - self.mean).div_(self.sd)
+        return fold(self._rows, standardized, event_dim)
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
         self.mean.copy_(mean)

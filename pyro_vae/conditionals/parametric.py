@@ -84,7 +84,9 @@ class Parametric(Conditional):
         for name in self.learned_names:
             values[name] = self.links[name](self._learned(name))
         if read is not None:
-            for name, piece in zip(self.read, read.split(self.sizes, dim=-1), strict=True):
+            # To split off a single piece would cost two passes over its gradient.
+            pieces = read.split(self.sizes, dim=-1) if len(self.sizes) > 1 else (read,)
+            for name, piece in zip(self.read, pieces, strict=True):
                 values[name] = self.links[name](self._from_origin(name, piece))
 
         built = self.family(**values)

@@ -46,7 +46,7 @@ class Direct(Densities):
     def unconstrained_guide(self) -> TorchDistribution:
         """q(u | x), where u is z for real-valued and for discrete latents; the encoder runs once."""
         if self._unconstrained is None:  # no cached_property: its lock is not for torch.compile
-            guide = self.vae.unconstrained_guide_of(self.x, self.c)
+            guide = self.vae.unconstrained_guide_of(self.x, self.c, missing=self.missing)
             self._unconstrained = enumerable(guide)
         return self._unconstrained
 
@@ -78,9 +78,13 @@ class Direct(Densities):
         return self.vae.is_discrete
 
     def draw(self, num_samples: int) -> Drawn:
-        guide = self.unconstrained_guide.expand(torch.Size([num_samples, self.num_data]))
+        guide = self.unconstrained_guide
+        if num_samples > 1:  # one draw needs no copies, and no dimension until it is made
+            guide = guide.expand(torch.Size([num_samples, self.num_data]))
         u = guide.rsample() if guide.has_rsample else guide.sample()
         log_guide = guide.log_prob(u)
+        if num_samples == 1:
+            u, log_guide = u[None], log_guide[None]
         fixed = () if guide.has_rsample else ("z",)
         if self.bijection is None:
             return Drawn({"z": u}, log_guide, self.log_guide, fixed)
@@ -95,7 +99,7 @@ class Direct(Densities):
 
     def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
         z, x, vae = values["z"], self.x, self.vae
-        likelihood = vae.likelihood_of(z, self.c)
+        likelihood = vae.likelihood_of(z, self.c, like=x)
         if self.missing:
             likelihood, x = masked(likelihood, x, vae.likelihood.title)
         return likelihood.log_prob(x), self.prior.log_prob(z)

@@ -16,7 +16,6 @@ the three distributions of a VAE, which is faster. A test holds the two equal.
 from __future__ import annotations
 
 import abc
-import contextlib
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -177,11 +176,12 @@ class Densities(abc.ABC):
         The model is evaluated in blocks of particles that `memory` allows (at least one particle).
         All draws are made before, so this saves memory and changes nothing else.
         """
+        if memory is None:
+            return Terms(*self.log_model(drawn.values), drawn.log_guide)
         num, blocks, done = len(drawn), [], 0
         while done < num:
-            last = num if memory is None else min(done + memory.particles(self.num_data), num)
-            rows = (last - done) * self.num_data
-            with contextlib.nullcontext() if memory is None else memory.watched(rows):
+            last = min(done + memory.particles(self.num_data), num)
+            with memory.watched((last - done) * self.num_data):
                 part = {name: z[done:last] for name, z in drawn.values.items()}
                 blocks.append(self.log_model(part))
             done = last

@@ -36,7 +36,7 @@ class OneOptimiser(PyroOptim):
             for p in group["params"]
             if p.grad is not None
         ]
-        for parameter in parameters:
+        for parameter in parameters if self.batch != 1 else ():
             parameter.grad.div_(self.batch)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if not math.isfinite(norm):

@@ -64,7 +64,7 @@ class MonteCarloEM(OwnELBO):
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         return -densities.terms(self.num_particles).log_weight.mean(0).sum()
 
-    def backward(self, densities: Densities, beta: float = 1.0) -> float:
+    def backward(self, densities: Densities, beta: float = 1.0, scale: float = 1.0) -> float:
         with torch.no_grad():
             fixed = densities.fresh()
             drawn = fixed.draw(self.num_particles)
@@ -76,7 +76,7 @@ class MonteCarloEM(OwnELBO):
 
         log_likelihood, log_prior = densities.log_model(found)
         log_density = log_likelihood + log_prior + densities.log_guide(found)
-        backward(-log_density.sum() / self.num_particles)
+        backward(-scale * log_density.sum() / self.num_particles)
         return -elbo.item()
 
     def _expectation(self, target: Target, values: Values) -> Values:

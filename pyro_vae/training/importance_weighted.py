@@ -94,17 +94,17 @@ class ImportanceWeighted(OwnELBO):
         log_model, log_guide, _ = self._log_densities(densities)
         return self._loss(log_model - log_guide)
 
-    def backward(self, densities: Densities, beta: float = 1.0) -> float:
+    def backward(self, densities: Densities, beta: float = 1.0, scale: float = 1.0) -> float:
         log_model, log_guide, views = self._log_densities(densities)
         loss = self._loss(log_model - log_guide)
         if self.gradient == "piwae":
             of_model, of_guide = densities.parameters()
-            backward(loss, of_model)
-            backward(-_bound(log_model - log_guide, self.groups), of_guide)
+            backward(scale * loss, of_model)
+            backward(-scale * _bound(log_model - log_guide, self.groups), of_guide)
         elif self.gradient == "dreg":
-            backward(self._doubly_reparameterised(views, log_model, log_guide))
+            backward(scale * self._doubly_reparameterised(views, log_model, log_guide))
         else:
-            backward(loss)
+            backward(scale * loss)
         return loss.item()
 
     def _log_densities(self, densities: Densities) -> tuple[Tensor, Tensor, Values]:

@@ -28,6 +28,9 @@ ROWS = 128  # that are looked at
 PAIRED = 50  # rows whose guides are averaged, for the mutual information
 SCORED = 4  # draws of each guide, for the KL
 DRAWS = 32  # draws of each guide, for the mean that moves
+PRIOR_DRAWS = 8  # draws of the prior for each row, which ranks are among
+QUANTILES = 256  # of these draws, which are enough for a rank
+TIES = 0.01  # the share of repeated draws from which a prior is taken to have masses
 ACTIVE = 0.01  # the share of the prior's variance by which the mean of an active unit moves
 
 
@@ -73,8 +76,8 @@ def watch(vae: VAE, batch: Batch) -> dict[str, float]:
         mutual_information = _mutual_information(vae, guide, z[0])
         active_units = math.nan
         if len(x) > 1:
-            drawn = guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS]))
-            active_units = _active_units(*drawn)
+            z, of_prior = guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([PRIOR_DRAWS]))
+            active_units = _active_units(z, of_prior)
     return {
         "kl": float(kl.sum()),
         **by_part,
@@ -103,12 +106,14 @@ def _active_units(z: Tensor, prior: Tensor) -> float:
 
 
 def _ranks(z: Tensor, prior: Tensor) -> Tensor:
-    """The share of draws ``(D, S)`` that lie below each of ``(D, K, N)``, half of those that are
-    equal.
-    """
-    ordered, flat = prior.double().contiguous().sort(1).values, z.double().flatten(1).contiguous()
-    below, upto = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
-    return ((below + upto) / (2 * prior.shape[1])).reshape(z.shape).double()
+    """The share of draws ``(D, S)`` that lie below each of ``(D, K, N)``; of equal ones, half."""
+    ordered = prior.contiguous().sort(1).values
+    step = max(1, ordered.shape[1] // QUANTILES)
+    ordered, flat = ordered[:, step // 2 :: step].contiguous(), z.flatten(1).contiguous()
+    below = torch.searchsorted(ordered, flat)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).double().mean()
+    upto = torch.searchsorted(ordered, flat, right=True) if repeated > TIES else below
+    return ((below + upto) / (2 * ordered.shape[1])).reshape(z.shape).double()
 
 
 def warn_of_collapse(seen: dict[str, float], epochs: int) -> None:

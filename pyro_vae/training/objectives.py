@@ -35,10 +35,10 @@ class Objective(abc.ABC):
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         """The loss, summed over the data, in nats."""
 
-    def backward(self, densities: Densities, beta: float = 1.0) -> float:
-        """The loss; its gradient is added to those of the parameters."""
+    def backward(self, densities: Densities, beta: float = 1.0, scale: float = 1.0) -> float:
+        """The loss; its gradient, times `scale`, is added to those of the parameters."""
         loss = self.evaluate(densities, beta)
-        backward(loss)
+        backward(scale * loss)
         return loss.item()
 
 

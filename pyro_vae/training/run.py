@@ -88,7 +88,7 @@ class Run:
             batch = self.problem.batch(index)
             if epoch == 0:
                 self.watched.take(index, batch)
-            self.optim.batch = len(batch[0])
+            self.optim.batch = 1 if self.is_direct else len(batch[0])
             try:
                 total += self._step(batch, validate=epoch == 0 and start == 0)
             except FloatingPointError as error:
@@ -145,7 +145,9 @@ class Run:
 
     def _loss_and_grads(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
         if isinstance(self.elbo, Objective) and self.is_direct:
-            loss: Any = self.elbo.backward(self.seen.densities(batch), self.tempered.beta)
+            per_datum = 1 / len(batch[0])
+            densities = self.seen.densities(batch)
+            loss: Any = self.elbo.backward(densities, self.tempered.beta, per_datum)
         else:
             loss = self.elbo.loss_and_grads(model, guide, *batch)
         if not math.isfinite(_scalar(loss)):
