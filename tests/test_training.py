@@ -110,7 +110,8 @@ class TestLosses:
         )
         b = quiet(other, X, loss=theirs, epochs=3)
         assert a.loss.equals(b.loss)
-        assert equal(snapshot(vae), other)
+        for name, parameter in other.named_parameters():  # the order of the sums is another
+            torch.testing.assert_close(snapshot(vae)[name], parameter, rtol=1e-9, atol=1e-12)
 
     def test_wake_sleep_learns_the_guide_from_dreams(self):
         """With the model right and frozen, sleep teaches the guide the exact posterior: KL falls
@@ -260,10 +261,7 @@ class TestSteps:
         seen.clear()
         vae.check = lambda *_: rows  # the door has been passed
         quiet(vae, Source(), epochs=2, batch_size=32)
-        first, second = (
-            seen[:100],
-            seen[200:300],
-        )  # after each epoch the monitor looks at all of these few
+        first, second = seen[:100], seen[100:]  # the monitor looks at rows that it has kept
         assert sorted(first) == sorted(second) == list(range(100))
         assert first != second
 

@@ -100,8 +100,7 @@ class Condition:
                 f"c must have shape {shape}, a row for each datum; got "
                 f"{(len(rows), *rows.event_shape)}"
             )
-        for chunk in rows.chunks():
-            x = rows.take(chunk)
+        for chunk, x in rows.scan():
             refuse(
                 ~x.isfinite(), x, rows, chunk, "c needs finite numbers", "drop or impute these rows"
             )

@@ -49,6 +49,7 @@ class Problem:
         rows: The data, and beside them c: checked, read a few at a time.
         like: A tensor with the dtype and device that the data are wanted in; none for torch's
             default dtype on the CPU.
+        vae: The VAE whose densities can be had directly; none for traces.
 
     Example:
         >>> vae = VAE(
@@ -65,6 +66,7 @@ class Problem:
     guide: Callable[..., Any]
     rows: Rows
     like: Tensor | None = None
+    vae: VAE | None = None
 
     @classmethod
     def of(cls, vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Problem:
@@ -99,7 +101,8 @@ class Problem:
             raise TypeError("log p(x) needs data x beside a VAE or a pair; got none")
 
         if owner is not None:
-            return cls(model, guide, owner.check(x, c), owner.reference)
+            problem = cls(model, guide, owner.check(x, c), owner.reference)
+            return replace(problem, vae=problem._plain_vae())
         rows = as_rows(x).given(None if c is None else as_rows(c))
         for part in (rows, rows.c):
             for _ in part.scan() if part is not None else ():
@@ -109,8 +112,7 @@ class Problem:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @functools.cached_property
-    def vae(self) -> VAE | None:
+    def _plain_vae(self) -> VAE | None:
         """The VAE whose own model and guide these are, if its densities can be had directly.
 
         They cannot where a subclass writes its own model, where a handler is around, or where a
