@@ -7,8 +7,8 @@ r"""The variational autoencoder: a prior, a likelihood and a guide that fit toge
     - \log q_\phi(z \mid x) \big]
 
 (Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro
-functions: everything that Pyro offers works on them, and everything in this package uses nothing
-else. How the parts are put together stands in :mod:`.assembly`.
+functions: everything that Pyro offers works on them. How the parts are put together stands in
+:mod:`.assembly`; how their densities are had without traces, in :mod:`.density.direct`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class VAE(Assembly):
         c = self.encode_condition(num, c)
         self.register_parameters()
         with pyro.plate("data", num, dim=-1):
-            z = pyro.sample("z", self.prior_of(c), infer=self._infer)
+            z = pyro.sample("z", self.prior_of(c), infer=self.infer)
             decoded = self.likelihood_of(z, c)
             if x is not None:
                 decoded, x = observed(decoded, x, self.likelihood.title)
@@ -121,11 +121,7 @@ class VAE(Assembly):
         c = self.encode_condition(num, c)
         self.register_parameters()
         with pyro.plate("data", num, dim=-1):
-            return pyro.sample("z", self.guide_of(x, c), infer=self._infer)
-
-    @property
-    def _infer(self) -> dict[str, str]:
-        return {"enumerate": "parallel"} if self.is_discrete else {}
+            return pyro.sample("z", self.guide_of(x, c), infer=self.infer)
 
     # The model, as distributions and arrays
 

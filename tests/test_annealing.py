@@ -18,6 +18,7 @@ from truth import Direct, LinearGaussian
 import pyro_vae as pv
 from pyro_vae.evidence import annealing as module
 from pyro_vae.evidence.annealing import temperatures
+from pyro_vae.evidence.annealing_path import TARGET_ACCEPTANCE
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 MODELS = {q: LinearGaussian.with_diagonal_posterior(q + 4, q) for q in (2, 10, 50)}
@@ -212,7 +213,7 @@ def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
     )
     assert seen[0][0].std(0).min() > 0, "the pilot adapts"
     assert (few.acceptance > 0.3).all()
-    assert abs(float(many.acceptance.mean()) - module.TARGET_ACCEPTANCE) < 0.1
+    assert abs(float(many.acceptance.mean()) - TARGET_ACCEPTANCE) < 0.1
 
 
 # what models may be

@@ -69,6 +69,11 @@ class Assembly(nn.Module):
         return self.prior.support.is_discrete
 
     @property
+    def infer(self) -> dict[str, str]:
+        """How Pyro is to treat the latent site: discrete latents are enumerated."""
+        return {"enumerate": "parallel"} if self.is_discrete else {}
+
+    @property
     def mixes_precisions(self) -> bool:
         """Whether latents are in double precision and the rest in single (:class:`.ToDouble`)."""
         return self.bijection is not None and self.reference.dtype != torch.float64

@@ -118,7 +118,7 @@ class Condition:
         return plain and c.shape[1:].numel() == (1 if self.categories else self.size)
 
     def encode(self, c: Tensor) -> Tensor:
-        """Numbers of shape ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``; classes one-hot."""
+        """Numbers ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``; classes one-hot."""
         flat = c.reshape(len(c), -1)
         return one_hot(flat[:, 0].long(), self.categories).to(c.dtype) if self.categories else flat
 

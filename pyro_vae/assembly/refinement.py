@@ -18,7 +18,7 @@ from .base import Assembly
 def refine(
     vae: Assembly, batch: tuple[Tensor, ...], steps: int, learning_rate: float, particles: int
 ) -> TorchDistribution:
-    """The guide for x, and c if there is one, with what its head reads optimised where that raises the ELBO."""
+    """The guide of a batch, with what its head reads optimised where that raises the ELBO."""
     whole_number("steps", steps, at_least=1)
     whole_number("particles", particles, at_least=1)
     if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < math.inf:

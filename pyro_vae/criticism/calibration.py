@@ -57,8 +57,8 @@ def calibrate(
 
     Returns:
         A dataset over simulation and quantity (``z_0``, ``z_1``, ..., ``log_joint``): ``rank``,
-        between 0 and 1; over quantity: ``p_location`` and ``p_spread``. Attributes: ``p_value``, the
-        verdict's, and ``calibrated``, whether it is at least 0.001.
+        between 0 and 1; over quantity: ``p_location`` and ``p_spread``. Attributes: ``p_value``,
+        the verdict's, and ``calibrated``, whether it is at least 0.001.
 
     Raises:
         TypeError: The latents are discrete.

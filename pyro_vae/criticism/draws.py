@@ -39,7 +39,7 @@ def guide_draws(problem: Problem, *, num_samples: int, seed: int) -> tuple[Draws
     return by_site, torch.cat(weights, 1)
 
 
-def vae_of(who: str, vae: Any) -> VAE:
+def vae_of(who: str, vae: object) -> VAE:
     """The VAE that was given, alone or in a problem, where the parts must be told apart.
 
     Raises:

@@ -44,7 +44,7 @@ class Direct(Densities):
 
     @property
     def unconstrained_guide(self) -> TorchDistribution:
-        """q(u | x), where u is z for real-valued and for discrete latents; the encoder runs once."""
+        """q(u | x); u is z for real-valued and for discrete latents. The encoder runs once."""
         if self._unconstrained is None:  # no cached_property: its lock is not for torch.compile
             guide = self.vae.unconstrained_guide_of(self.x, self.c, missing=self.missing)
             self._unconstrained = enumerable(guide)

@@ -32,7 +32,8 @@ from ..density.memory import TILE_ROWS, Memory
 from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..guards import seed_of
-from .annealing import AnnealingPath, temperatures
+from .annealing import temperatures
+from .annealing_path import AnnealingPath
 from .importance import TILE_DATA, importance_weights
 from .pareto import KHAT_LIMIT
 from .proposals import CHAINS, StudentTMixture, defended, of_guide, of_posterior

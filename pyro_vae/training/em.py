@@ -1,6 +1,7 @@
 r"""Monte Carlo EM: learning from draws of the posterior itself, by MCMC, in place of the guide's.
 
-.. math:: \nabla_\theta \log p_\theta(x) = \mathbb{E}_{p_\theta(z \mid x)} \nabla_\theta \log p_\theta(x, z)
+.. math:: \nabla_\theta \log p_\theta(x) =
+    \mathbb{E}_{p_\theta(z \mid x)} \nabla_\theta \log p_\theta(x, z)
 
 (Kingma & Welling, 2013, https://arxiv.org/abs/1312.6114, appendix E). It is the baseline for the
 guide as a way of *learning*: no family of guides, no bound. Here the chains of each step begin at

@@ -59,7 +59,7 @@ class ImportanceWeighted(OwnELBO):
         | https://arxiv.org/abs/1703.09194
         | Tighter variational bounds are not necessarily better (Rainforth et al., 2018)
         | https://arxiv.org/abs/1802.04537
-        | Doubly reparameterized gradient estimators for Monte Carlo objectives (Tucker et al., 2018)
+        | Doubly reparameterized gradient estimators (Tucker et al., 2018)
         | https://arxiv.org/abs/1810.04152
 
     Arguments:

@@ -32,7 +32,7 @@ def cyclical_warmup(period: float, ramp: float = 0.5, end: float = 1.0) -> Calla
         ValueError: `period` or `ramp` is not above 0.
 
     References:
-        | Cyclical annealing schedule: a simple approach to mitigating KL vanishing (Fu et al., 2019)
+        | Cyclical annealing schedule: mitigating KL vanishing (Fu et al., 2019)
         | https://arxiv.org/abs/1903.10145
     """
     if not (period > 0 and ramp > 0):

@@ -1,0 +1,169 @@
+"""The path of annealed importance sampling: from a base to the joint density, with its chains.
+
+The step sizes of each datum are found by chains of their own, run before, and then held: a step
+size that followed the chains that it moves would bias their weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..density.target import Target
+from ..posterior.adaptation import covariance_factor
+from ..posterior.hmc import HMCState, evaluate, transition
+
+PILOT_CHAINS = 4
+SCALE_DRAWS = 256
+TARGET_ACCEPTANCE = 0.65  # Wu et al., 2017
+JITTER = 0.3  # of the step size, so that no trajectory comes back to where it began
+GAIN = 0.2  # of the step size, per temperature
+
+
+class Base(Protocol):
+    """Where chains begin: a normalised density over positions that can be drawn from."""
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Positions of shape ``(*shape, N, D)``."""
+        ...
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The guide as a base, in unconstrained space."""
+
+    target: Target
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Positions of shape ``(*shape, N, D)``."""
+        return self.target.draw_guide(shape.numel())
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)``."""
+        return self.target.log_guide(position)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The prior as a base, in unconstrained space."""
+
+    target: Target
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Positions of shape ``(*shape, N, D)``."""
+        return self.target.draw_prior(shape.numel())
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)``."""
+        return self.target.log_model(position)[0]
+
+
+BASES: dict[str, Callable[[Target], Base]] = {"guide": Guide, "prior": Prior}
+
+
+@dataclass(frozen=True)
+class AnnealingPath:
+    """The way from a base to the joint density.
+
+    Arguments:
+        target: The joint density of a batch of data.
+        base: Where chains begin.
+        betas: Inverse temperatures from 0 to 1.
+        num_steps: The leapfrog steps of each transition.
+        scale: The factor of each datum that the momenta are scaled by, of shape ``(N, D, D)``.
+        step_sizes: For each temperature and datum, of shape ``(T + 1, N)``.
+    """
+
+    target: Target
+    base: Base
+    betas: list[float]
+    num_steps: int
+    scale: Tensor
+    step_sizes: Tensor
+
+    @classmethod
+    def tuned(cls, target: Target, base: Base, betas: list[float], num_steps: int) -> AnnealingPath:
+        """A path whose step sizes are found by a pilot: chains that are thrown away."""
+        draws = base.sample(torch.Size([SCALE_DRAWS])).detach()
+        scale = covariance_factor(draws, torch.diag_embed(draws.std(0)))
+        size = torch.full_like(draws[0, :, 0], draws.shape[-1] ** -0.25)
+        path = cls(target, base, betas, num_steps, scale, size.expand(len(betas), -1))
+        return replace(path, step_sizes=path._pilot(size))
+
+    def forward(self, chains: int) -> tuple[Tensor, Tensor]:
+        """Log weights of the way from the base, ``(chains, N)``, and the mean acceptance of each
+        datum, ``(N,)``.
+        """
+        state = self._at(0, self.base.sample(torch.Size([chains])))
+        log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
+        accepted = []
+        for t in range(1, len(self.betas)):
+            log_weight, state = self._reweighted(log_weight, state, t)
+            if t < len(self.betas) - 1:
+                state, acceptance = self._moved(state, t)
+                accepted.append(acceptance)
+        return log_weight, torch.stack(accepted).mean(0) if accepted else torch.ones_like(
+            log_weight[0]
+        )
+
+    def backward(self, position: Tensor, chains: int) -> Tensor:
+        """Log weights of the way back from exact draws ``(N, D)`` of the posterior, of shape
+        ``(chains, N)``.
+        """
+        state = self._at(len(self.betas) - 1, position.expand(chains, *position.shape))
+        log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
+        for t in range(len(self.betas) - 2, -1, -1):
+            log_weight, state = self._reweighted(log_weight, state, t)
+            if t > 0:
+                state, _ = self._moved(state, t)
+        return log_weight
+
+    def _density(self, t: int) -> Callable[[Tensor], Tensor]:
+        beta, base, target = self.betas[t], self.base, self.target
+
+        def log_density(u: Tensor) -> Tensor:
+            if isinstance(base, Prior):  # one run of the decoder is enough
+                prior, likelihood = target.log_model(u)
+                return prior + beta * likelihood if beta else prior
+            if beta == 0.0 or beta == 1.0:  # 0 times an infinite density is nothing
+                return target(u) if beta else base.log_prob(u)
+            return (1 - beta) * base.log_prob(u) + beta * target(u)
+
+        return log_density
+
+    def _at(self, t: int, position: Tensor) -> HMCState:
+        return evaluate(self._density(t), position)
+
+    def _reweighted(self, log_weight: Tensor, state: HMCState, t: int) -> tuple[Tensor, HMCState]:
+        """On to the next density, the chains where they are."""
+        there = self._at(t, state.position)
+        gained = there.log_density.double() - state.log_density.double()
+        return torch.where(
+            log_weight == -math.inf, -math.inf, log_weight + gained
+        ), there  # a chain may be outside
+
+    def _moved(self, state: HMCState, t: int) -> tuple[HMCState, Tensor]:
+        state, info = transition(
+            self._density(t), state, self.step_sizes[t], self.num_steps, self.scale, jitter=JITTER
+        )
+        return state, info.acceptance.mean(0)
+
+    def _pilot(self, size: Tensor) -> Tensor:
+        """Step sizes of shape ``(T + 1, N)``, which follow the acceptance from t to t + 1."""
+        state, found = self._at(0, self.base.sample(torch.Size([PILOT_CHAINS]))), [size]
+        for t in range(1, len(self.betas) - 1):
+            state = self._at(t, state.position)
+            path = replace(self, step_sizes=size.expand(len(self.betas), -1))
+            state, acceptance = path._moved(state, t)
+            size = size * torch.exp(GAIN * (acceptance - TARGET_ACCEPTANCE))
+            found.append(size)
+        return torch.stack([*found, size])
