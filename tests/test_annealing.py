@@ -55,7 +55,8 @@ def test_estimates_are_within_four_standard_errors(q, method):
     """Many data, each with draws of its own: at least 99 % within four, z-scores standard normal.
 
     In 50 dimensions a few dozen chains from the prior leave weights too heavy for an honest error,
-    so that is left out."""
+    so that is left out.
+    """
     model, z, relative = MODELS[q], [], []
     vae, (_, x) = (
         model.vae(shrink=1.2),
@@ -189,7 +190,7 @@ def test_betas(schedule, num):
 
 
 def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
-    """The chains that are weighed do not change the step sizes, and start from draws of their own."""
+    """Chains that are weighed do not change the step sizes, and start from draws of their own."""
     seen = []
 
     class Watched(module.Path):

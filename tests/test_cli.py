@@ -142,11 +142,8 @@ def test_fit_by_flags_is_what_python_does():
         "Built a VAE: prior gamma, likelihood poisson, guide student_t; data of shape (3,), "
         f"latents of shape (2,), {number:,} parameters."
     )
-    best = f"{history.validation.min():.2f}"
-    assert re.fullmatch(
-        rf"Trained 2 epochs on 30 data in \d+ s; the best validation loss is {best} nats per datum\.",
-        trained,
-    )
+    best = f"the best validation loss is {history.validation.min():.2f} nats per datum"
+    assert re.fullmatch(rf"Trained 2 epochs on 30 data in \d+ s; {best}\.", trained)
     mean = f"{score.attrs['mean']:.2f} ± {score.attrs['mean_se']:.2f}"
     flagged = score.attrs["flagged"]
     assert (
@@ -221,8 +218,8 @@ def test_a_warning_is_one_line():
         "-o",
         "fitted.safetensors",
     )
-    line = r"pyro-vae: warning: log p\(x\) of \d+ of 20 data cannot be trusted: k-hat is above 0\.7 .*\n"
-    assert re.fullmatch(line, result.stderr)
+    warning = r"log p\(x\) of \d+ of 20 data cannot be trusted: k-hat is above 0\.7 .*"
+    assert re.fullmatch(rf"pyro-vae: warning: {warning}\n", result.stderr)
     assert re.search(r"\(K = 30, [1-9]\d* flagged\)", result.stdout)
 
 
@@ -545,10 +542,8 @@ def test_a_conditional_model_says_what_it_needs():
     )
     result = run("sample", "given.safetensors")
     assert result.exit_code == 2
-    assert (
-        result.stderr
-        == "pyro-vae: given.safetensors is conditional: give --condition, a file with a row for each draw\n"
-    )
+    told = "is conditional: give --condition, a file with a row for each draw"
+    assert result.stderr == f"pyro-vae: given.safetensors {told}\n"
 
 
 def test_an_interrupt_ends_with_130(files, monkeypatch):

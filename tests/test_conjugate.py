@@ -1,4 +1,4 @@
-"""Constrained priors against conjugate marginals, datum by datum, in single and double precision."""
+"""Constrained priors against conjugate marginals, datum by datum, in either precision."""
 
 import warnings
 
@@ -224,7 +224,7 @@ def test_mass_at_the_edge_gains_no_density(name, a, family, dtype):
     ids=["beta", "gamma", "dirichlet", "uniform"],
 )
 def test_a_decoder_may_undo_the_support_in_single_precision(make, undo):
-    """Draws in double precision that single precision would round onto the edge stay inside of it."""
+    """Draws in double precision that single precision would round onto the edge stay inside."""
     prior = make()
     likelihood = pv.Amortised(Through(undo), pv.Normal(prior.event_shape, scale=1.0))
     loc = [0.0] * 2

@@ -68,7 +68,10 @@ def _k_hat_is_not_the_question():
 
 # The contract
 
-DRAWS = "importance sampling: a row has draws of its own in each place of X, so another estimate of the same log p(x)"
+DRAWS = (
+    "importance sampling: a row has draws of its own in each place of X, so another estimate of "
+    "the same log p(x)"
+)
 EXPECTED = {
     "check_methods_sample_order_invariance": DRAWS,
     "check_methods_subset_invariance": DRAWS,

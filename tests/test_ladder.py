@@ -99,7 +99,7 @@ def test_a_good_guide_stays_where_it_is():
 
 
 def test_draws_are_added_only_where_they_are_needed():
-    """An error between those of the data: some have enough draws, the others get more of the guide."""
+    """An error between those of the data: some have enough draws, others get more of the guide."""
     vae, exact = MODELS[2].vae(shrink=1.5), MODELS[2].log_evidence(DATA[2])
     plain = pv.log_evidence(vae, DATA[2], num_samples=500)
     tolerance = float(plain.se.median())

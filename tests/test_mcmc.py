@@ -198,7 +198,7 @@ def test_gradients_need_not_be_on(kernel, around):
 
 
 def test_both_kernels_agree_on_a_nonlinear_decoder():
-    """No closed form: means and variances of HMC and NUTS within 5 standard errors of each other."""
+    """No closed form: means and variances of HMC and NUTS are within 5 standard errors."""
     x = np.random.default_rng(0).poisson(3.0, (8, 5)).astype(float)
     torch.manual_seed(0)
     vae = pv.build(x, latent=2, likelihood="poisson", hidden=[16])

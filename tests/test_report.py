@@ -34,9 +34,14 @@ def test_it_has_every_part_and_nothing_outside(digits):
     text = digits.read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == [
-        "Model", "Training", "Evidence", "Data and predictions", "Latents", "Guide against MCMC, 5 data",
+        "Model",
+        "Training",
+        "Evidence",
+        "Data and predictions",
+        "Latents",
+        "Guide against MCMC, 5 data",
         "Calibration of the guide",
-    ]  # fmt: skip
+    ]
     assert text.count('src="data:image/png;base64,') == 7
     assert not re.search(r"<script|<link|@import|https?://|url\((?!#)", text)
     assert '<meta name="viewport"' in text

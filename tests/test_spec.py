@@ -84,7 +84,8 @@ def test_every_name_builds_in_every_role_that_it_can_play(role, name):
 def test_toml(tmp_path):
     path = tmp_path / "spec.toml"
     path.write_text(
-        'latent = [3]\nlikelihood = "poisson"\nguide = {name = "student_t", df = 5.0}\n[prior]\nname = "gamma"\n'
+        'latent = [3]\nlikelihood = "poisson"\nguide = {name = "student_t", df = 5.0}\n'
+        '[prior]\nname = "gamma"\n'
     )
     vae = pv.build(path, COUNTS)
     assert isinstance(vae.prior, pv.Gamma)

@@ -40,7 +40,8 @@ def test_a_linear_vae_reaches_factor_analysis(load):
     maximum likelihood.
 
     With 3 latents on breast cancer scikit-learn's EM ends in a local optimum, 0.7 nats below the
-    linear VAE."""
+    linear VAE.
+    """
     x = load().data
     x = (x - x.mean(0)) / x.std(0)
     features, latents = x.shape[1], 2
