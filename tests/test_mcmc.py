@@ -10,7 +10,7 @@ from arviz_stats.base import array_stats
 from pyro import distributions as dist
 from scipy import stats
 from torch import nn
-from truth import Direct, LinearGaussian
+from truth import Direct, LinearGaussian, check_moments
 
 import pyro_vae as pv
 
@@ -20,17 +20,6 @@ X = TRUTH.draw(200)
 
 def draws(tree, name="z"):
     return tree["posterior"][name].values
-
-
-def check_moments(z, mean, variance, floor=400):
-    """Two gates: an ESS that says something, then 5 standard errors from that ESS; z of shape
-    (chain, draw, ...).
-    """
-    for values, expected in ((z, mean), ((z - mean) ** 2, variance)):
-        ess = array_stats.ess(values.astype(float), chain_axis=0, draw_axis=1, method="mean")
-        assert ess.min() > floor, ess.min()
-        error = np.abs(values.mean((0, 1)) - expected) / (values.std((0, 1)) / np.sqrt(ess))
-        assert error.max() < 5, error.max()
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ import xarray
 from arviz_stats.base import array_stats
 from pyro import distributions as dist
 from scipy.special import logsumexp
+from setting import place
 from truth import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence.pareto import tail_length
 from pyro_vae.evidence.weights import concatenate, from_blocks
 
+pytestmark = pytest.mark.usefixtures("device")
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 EPS = float(np.finfo(float).eps)
 SIZES = [1, 2, 7, 64, 1000, 5000]
@@ -95,7 +97,7 @@ def test_bias_is_the_jackknife(num, sizes):
 
 def test_bias_of_a_weight_that_is_all_of_the_sum():
     """What is left without it is far too small to be one less its share."""
-    log_weight = torch.tensor([0.0, -1000.0, -1001.0])[:, None]
+    log_weight = torch.tensor([0.0, -1000.0, -1001.0], dtype=torch.float64)[:, None]
     np.testing.assert_allclose(
         from_blocks([log_weight], EPS).bias, jackknife(log_weight.numpy()), rtol=1e-9
     )
@@ -157,7 +159,7 @@ def test_a_part_of_the_data_and_back():
         from_blocks([random_weights(1000, seed=1)], EPS),
     )
     index = torch.tensor([3, 1])
-    mixed = short.put(index, long.select(index))
+    mixed = short.replace(index, long.select(index))
     for name, values in mixed.figures().items():
         expected = short.figures()[name].clone()
         expected[index] = long.figures()[name][index]
@@ -172,7 +174,7 @@ def test_a_part_of_the_data_and_back():
     for name, values in whole.figures().items():
         assert torch.equal(again.figures()[name], values), name
     nobody = torch.tensor([], dtype=torch.long)
-    assert torch.equal(short.put(nobody, long.select(nobody)).khat, short.khat)
+    assert torch.equal(short.replace(nobody, long.select(nobody)).khat, short.khat)
 
 
 def test_data_with_unequal_numbers_of_draws_are_added_to():
@@ -181,7 +183,7 @@ def test_data_with_unequal_numbers_of_draws_are_added_to():
         from_blocks([random_weights(1000, seed=1)], EPS),
     )
     index, more = torch.tensor([3, 1]), random_weights(500, seed=2)
-    added = short.put(index, long.select(index)).merge(from_blocks([more], EPS))
+    added = short.replace(index, long.select(index)).merge(from_blocks([more], EPS))
     for datum, before in enumerate([64, 1000, 64, 1000, 64]):
         first = random_weights(before, seed=0 if before == 64 else 1)[:, [datum]]
         alone = from_blocks([torch.cat([first, more[:, [datum]]])], EPS)
@@ -282,7 +284,7 @@ def test_more_adds_draws_and_the_figures_are_those_of_all():
 
 
 def test_errors_stay_honest_when_draws_are_added():
-    """Three parts of one call after the other, over data and seeds: z-scores are standard normal."""
+    """Three calls, one after the other, over data and seeds: z-scores are standard normal."""
     vae, z, relative = MODEL.vae(shrink=1.3, shift=0.3), [], []
     for seed in range(SEEDS):
         result = None
@@ -366,10 +368,10 @@ def test_what_more_refuses():
 
 
 def test_more_refuses_another_prior_with_the_same_parameters():
-    """A Laplace prior has a loc of 0 and a scale of 1 as the normal one has, and is another model."""
+    """A Laplace prior with the loc of 0 and the scale of 1 of the normal one is another model."""
     vae = MODEL.vae(shrink=1.3)
     first = drawn(vae, 50)
-    vae.prior = pv.Laplace((2,), loc=0.0, scale=1.0)
+    vae.prior = place(pv.Laplace((2,), loc=0.0, scale=1.0))
     with pytest.raises(ValueError, match="more needs the result of this very model"):
         drawn(vae, 50, more=first)
 
@@ -431,7 +433,8 @@ def test_the_estimate_of_the_bias_is_honest(num):
     """Over data and seeds the mean error of log p_K is the mean of its estimated bias.
 
     The jackknife itself is off by the next order in 1 / K, a fifth of the bias at most for such
-    light weights."""
+    light weights.
+    """
     vae = MODEL.vae(shrink=1.2, shift=0.2)
     results = [drawn(vae, num, seed=1000 + seed) for seed in range(20 * SEEDS)]
     error = np.concatenate([result.log_evidence - TRUTH for result in results])
