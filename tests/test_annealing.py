@@ -2,7 +2,6 @@
 data, from above.
 """
 
-import itertools
 import math
 import os
 import warnings
@@ -49,7 +48,13 @@ def simulated(model, num, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("q", "method"), [*itertools.product(MODELS, ("importance", "guide")), (2, "prior")]
+    ("q", "method"),
+    [
+        *((q, "importance") for q in MODELS),
+        (2, "guide"),
+        *(pytest.param(q, "guide", marks=pytest.mark.slow) for q in (10, 50)),
+        (2, "prior"),
+    ],
 )
 def test_estimates_are_within_four_standard_errors(q, method):
     """Many data, each with draws of its own: at least 99 % within four, z-scores standard normal.
@@ -117,7 +122,7 @@ def test_an_exact_guide_gives_the_evidence_itself():
     np.testing.assert_allclose(result.gap, 0.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("start", [pytest.param("guide", marks=pytest.mark.slow), "prior"])
 def test_the_truth_lies_between_the_bounds(start):
     """In the mean over simulated data; and the gap closes with a longer path."""
     model, gaps = MODELS[10], []
@@ -266,7 +271,7 @@ def test_data_that_are_impossible_or_unknown():
         assert np.isfinite(result.log_evidence[0])
 
 
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("start", [pytest.param("guide", marks=pytest.mark.slow), "prior"])
 def test_a_constrained_prior(start):
     """Gamma-Poisson, with bounds from latents that made the data."""
     rng = np.random.default_rng(0)

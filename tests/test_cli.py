@@ -62,6 +62,7 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
     result = done("demo", "--out", tmp_path / "demo", "--epochs", 3, "--num-samples", 200)
     for part in (

@@ -45,7 +45,7 @@ def test_a_bad_guide_is_seen(q, bad):
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("q", MODELS)
+@pytest.mark.parametrize("q", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_bad_guide_is_brought_to_the_truth(q, bad):
     """Over data and seeds z-scores are standard normal, and the error is what was asked for."""
     vae, exact, z = MODELS[q].vae(**BAD[bad]), MODELS[q].log_evidence(DATA[q]), []
@@ -204,6 +204,7 @@ def test_a_pair_of_plain_functions():
     assert 0.7 < z.std() < 1.3
 
 
+@pytest.mark.slow
 def test_a_pair_with_two_latents_one_of_them_positive():
     """The scale of x has a prior of its own; the truth by quadrature."""
 

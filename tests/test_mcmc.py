@@ -16,6 +16,7 @@ import pyro_vae as pv
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(200)
+KERNELS = ["hmc", pytest.param("nuts", marks=pytest.mark.slow)]
 
 
 def draws(tree, name="z"):
@@ -26,7 +27,9 @@ def draws(tree, name="z"):
     ("kernel", "options"),
     [
         ("hmc", {"num_samples": 500, "warmup": 200}),
-        ("nuts", {"num_samples": 400, "warmup": 150, "chains": 2}),
+        pytest.param(
+            "nuts", {"num_samples": 400, "warmup": 150, "chains": 2}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_200_exact_posteriors_at_once(kernel, options):
@@ -84,6 +87,7 @@ def conjugate(name):
     return pv.Dirichlet((4,), concentration=1.0), likelihood, x, mean, mean * (1 - mean) / 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
 @pytest.mark.parametrize("name", ["gamma x Poisson", "beta x binomial", "dirichlet x multinomial"])
 def test_latents_on_a_constrained_support(name, dtype):
@@ -132,7 +136,7 @@ def two_guides(x):
         pyro.sample("level", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_any_pair_of_pyro_functions(kernel):
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.poisson(2.0, 20), rng.normal(size=(20, 2))]).astype(float)
@@ -142,6 +146,7 @@ def test_any_pair_of_pyro_functions(kernel):
     check_moments(draws(tree, "level"), x[:, 1:] / 2, np.full((20, 2), 0.5), floor=200)
 
 
+@pytest.mark.slow
 def test_the_base_space_of_a_flow_gives_the_same_posterior():
     torch.manual_seed(0)
     vae = TRUTH.vae()
@@ -186,6 +191,7 @@ def test_gradients_need_not_be_on(kernel, around):
     assert np.isfinite(draws(tree)).all()
 
 
+@pytest.mark.slow
 def test_both_kernels_agree_on_a_nonlinear_decoder():
     """No closed form: means and variances of HMC and NUTS are within 5 standard errors."""
     x = np.random.default_rng(0).poisson(3.0, (8, 5)).astype(float)
@@ -216,6 +222,7 @@ def wide(x):
         pyro.sample("z", dist.Normal(torch.zeros(len(x)), 2.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["hmc", "nuts"])
 def test_two_modes_are_told(kernel):
     """z and -z are as likely; no chain ever crosses. The warning is about the line that called."""
@@ -284,7 +291,7 @@ def test_nothing_of_the_callers_is_touched(kernel):
         assert p.grad is grad
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_the_statistics_of_the_sampler(kernel):
     tree = pv.sample_posterior(TRUTH.vae(), X[:7], kernel=kernel, num_samples=200, warmup=100)
     stats_ = tree["sample_stats"]

@@ -30,6 +30,7 @@ def digits(tmp_path_factory):
     return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
 
 
+@pytest.mark.slow
 def test_it_has_every_part_and_nothing_outside(digits):
     text = digits.read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
@@ -119,6 +120,7 @@ def test_the_diagram_says_who_sees_c(seen_by, tmp_path):
     assert "reconstructions" not in text  # 6 columns are no image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
 def test_a_browser_shows_it(digits, width, tmp_path):
     browser = (

@@ -34,7 +34,9 @@ def equal(before, vae):
     return all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+@pytest.mark.parametrize(
+    "load", [pytest.param(load_breast_cancer, marks=pytest.mark.slow), load_wine]
+)
 def test_a_linear_vae_reaches_factor_analysis(load):
     """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the
     maximum likelihood.
@@ -74,7 +76,9 @@ def test_a_linear_vae_reaches_factor_analysis(load):
     assert abs(evidence.attrs["mean"] - exact.mean()) < 4 * error
 
 
-@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+@pytest.mark.parametrize(
+    "load", [pytest.param(load_breast_cancer, marks=pytest.mark.slow), load_wine]
+)
 def test_evidence_under_the_parameters_of_factor_analysis(load):
     x = load().data
     x = (x - x.mean(0)) / x.std(0)
@@ -112,6 +116,7 @@ class TestLosses:
         assert a.loss.equals(b.loss)
         assert equal(snapshot(vae), other)
 
+    @pytest.mark.slow
     def test_wake_sleep_learns_the_guide_from_dreams(self):
         """With the model right and frozen, sleep teaches the guide the exact posterior: KL falls
         towards 0.
@@ -386,6 +391,7 @@ class TestDeterminism:
         assert equal(snapshot(first), second)
         assert not equal(snapshot(first), third)
 
+    @pytest.mark.slow
     def test_two_processes_give_the_same_weights(self):
         code = (
             "import hashlib, numpy as np, torch, pyro_vae as pv; torch.set_num_threads(1); x = "
