@@ -30,7 +30,7 @@ def quiet(*args, method=pv.annealed_log_evidence, **kwargs):
 
 
 def annealed(vae, x, **options):
-    options = {"num_distributions": 100, "chains": 32, "num_steps": 5} | options
+    options = {"num_distributions": 50, "chains": 32, "num_steps": 5} | options
     return quiet(vae, x, **options)
 
 
@@ -360,7 +360,7 @@ def test_data_of_many_tiles(monkeypatch):
     z, x = simulated(MODELS[2], 10)
     vae = MODELS[2].vae(shrink=1.1)
     monkeypatch.setattr(module, "TILE_ROWS", 3 * 32)
-    result = annealed(vae, x, z=z, num_distributions=40)
+    result = annealed(vae, x, z=z, num_distributions=20)
     exact = MODELS[2].log_evidence(x)
     np.testing.assert_allclose(result.log_evidence, exact, atol=0.1)
     np.testing.assert_allclose(result.upper, exact, atol=0.1)
