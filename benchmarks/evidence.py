@@ -5,9 +5,9 @@ precision: random weights and random images, since time depends on neither. Thre
 by importance sampling, with the same weights: ours, with standard error and k-hat of each datum;
 the same matrix products in a plain loop of torch; and get_nll of pythae, which works datum by datum
 and so is given fewer data. Loop and peer are measured at the block size that suits them best. A
-sample is one z for one datum, and time is in seconds per million samples; on one thread it is time
-of the processor, which other programs do not lengthen. The estimates must agree: each is shown as
-its mean over the data of the peer.
+sample is one z for one datum, and time is in seconds per million samples. With one thread it is
+processor time, which other programs do not lengthen. The estimates must agree: each is shown as its
+mean over the data of the peer.
 
 Run it: python benchmarks/evidence.py
 The peer, if wanted: pip install pythae, into the environment that runs this.
@@ -32,16 +32,14 @@ from torch.nn.functional import softplus
 
 import pyro_vae as pv
 
-LATENT, PIXELS, HIDDEN = 20, 784, [400]
-DATA, PEER_DATA, SAMPLES = 128, 16, 2000
+LATENT = 20
+PIXELS = 784
+HIDDEN = [400]
+DATA = 128
+PEER_DATA = 16
+SAMPLES = 2000
 BLOCKS = (128, 256, 512, 1024, 2048, 4096)  # decoder rows at once, for the loop by hand
-BATCHES = (
-    100,
-    250,
-    500,
-    1000,
-    2000,
-)  # the same for pythae; each divides SAMPLES, or it would draw fewer
+BATCHES = (100, 250, 500, 1000, 2000)  # for pythae; each divides SAMPLES, or it would draw fewer
 STATUS = Path("/proc/self/status")
 
 Estimate = Callable[[Tensor, int], Any]  # of data, with a number of samples for each
@@ -87,11 +85,14 @@ def ours(vae: pv.VAE, x: Tensor, num_samples: int) -> Tensor:
 
 def by_hand(vae: pv.VAE, x: Tensor, num_samples: int, block: int) -> Tensor:
     """log p(x) of each datum, and nothing else, with `block` decoder rows at once."""
-    encoder, decoder = encoder_of(vae), decoder_of(vae)
+    encoder = encoder_of(vae)
+    decoder = decoder_of(vae)
     estimates = []
+
     for data in x.split(64):
         loc, scale = loc_and_scale(encoder, data)
-        weights, step = [], max(1, block // len(data))
+        weights = []
+        step = max(1, block // len(data))
         for done in range(0, num_samples, step):
             noise = torch.randn(min(step, num_samples - done), *loc.shape)
             z = loc + scale * noise
@@ -165,18 +166,21 @@ def fastest(
 
 def speed(repeats: int) -> None:
     """Run all estimates in turn, and print medians and ratios."""
-    vae, x = bernoulli_vae(), images(DATA)
+    vae = bernoulli_vae()
+    x = images(DATA)
     runs: dict[str, tuple[Estimate, Tensor]] = {"pyro_vae": (functools.partial(ours, vae), x)}
     threads = torch.get_num_threads()
     unit = "seconds of processor time" if threads == 1 else "seconds"
     print(f"torch {torch.__version__}, threads: {threads}; {unit} per million samples")
     for estimate, data in runs.values():
         seconds(estimate, data)  # the first call is slower
+
     blocks: dict[int, Estimate] = {
         size: functools.partial(by_hand, vae, block=size) for size in BLOCKS
     }
     name, estimate = fastest("by hand", blocks, x, repeats)
     runs[name] = estimate, x
+
     if importlib.util.find_spec("pythae"):
         model = pythae_vae(vae)
         batches: dict[int, Estimate] = {
@@ -186,13 +190,15 @@ def speed(repeats: int) -> None:
         runs[name] = estimate, x[:PEER_DATA]
     else:
         print(
-            "pythae: not here, so its row is missing; pip install pythae, into this environment, "
-            "brings it"
+            "pythae: not here, so its row is missing; for it, pip install pythae into this "
+            "environment"
         )
+
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, (estimate, data) in runs.items():
             times[name].append(seconds(estimate, data))
+
     print(f"\n{'':24}{'median':>8}{'over ours':>12}{'mean log p(x)':>16}   repeats")
     for name, (estimate, _) in runs.items():
         ratio = np.median(np.divide(times[name], times["pyro_vae"]))
@@ -212,11 +218,12 @@ def resident() -> float:
 
 
 def memory(num: int, num_samples: int) -> None:
-    """Print by how much the process grows at most, while log p(x) of many data is estimated."""
+    """Print how much more memory the process takes, at most, while it estimates log p(x)."""
     if not STATUS.exists():
         print(f"memory: unknown, since this system has no {STATUS}")
         return
-    vae, x = bernoulli_vae(), images(num)
+    vae = bernoulli_vae()
+    x = images(num)
     ours(vae, x[:DATA], 100)  # what the first call loads is no growth
     before = peak = resident()
     over = threading.Event()

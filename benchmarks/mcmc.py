@@ -31,7 +31,7 @@ def digits_vae() -> tuple[pv.VAE, np.ndarray]:
 
 
 def smallest_ess(z: np.ndarray) -> np.ndarray:
-    """Of draws (chain, draw, datum, latent), by datum."""
+    """The smallest ESS over latents, by datum, of draws of shape (chain, draw, datum, latent)."""
     return array_stats.ess(z.astype(float), chain_axis=0, draw_axis=1).min(-1)
 
 
@@ -62,12 +62,14 @@ def main(repeats: int) -> None:
         "NUTS, joint": [],
         "NUTS, datum by datum": [],
     }
+
     for seed in range(repeats):
         rates["batched HMC"].append(batched(vae, x, seed))
         rates["NUTS, joint"].append(nuts(vae, x, seed))
         rates["NUTS, datum by datum"].append(
             float(np.median([nuts(vae, x[i : i + 1], seed) for i in range(3)]))
         )
+
     ours = np.median(rates["batched HMC"])
     print(f"{'sampler':24}{'effective samples a second':>28}{'ours over it':>14}   repeats")
     for name, found in rates.items():

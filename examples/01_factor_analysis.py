@@ -43,7 +43,8 @@ def main(path: str = "factor_analysis.png") -> None:
     evidence = pv.log_evidence(vae, x, num_samples=1000)
     analysis = FactorAnalysis(LATENTS, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x)
 
-    ours, theirs = evidence.attrs["mean"], analysis.score(x)
+    ours = evidence.attrs["mean"]
+    theirs = analysis.score(x)
     print(f"mean log p(x): VAE {ours:.3f}, factor analysis {theirs:.3f} nats per datum")
     difference = evidence.log_evidence.values - analysis.score_samples(x)
     print(f"datum by datum they differ by {np.abs(difference).mean():.3f} nats in the mean")

@@ -37,9 +37,8 @@ def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/e
     """Fit each pair, score held-out digits, compare with the first prior digit by digit, draw a
     picture.
     """
-    x = np.random.default_rng(0).permutation(
-        pv.data.load("digits") if data is None else np.load(data)
-    )
+    x = pv.data.load("digits") if data is None else np.load(data)
+    x = np.random.default_rng(0).permutation(x)
     train, validation, test = np.split(
         x[:600] if small else x, [-150, -100] if small else [-420, -240]
     )
@@ -81,6 +80,7 @@ def picture(scores: Scores, priors: list[str]) -> Figure:
     """A panel for each likelihood: what the other priors gain over the normal one."""
     figure = Figure(figsize=(10.0, 3.2), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(LIKELIHOODS), sharex=True, sharey=True)
+
     for axes, likelihood in zip(panels, LIKELIHOODS, strict=True):
         normal = scores[likelihood, "normal"]
         gains = np.array([difference(scores[likelihood, prior], normal) for prior in priors])
@@ -90,7 +90,8 @@ def picture(scores: Scores, priors: list[str]) -> Figure:
             where = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
             axes.annotate(f"k-hat > 0.7: {share:.0%}", (gains[row, 0], row), **where)
         axes.axvline(0, color="0.6", linewidth=1, zorder=0)
-        title = f"{likelihood}\nnormal prior: {normal.attrs['mean']:.1f} ± {normal.attrs['mean_se']:.1f} nats"
+        level = f"{normal.attrs['mean']:.1f} ± {normal.attrs['mean_se']:.1f} nats"
+        title = f"{likelihood}\nnormal prior: {level}"
         axes.set(
             xlabel="gain in log p(x), nats ± 2 SE", title=title, ylim=(len(priors) - 0.5, -0.7)
         )

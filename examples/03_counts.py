@@ -2,10 +2,9 @@
 p(x) of new cells.
 
 The three are densities over the same counts, so log p(x) may be compared, cell by cell. The
-simulated cells are negative binomial: a Poisson must lose, and extra zeros must buy nothing. The
-standard errors are over the choice of cells. What importance sampling still misses they do not
-show: that is what k-hat is for, and where it is above 0.7 log p(x) is a lower bound rather than an
-estimate.
+simulated cells are negative binomial: a Poisson must lose, and extra zeros must bring nothing. The
+standard errors are over the choice of cells. They do not show what importance sampling still
+misses. k-hat does: where it is above 0.7, log p(x) is a lower bound rather than an estimate.
 
 Run it: python examples/03_counts.py [--data FILE.npz]   (with an array "counts" of shape (cells,
 genes))"""
@@ -21,10 +20,8 @@ from matplotlib.figure import Figure
 import pyro_vae as pv
 
 LIKELIHOODS = {
-    "negative binomial": {
-        "name": "negative_binomial",
-        "total_count": "learned",
-    },  # one dispersion per gene
+    # learned: one dispersion per gene
+    "negative binomial": {"name": "negative_binomial", "total_count": "learned"},
     "zero-inflated": {"name": "zero_inflated_negative_binomial", "total_count": "learned"},
     "Poisson": {"name": "poisson"},
 }
@@ -32,11 +29,10 @@ LIKELIHOODS = {
 
 def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/examples")) -> None:
     """Fit the three, score held-out cells, compare them in pairs, draw."""
-    x = (
-        simulated(500 if small else 2000)
-        if data is None
-        else np.load(data)["counts"].astype(np.float32)
-    )
+    if data is None:
+        x = simulated(500 if small else 2000)
+    else:
+        x = np.load(data)["counts"].astype(np.float32)
     x = np.random.default_rng(0).permutation(x)
     train, validation, test = np.split(x, [int(0.7 * len(x)), int(0.8 * len(x))])
     print(
@@ -94,8 +90,8 @@ def difference(one: xarray.Dataset, other: xarray.Dataset) -> tuple[float, float
 
 
 def recovered(score: xarray.Dataset) -> float:
-    """What importance sampling found above the ELBO: the scale of what it may still miss where
-    k-hat is above 0.7.
+    """How far importance sampling is above the ELBO, in the mean: a rough measure of what it may
+    still miss where k-hat is above 0.7.
     """
     return float((score.log_evidence - score.elbo).mean())
 
@@ -106,10 +102,12 @@ def picture(scores: dict[str, xarray.Dataset]) -> Figure:
     """
     figure = Figure(figsize=(6.0, 3.5), dpi=120, layout="constrained")
     axes = figure.subplots()
+
     for label in ("Poisson", "zero-inflated"):
         mean, error = difference(scores[label], scores["negative binomial"])
         pairs = (scores[label] - scores["negative binomial"]).log_evidence
         axes.ecdf(pairs, label=f"{label}, mean {mean:.2f} ± {error:.2f}")
+
     axes.axvline(0, color="0.6", linewidth=1)
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set(

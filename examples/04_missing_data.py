@@ -5,9 +5,9 @@ The protocol of MIWAE (Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633
 ``loss="iwae"`` is the MIWAE bound. The authors' notebook ends at a mean squared error of 0.287; the
 mean of each column gives 1.03.
 
-The heavy tails of the likelihood have a fixed shape: below 1 degree of freedom the mean that we
-impute would not exist. The intervals of multiple imputation are too narrow: draws from one trained
-VAE know no doubt about its parameters.
+The degrees of freedom of the likelihood are fixed: with fewer than 1, the mean that we impute would
+not exist. The intervals of multiple imputation are too narrow: draws from one trained VAE do not
+include the uncertainty of its parameters.
 
 Run it: python examples/04_missing_data.py [--data FILE.npy]   (a table of shape (rows, columns))
 """
@@ -94,7 +94,7 @@ def over_rows(values: np.ndarray, hidden: np.ndarray) -> tuple[float, float]:
 
 
 def inside(draws: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
-    """Whether the truth lies between the quantiles of the imputations that leave out equal tails."""
+    """Whether the truth lies in the central interval of the imputations."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return (low <= truth) & (truth <= high)
 
@@ -112,6 +112,7 @@ def picture(truth: np.ndarray, mean: np.ndarray, covered: np.ndarray) -> Figure:
     )
     left.set(title=f"hidden cells ({np.mean(truth > 5):.1%} lie further right)", aspect="equal")
     figure.colorbar(cells, ax=left, label="cells", shrink=0.8)
+
     right.errorbar(
         LEVELS,
         covered[:, 0],
@@ -120,7 +121,7 @@ def picture(truth: np.ndarray, mean: np.ndarray, covered: np.ndarray) -> Figure:
         markersize=4,
         label="± 2 SE over rows",
     )
-    right.axline((0, 0), slope=1, color="0.3", linewidth=1, label="as they should")
+    right.axline((0, 0), slope=1, color="0.3", linewidth=1, label="as they should be")
     right.set(
         xlabel="nominal level of the interval",
         ylabel="share that holds the truth",

@@ -1,7 +1,7 @@
 """Topics of documents: a prior over compositions, a multinomial over words, and an affine decoder
 between them.
 
-A document is a composition z of topics (Dirichlet, or logistic normal), its words are drawn from
+A document is a composition z of topics (Dirichlet, or logistic normal); its words are drawn from
 softmax(W z + b). So the words of topic k are read off the decoder at the k-th corner of the simplex
 (Srivastava & Sutton, 2017, https://arxiv.org/abs/1703.01488). The baseline is one bag for all: the
 multinomial of the training words, exact.
@@ -19,7 +19,8 @@ from scipy.optimize import linear_sum_assignment
 
 import pyro_vae as pv
 
-TOPICS, WORDS = 5, 40
+TOPICS = 5
+WORDS = 40
 PRIORS = {
     "Dirichlet": {"name": "dirichlet", "concentration": 0.2},
     "logistic normal": {"name": "logistic_normal", "loc": 0.0, "scale": 2.0},
@@ -31,7 +32,10 @@ def main(small: bool = False, data: Path | None = None, out: Path = Path("runs/e
     picture.
     """
     x, words, true = simulated(500 if small else 2000) if data is None else loaded(data)
-    train, test = x[: int(0.8 * len(x))], x[int(0.8 * len(x)) :][:500]
+    cut = int(0.8 * len(x))
+    train = x[:cut]
+    test = x[cut:][:500]
+
     total = train.sum(0) + 1
     one_bag = pv.Multinomial((x.shape[1],), total_count=1.0, logits=np.log(total / total.sum()))
     baseline = one_bag().log_prob(torch.as_tensor(test)).numpy()
@@ -117,6 +121,7 @@ def picture(tables: dict[str, np.ndarray], words: list[str]) -> Figure:
     """The words that are frequent in some topic, for each topic."""
     first = next(iter(tables.values()))
     shown = np.unique(first.argsort(1)[:, -8:])
+
     figure = Figure(figsize=(10.0, 0.5 + 1.5 * len(tables)), dpi=120, layout="constrained")
     panels = figure.subplots(len(tables), 1, sharex=True)
     for axes, (label, table) in zip(panels, tables.items(), strict=True):

@@ -43,7 +43,8 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     """Fit, score new rows, hide each column of them in turn and fill it in, draw a picture."""
     rng = np.random.default_rng(0)
     x = simulated(rng, 1500 if small else 4000)
-    train, test = x[:-500], x[-500:]
+    train = x[:-500]
+    test = x[-500:]
     train = np.where(rng.random(train.shape) < 0.1, np.nan, train)
     vae = pv.build(train, latent=2, likelihood={"name": "columns", "blocks": BLOCKS}, hidden=[64])
     pv.fit(vae, train, epochs=30 if small else 100, learning_rate=5e-3)
@@ -85,6 +86,7 @@ def simulated(rng: np.random.Generator, rows: int) -> np.ndarray:
         ]
     )
     h = z @ along
+
     real = h[:, :3] + 0.4 * rng.normal(size=(rows, 3))
     count = rng.poisson(np.exp(1.0 + h[:, 3:5]))
     binary = rng.random((rows, 2)) < 1 / (1 + np.exp(-2 * h[:, 5:7]))
@@ -96,15 +98,15 @@ def simulated(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def frequencies(column: np.ndarray) -> np.ndarray:
-    """How probable each whole number is, none with probability 0: the best that a column can do for
-    itself.
+    """The probability of each whole number in a column, never 0: the best that can be known without
+    the other columns.
     """
     counted = np.bincount(column[~np.isnan(column)].astype(int), minlength=1000) + 1e-3
     return counted / counted.sum()
 
 
 def independent(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """log p(x) of each row under independent columns: normal ones, and frequencies for all others."""
+    """log p(x) of each row under independent columns: normals; frequencies for whole numbers."""
     real = norm.logpdf(
         test[:, :REAL], np.nanmean(train[:, :REAL], 0), np.nanstd(train[:, :REAL], 0)
     ).sum(1)
@@ -120,10 +122,13 @@ def hidden_column(
     """The error of each row when a column is hidden: by the VAE, and by the marginal; shape (2,
     rows).
 
-    Numbers are filled in by their mean and judged by the square, classes by the most probable one.
+    Numbers are filled in by their mean, and the error is squared. Classes are filled in by the most
+    probable one, and the error is 1 where it is wrong.
     """
-    truth, seen = test[:, column], test.copy()
+    truth = test[:, column]
+    seen = test.copy()
     seen[:, column] = np.nan
+
     number = "real" in NAMES[column] or "count" in NAMES[column]
     if number:
         ours = vae.impute(seen, num_samples=num_samples).numpy()[:, column]
@@ -146,6 +151,7 @@ def picture(errors: np.ndarray) -> Figure:
         ratio = ours.mean() / theirs.mean()
         _, error = mean((ours - ratio * theirs) / theirs.mean())  # of a ratio, by the delta method
         axes.errorbar(ratio, row, xerr=2 * error, fmt="o", color="C0", capsize=3)
+
     axes.axvline(1, color="0.6", linewidth=1)
     axes.set(
         xlabel="error of the VAE / error of the marginal, ± 2 SE",

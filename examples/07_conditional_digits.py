@@ -1,10 +1,10 @@
-"""A VAE given the label: p(x | c). It draws the digit it is asked for, and read backwards it is a
+"""A VAE given the label: p(x | c). It draws the digit it is asked for, and by Bayes' rule it is a
 classifier.
 
 By Bayes' rule p(c | x) is proportional to p(x | c) p(c), so ten numbers log p(x | c) classify a
 digit. Without latents the same rule is naive Bayes: independent binomial pixels given the label.
-Mixed over c the ten numbers give log p(x) again, at most log 10 nats less; that may be held against
-a VAE that never saw a label.
+Averaged over c, the ten densities give p(x). Its log is at most log 10 nats below log p(x | c), and
+may be compared with log p(x) of a VAE that never saw a label.
 
 Run it: python examples/07_conditional_digits.py
 """
@@ -26,9 +26,11 @@ def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
     """Fit with and without the label, compare log p(x), classify held-out digits, draw digits."""
     x, c = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))[: 700 if small else None]
-    x, c = x[order].astype(np.float32), c[order]
+    x = x[order].astype(np.float32)
+    c = c[order]
     cut = 500 if small else 1300
-    train, test, label, truth = x[:cut], x[cut:], c[:cut], c[cut:]
+    train, test = x[:cut], x[cut:]
+    label, truth = c[:cut], c[cut:]
     options = {"latent": 6, "likelihood": "beta_binomial", "guide": "student_t", "hidden": [200]}
     epochs, num_samples = (40, 30) if small else (100, 300)
 
@@ -90,6 +92,7 @@ def picture(vae: pv.VAE) -> Figure:
     with torch.no_grad():
         images = vae.decode(z, np.repeat(np.arange(10), 10)).mean.reshape(10, 10, 8, 8)
     framed = np.pad(images.numpy(), [(0, 0), (0, 0), (1, 1), (1, 1)])
+
     figure = Figure(figsize=(6.0, 6.2), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.imshow(framed.transpose(0, 2, 1, 3).reshape(100, 100), cmap="gray_r", vmin=0, vmax=16)

@@ -4,7 +4,7 @@ functions.
     p(x, y, z) = p(y) p(z) p(x | y, z),    q(y, z | x) = q(y | x) q(z | x, y)
 
 (Kingma et al., 2014, https://arxiv.org/abs/1406.5298). Pyro sums over the labels y that are not
-known, so q(y | x), the classifier, learns from every digit. Alone it would learn from a hundred.
+known, so the classifier q(y | x) learns from every digit. Alone it would learn from a hundred.
 
 Run it: python examples/08_semi_supervised.py
 """
@@ -23,20 +23,19 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 
-CLASSES, LATENTS, PIXELS = 10, 8, 64
-WEIGHT = (
-    50.0  # of log q(y | x) where y is known: the ELBO of a known y says nothing to the classifier
-)
+CLASSES = 10
+LATENTS = 8
+PIXELS = 64
+# of log q(y | x) where y is known: there the ELBO gives the classifier no gradient
+WEIGHT = 50.0
 
 
 def parts(x: Tensor) -> nn.ModuleDict:
-    """The networks, before the distributions whose parameters they give; two of them read pixels,
-    standardised.
+    """The five distributions; three read their parameters from a network. Two of the networks read
+    pixels, and standardise them.
     """
-    digit, both = (
-        pv.MLP(PIXELS, CLASSES, hidden=[200]),
-        pv.MLP(PIXELS + CLASSES, 2 * LATENTS, hidden=[200]),
-    )
+    digit = pv.MLP(PIXELS, CLASSES, hidden=[200])
+    both = pv.MLP(PIXELS + CLASSES, 2 * LATENTS, hidden=[200])
     digit.standardize(x.mean(0), x.std(0))
     both.standardize(
         torch.cat([x.mean(0), torch.zeros(CLASSES)]), torch.cat([x.std(0), torch.ones(CLASSES)])
@@ -79,7 +78,7 @@ def guide(m2: nn.ModuleDict, x: Tensor, y: Tensor | None = None) -> None:
 
 
 def main(small: bool = False, out: Path = Path("runs/examples"), seed: int = 0) -> None:
-    """Train the classifier with and without the digits that have no label, compare, draw a picture."""
+    """Train with and without the digits that have no label, compare, draw a picture."""
     images, classes = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     x = torch.as_tensor(images[order], dtype=torch.float32)
@@ -91,7 +90,8 @@ def main(small: bool = False, out: Path = Path("runs/examples"), seed: int = 0) 
 
     torch.manual_seed(seed)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    m2, standalone = parts(train), parts(train)["q(y|x)"]
+    m2 = parts(train)
+    standalone = parts(train)["q(y|x)"]
     optimiser = torch.optim.Adam([*m2.parameters(), *standalone.parameters()], lr=rate)
     history = []
     for _ in range(epochs):
@@ -104,10 +104,8 @@ def main(small: bool = False, out: Path = Path("runs/examples"), seed: int = 0) 
             optimiser.step()
         history.append([accurate(q, test, truth).mean() for q in (m2["q(y|x)"], standalone)])
 
-    with_unlabelled, labels_only = (
-        accurate(m2["q(y|x)"], test, truth),
-        accurate(standalone, test, truth),
-    )
+    with_unlabelled = accurate(m2["q(y|x)"], test, truth)
+    labels_only = accurate(standalone, test, truth)
     gain, error = mean(with_unlabelled - labels_only)
     print(f"right of {len(test)} held-out digits ± SE, {num} labels")
     print("  labels alone                 {:.1%} ± {:.1%}".format(*mean(labels_only)))

@@ -1,13 +1,13 @@
-"""How good is a guide? Three guides for one model, held against MCMC and against the best of their
-own family.
+"""How good is a guide? Three guides for one model, compared with MCMC and with the best of their
+family.
 
 The decoder of a VAE of digits is fitted once and then held fixed, so that there is one posterior
-for each digit. A diagonal normal, a full normal and a spline flow are fitted to it, and judged on
-digits that none of them has seen:
+for each digit. A diagonal normal, a full normal and a spline flow are fitted to it. On digits that
+none of them has seen, we measure:
 
-* the gap between log p(x) and the ELBO, split into what no member of the family can close
-(approximation) and what is
-  lost because one network serves all digits (amortisation; Cremer et al., 2018);
+* the gap between log p(x) and the ELBO, in two parts: what no member of the family can close
+  (approximation), and what is lost because one network serves all digits (amortisation; Cremer et
+  al., 2018);
 * the distance from the draws of batched HMC, in standard deviations of the posterior.
 
 Run it: python examples/09_guides_on_trial.py
@@ -28,10 +28,11 @@ GUIDES = {"normal": {}, "multivariate_normal": {}, "spline_flow": {"hidden": [32
 
 
 def main(small: bool = False, out: Path = Path("runs/examples")) -> None:
-    """Fit a decoder, fit three guides to it, judge them."""
+    """Fit a decoder, fit three guides to it, compare them."""
     x = pv.data.load("digits").astype(np.float32)
     x = x[np.random.default_rng(0).permutation(len(x))]
-    train, test = x[:1200], x[1437 : 1437 + (8 if small else 60)]
+    train = x[:1200]
+    test = x[1437 : 1437 + (8 if small else 60)]
     epochs = 20 if small else 100
     model = pv.build(train, latent=6, likelihood="beta_binomial", hidden=[200])
     pv.fit(model, train, epochs=epochs, batch_size=64)
@@ -71,13 +72,14 @@ def guided(model: pv.VAE, x: np.ndarray, name: str, epochs: int) -> pv.VAE:
     head = pv.Conditional.registry[name](model.prior.event_shape, **GUIDES[name])
     network = pv.MLP(x.shape[1], head.num_params, hidden=[200])
     network.standardize(torch.as_tensor(x.mean(0)), torch.as_tensor(x.std(0)))
+
     vae = pv.VAE(model.prior, model.likelihood, pv.Amortised(network, head))
     pv.fit(vae, x, epochs=epochs, batch_size=64)
     return vae
 
 
 def row(gap: xarray.Dataset, apart: xarray.Dataset) -> dict[str, float]:
-    """What there is to say of one guide."""
+    """The row of one guide in the table."""
     return {
         "log p(x)": gap.attrs["log_evidence"],
         "approximation": gap.attrs["approximation_gap"],
@@ -104,6 +106,7 @@ def picture(found: dict[str, xarray.Dataset]) -> Figure:
             names, width, left=left, xerr=error, color=f"C{number}", label=kind.replace("_", " ")
         )
         left += width
+
     axes.invert_yaxis()
     axes.set(xlabel="log p(x) less the ELBO, in nats ± 2 SE", title="what the guide loses")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

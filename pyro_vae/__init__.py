@@ -6,11 +6,13 @@ from . import data as data
 from .assembly.condition import Condition as Condition
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
+from .conditionals.classes import *
 from .conditionals.columns import *
 from .conditionals.continuous import *
-from .conditionals.discrete import *
+from .conditionals.convolutions import *
+from .conditionals.counts import *
 from .conditionals.flows import *
-from .conditionals.hierarchy import *
+from .conditionals.hierarchy import Hierarchy as Hierarchy
 from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
@@ -26,11 +28,12 @@ from .criticism.report import report as report
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
 from .data.rows import DataError as DataError
+from .density.problem import Problem as Problem
+from .density.problem import terms as terms
 from .density.terms import Terms as Terms
 from .density.terms import elbo as elbo
 from .density.terms import ess as ess
 from .density.terms import iwae as iwae
-from .density.terms import terms as terms
 from .evidence.annealing import annealed_log_evidence as annealed_log_evidence
 from .evidence.bridge import bridge_log_evidence as bridge_log_evidence
 from .evidence.evidence import log_evidence as log_evidence
@@ -43,8 +46,8 @@ from .spec.checkpoint import load as load
 from .spec.checkpoint import save as save
 from .training.em import MonteCarloEM as MonteCarloEM
 from .training.fit import fit as fit
-from .training.objectives import FreeBits as FreeBits
-from .training.objectives import ImportanceWeighted as ImportanceWeighted
+from .training.free_bits import FreeBits as FreeBits
+from .training.importance_weighted import ImportanceWeighted as ImportanceWeighted
 from .training.schedules import cyclical_warmup as cyclical_warmup
 from .training.schedules import linear_warmup as linear_warmup
 from .vae import VAE as VAE
@@ -56,9 +59,17 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``VAEEstimator`` imports scikit-learn, so it is imported when it is first asked for."""
+    """What is imported when it is first asked for, and names from before.
+
+    ``VAEEstimator`` imports scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
+    """
     if name == "VAEEstimator":
         from .estimator import VAEEstimator
 
         return VAEEstimator
+    if name == "Ladder":
+        import warnings
+
+        warnings.warn("pyro_vae.Ladder is now Hierarchy", DeprecationWarning, stacklevel=2)
+        return Hierarchy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

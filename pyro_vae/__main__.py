@@ -1,6 +1,6 @@
 """``python -m pyro_vae`` is the command ``pyro-vae``."""
 
-from .cli.app import app
+from .cli import app
 
 if __name__ == "__main__":
     app(prog_name="pyro-vae")

@@ -2,7 +2,7 @@
 arguments.
 
 This module imports scikit-learn, so the package imports it only when ``pyro_vae.VAEEstimator`` is
-asked for."""
+first used."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.random import RandomState
+from pyro.distributions import TorchDistribution
 from pyro.infer import ELBO
 from sklearn.base import (
     BaseEstimator,
@@ -34,8 +35,8 @@ from .spec.parts import Part
 from .training.fit import fit
 from .training.schedules import Schedule
 
-BUILT = ("latent", "prior", "likelihood", "guide", "hidden")  # arguments of build
-FITTED = (
+BUILD_OPTIONS = ("latent", "prior", "likelihood", "guide", "hidden")
+FIT_OPTIONS = (
     "loss",
     "particles",
     "beta",
@@ -51,14 +52,14 @@ FITTED = (
 class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, BaseEstimator):
     """A VAE as a scikit-learn estimator: a density of the rows of X, and a map of X to latents.
 
-    The arguments are mostly those of :func:`build` and :func:`fit`; nothing looks at them before
-    ``fit``. X is a table of shape ``(N, features)``, NaN where missing. For data of another shape,
-    data given c, and the error of log p(x) there are :func:`build`, :func:`fit` and
+    The arguments are mostly those of :func:`build` and :func:`fit`; ``fit`` checks them. X is a
+    table of shape ``(N, features)``, NaN where missing. For data of another shape and for data
+    given c, use :func:`build` and :func:`fit`; for the error of log p(x), use
     :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
 
-    After ``fit`` there are ``vae_``; ``history_``, a data frame with a row an epoch; ``seed_``,
-    with which ``log_evidence(vae_, X, seed=seed_)`` makes the draws of ``score_samples``;
-    ``n_features_in_`` and, where X was a data frame, ``feature_names_in_``.
+    After ``fit`` there are ``vae_``; ``history_``, a data frame with a row for each epoch;
+    ``seed_``, with which ``log_evidence(vae_, X, seed=seed_)`` makes the draws of
+    ``score_samples``; ``n_features_in_`` and, where X was a data frame, ``feature_names_in_``.
 
     Arguments:
         latent: The shape of the latents, ``Z``.
@@ -68,20 +69,20 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             family).
         hidden: The widths of the hidden layers (default: those of MLP); ``[]`` for a linear VAE.
         loss: The name of a loss, or a Pyro ELBO.
-        particles: The samples of z for each datum in training (default: by the loss).
+        particles: The samples of z for each datum in training (default: the loss's own).
         beta: The weight of the KL term: a number, or a function of the epoch.
         free_bits: The nats of KL in each latent dimension that cost nothing.
-        epochs: How often the data are gone through.
-        batch_size: How many data make one step.
+        epochs: The most passes over the data.
+        batch_size: The number of data in a step.
         learning_rate: A number, or a function of the epoch.
         clip_norm: The largest norm of the gradient of the loss per datum.
-        validation_fraction: The share of rows, or how many, that are held out for early stopping;
-            None for none.
+        validation_fraction: The share, or the number, of rows that are held out for early
+            stopping; None for none.
         patience: After how many epochs without a lower validation loss training stops; None for
             never.
         num_samples: The samples of z for each datum after training.
-        random_state: A whole number is the seed of all that is drawn. None (numpy's global state,
-            which then moves on) and a RandomState give a new seed at each ``fit``.
+        random_state: A whole number is the seed of all draws. A RandomState, or None for numpy's
+            global one, gives a new seed at each ``fit``, and moves on.
         progress: Whether a terminal shows a progress bar.
 
     Example:
@@ -113,25 +114,27 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         random_state: int | RandomState | None = 0,
         progress: bool = False,
     ) -> None:
-        self.latent, self.prior, self.likelihood, self.guide, self.hidden = (
-            latent,
-            prior,
-            likelihood,
-            guide,
-            hidden,
-        )
-        self.loss, self.particles, self.beta, self.free_bits = loss, particles, beta, free_bits
-        self.epochs, self.batch_size, self.learning_rate, self.clip_norm = (
-            epochs,
-            batch_size,
-            learning_rate,
-            clip_norm,
-        )
-        self.validation_fraction, self.patience = validation_fraction, patience
-        self.num_samples, self.random_state, self.progress = num_samples, random_state, progress
+        self.latent = latent
+        self.prior = prior
+        self.likelihood = likelihood
+        self.guide = guide
+        self.hidden = hidden
+        self.loss = loss
+        self.particles = particles
+        self.beta = beta
+        self.free_bits = free_bits
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.num_samples = num_samples
+        self.random_state = random_state
+        self.progress = progress
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Build a VAE for the data and train it, from the start at each call; y is not looked at.
+        """Build a VAE for the data and train it; each call starts anew. y is ignored.
 
         Raises:
             DataError: The data do not fit the likelihood.
@@ -143,22 +146,27 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """
         validate_data(self, X, ensure_all_finite=False)
         whole_number("num_samples", self.num_samples, at_least=1)
-        seed, train, held_out = _seed(self.random_state), X, None
+        seed = _seed(self.random_state)
+        train = X
+        held_out = None
         if self.validation_fraction is not None:
             train, held_out = train_test_split(
                 X, test_size=self.validation_fraction, random_state=seed
             )
-        vae = build(X, **{name: getattr(self, name) for name in BUILT}, seed=seed)
-        options = {name: getattr(self, name) for name in FITTED}
+
+        vae = build(X, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
+        options = {name: getattr(self, name) for name in FIT_OPTIONS}
         history = fit(vae, train, validation=held_out, **options, seed=seed, progress=self.progress)
-        self.vae_, self.history_, self.seed_ = vae, history, seed
+        self.vae_ = vae
+        self.history_ = history
+        self.seed_ = seed
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) of each row, in nats: of the cells that are seen, where some are missing.
+        """log p(x) of each row, in nats; of a row with missing cells, that of the others.
 
-        It is exact over discrete latents, else by importance sampling. A row has other draws in
-        another place of X.
+        It is exact over discrete latents, else by importance sampling. The draws of z depend on a
+        row's position, so reordering X changes the estimates slightly.
 
         Returns:
             An array of shape ``(N,)``.
@@ -177,12 +185,12 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         ].values
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean of ``score_samples``, in nats per datum; y is not looked at."""
+        """The mean of ``score_samples``, in nats per datum; y is ignored."""
         return float(self.score_samples(X).mean())
 
     def transform(self, X: Any) -> np.ndarray:
-        r"""The mean of :math:`q(z \mid x)`, or of `num_samples` draws where the guide does not know
-        its mean.
+        r"""The mean of :math:`q(z \mid x)`; where the guide has no known mean, the average of
+        `num_samples` draws.
 
         Returns:
             An array of shape ``(N, latents)`` in the precision of the VAE; latents of another shape
@@ -196,8 +204,10 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             return _mean(self.vae_.encode(X), self.num_samples).flatten(1).numpy(force=True)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
-        r"""The mean of :math:`p(x \mid z)`, or its mode where it has none (classes), for latents as
-        of ``transform``.
+        r"""The mean of :math:`p(x \mid z)`, or its mode where it has no mean (classes).
+
+        Arguments:
+            Z: Latents, of the shape that ``transform`` returns.
 
         Returns:
             An array of shape ``(N, features)`` in the precision of the VAE.
@@ -208,21 +218,23 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
-        Z, shape = check_array(Z, copy=True), self.vae_.prior.event_shape
-        Z = Z.reshape(len(Z), *shape) if Z.shape[1] == shape.numel() else Z
+        Z = check_array(Z, copy=True)
+        shape = self.vae_.prior.event_shape
+        if Z.shape[1] == shape.numel():
+            Z = Z.reshape(len(Z), *shape)
+
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
             decoded = self.vae_.decode(Z)
             mean = mean_of(decoded)
             return torch.where(mean.isfinite(), mean, mode_of(decoded)).numpy(force=True)
 
     def sample(self, n_samples: int = 1, random_state: int | RandomState | None = 0) -> np.ndarray:
-        """Data drawn from the model: an array alone, as of ``KernelDensity``, the same for the same
-        whole number.
+        """Data drawn from the model. As with ``KernelDensity``, the result is an array.
 
         Arguments:
             n_samples: How many data.
-            random_state: A whole number is the seed; None and a RandomState give other data at each
-                call.
+            random_state: A whole number is the seed, and gives the same data again. None and a
+                RandomState give new data at each call.
 
         Returns:
             An array of shape ``(n_samples, features)`` in the precision of the VAE.
@@ -236,13 +248,13 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
 
     @property
     def _n_features_out(self) -> int:
-        """How many names ``get_feature_names_out`` gives."""
+        """The number of names that ``get_feature_names_out`` gives."""
         return self.vae_.prior.event_shape.numel()
 
     def _check(self, X: Any) -> None:
-        """Ask whether X has the columns of ``fit``.
+        """Raise unless X has the columns of ``fit``.
 
-        The library then reads X itself, to name the cell that is wrong.
+        Single cells are checked later, by the library itself, which names the one that is wrong.
         """
         check_is_fitted(self)
         validate_data(self, X, reset=False, ensure_all_finite=False)
@@ -257,21 +269,20 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
 def _seed(random_state: int | RandomState | None) -> int:
     """A seed from what scikit-learn takes as random state."""
     generator = check_random_state(random_state)
-    return (
-        int(random_state)
-        if isinstance(random_state, numbers.Integral)
-        else int(generator.randint(2**31))
-    )
+    if isinstance(random_state, numbers.Integral):
+        return int(random_state)
+    return int(generator.randint(2**31))
 
 
-def _mean(guide: Any, num_samples: int) -> Tensor:
-    """The mean of shape ``(N, *Z)``; where it is not known or not finite, that of draws."""
+def _mean(guide: TorchDistribution, num_samples: int) -> Tensor:
+    """The mean of shape ``(N, *Z)``; where it is not known or not finite, the average of draws."""
     try:
         mean = guide.mean
     except NotImplementedError:
         mean = math.nan * guide.sample()
     known = mean.isfinite()
-    if bool(known.all()):
+    if known.all():
         return mean
-    draws = sum(guide.sample() for _ in range(num_samples)) / num_samples
-    return torch.where(known, mean, draws)
+
+    average = sum(guide.sample() for _ in range(num_samples)) / num_samples
+    return torch.where(known, mean, average)

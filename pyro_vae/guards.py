@@ -1,5 +1,5 @@
-"""Arguments are checked at the door; what the library touches and does not own is put back on the
-way out.
+"""Checks of arguments, and context managers that put back what belongs to the caller: random state,
+train or eval mode, gradients, Pyro's parameter store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _process = threading.RLock()  # random state, mode and store are the process's: 
 
 
 def whole_number(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
-    """Raise unless `value` is a whole number; booleans are none.
+    """Raise unless `value` is a whole number; a boolean is not one.
 
     Raises:
         ValueError: Which argument, what it must be, what it was.
@@ -35,7 +35,7 @@ def whole_numbers(name: str, values: Any) -> list[int]:
     """A list of whole numbers from 1: the widths of layers, the sizes of a shape.
 
     Raises:
-        ValueError: It is no list, or a number in it is none.
+        ValueError: It is no list, or an entry is no whole number from 1.
     """
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ValueError(
@@ -47,15 +47,15 @@ def whole_numbers(name: str, values: Any) -> list[int]:
 
 
 def seed_of(*words: int) -> int:
-    """A seed made of several numbers, such as a user's seed and the number of a tile: independent
-    draws for each.
+    """A seed made of several numbers, such as a user's seed and the number of a tile. Different
+    numbers give independent draws.
     """
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch draws from `seed` inside; the caller's random state is afterwards as it was before."""
+    """Torch draws from `seed` inside; the caller's random state is restored afterwards."""
     whole_number("seed", seed, at_least=0, at_most=2**63 - 1)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with _process, torch.random.fork_rng(devices=devices):
@@ -73,8 +73,8 @@ def owner_of(function: Any) -> Any:
 
 @contextmanager
 def mode(*owners: object, training: bool) -> Iterator[None]:
-    """Train or eval mode for the modules among `owners` (and for those whose methods they are),
-    then as before.
+    """Train or eval mode for the modules among `owners`, or the modules whose methods they are;
+    restored afterwards.
     """
     modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
     with _process:
@@ -90,7 +90,7 @@ def mode(*owners: object, training: bool) -> Iterator[None]:
 
 @contextmanager
 def frozen(*owners: object) -> Iterator[None]:
-    """No parameter of the modules among `owners` asks for a gradient inside; then as before."""
+    """Parameters of the modules among `owners` need no gradient inside; restored afterwards."""
     modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
     with _process:
         asked = [
@@ -110,8 +110,8 @@ def frozen(*owners: object) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*owners: object) -> Iterator[None]:
-    """Eval mode, no gradients for parameters, a parameter store that is put back, no validation:
-    then as before.
+    """Eval mode, no gradients for parameters, a copy of the parameter store, no validation; all
+    restored afterwards.
     """
     quiet = torch.inference_mode(False), pyro.validation_enabled(False)
     with own_store(), mode(*owners, training=False), frozen(*owners), quiet[0], quiet[1]:
@@ -120,9 +120,7 @@ def evaluating(*owners: object) -> Iterator[None]:
 
 @contextmanager
 def own_store() -> Iterator[None]:
-    """A copy of Pyro's parameter store inside: what is registered there is gone afterwards, what
-    was there stays.
-    """
+    """A copy of Pyro's parameter store inside. Afterwards the store is as it was before."""
     store = pyro.get_param_store()
     with _process, store.scope(store.get_state()):
         yield

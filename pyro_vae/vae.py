@@ -8,13 +8,11 @@ r"""The variational autoencoder: a prior, a likelihood and a guide that fit toge
 
 (Kingma & Welling, 2013, eq. 3). :meth:`VAE.model` and :meth:`VAE.guide` are ordinary Pyro
 functions: everything that Pyro offers works on them, and everything in this package uses nothing
-else. How the parts are put together stands in :mod:`.assembly`."""
+else. How the parts are put together stands in :mod:`.assembly`.
+"""
 
 from __future__ import annotations
 
-import copy
-import math
-import numbers
 from typing import Any
 
 import pyro
@@ -22,15 +20,14 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from .assembly.base import UNCONDITIONAL, Assembly
-from .assembly.compatibility import check_parts, title
+from .assembly.base import Assembly
+from .assembly.compatibility import check_parts
 from .assembly.condition import Condition
 from .assembly.imputation import impute
 from .assembly.missing import observed
 from .assembly.refinement import refine
 from .assembly.support import check
 from .conditionals.base import Conditional
-from .data.arrays import as_rows
 from .data.rows import DataError, Rows
 from .distributions.summaries import mean_of, mode_of
 from .guards import mode, seeded, whole_number
@@ -96,12 +93,12 @@ class VAE(Assembly):
         x = None if x is None else self.as_batch(x)
         num = len(x) if x is not None else size or 0
         c = self.encode_condition(num, c)
-        self._register()
+        self.register_parameters()
         with pyro.plate("data", num, dim=-1):
             z = pyro.sample("z", self.prior_of(c), infer=self._infer)
             decoded = self.likelihood_of(z, c)
             if x is not None:
-                decoded, x = observed(decoded, x, title(self.likelihood))
+                decoded, x = observed(decoded, x, self.likelihood.title)
             return pyro.sample("x", decoded, obs=x)
 
     def guide(
@@ -122,9 +119,13 @@ class VAE(Assembly):
         x = observations["x"].to(self.reference) if observations else self.as_batch(x)
         num = x.shape[-1 - len(self.likelihood.event_shape)]
         c = self.encode_condition(num, c)
-        self._register()
+        self.register_parameters()
         with pyro.plate("data", num, dim=-1):
             return pyro.sample("z", self.guide_of(x, c), infer=self._infer)
+
+    @property
+    def _infer(self) -> dict[str, str]:
+        return {"enumerate": "parallel"} if self.is_discrete else {}
 
     # The model, as distributions and arrays
 
@@ -211,8 +212,8 @@ class VAE(Assembly):
             z = self.encode(x, c).sample(torch.Size([num_samples]))
             decoded = self.likelihood_of(z, self.check_condition(z.shape[1], c))
             mean = mean_of(decoded).mean(0)
-            none = ~mean.isfinite()
-            return torch.where(none, mode_of(decoded)[0], mean) if none.any() else mean
+            known = mean.isfinite()
+            return mean if known.all() else torch.where(known, mean, mode_of(decoded)[0])
 
     def impute(
         self,
@@ -282,51 +283,25 @@ class VAE(Assembly):
             DataError: The data do not fit the likelihood.
             TypeError: The guide is no :class:`Amortised`, or is discrete.
         """
-        whole_number("steps", steps, at_least=1)
-        whole_number("particles", particles, at_least=1)
         rows = self.check(x, c)
-        if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be a finite number above 0; got {learning_rate!r}"
-            )
-        quiet = torch.inference_mode(False), pyro.validation_enabled(False)
-        with seeded(seed), mode(self, training=False), quiet[0], quiet[1]:
-            return refine(self, rows, steps, learning_rate, particles)
+        no_validation = pyro.validation_enabled(False)
+        with seeded(seed), mode(self, training=False), torch.inference_mode(False), no_validation:
+            batch = rows.batch(slice(None), like=self.reference)
+            return refine(self, batch, steps, learning_rate, particles)
 
     def check(self, x: Any, c: Any = None) -> Rows:
-        """Data as rows that fit the likelihood: shape, support, finite density; and c as rows that
-        fit the condition.
+        """Data as rows that fit the likelihood, and c as rows that fit the condition.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
             c: What a conditional VAE is conditional on, a row for each datum.
 
         Returns:
-            The data as rows, unchanged.
+            The data as rows, unchanged, and beside them c.
 
         Raises:
-            DataError: They do not fit; the message names row, column and value, and says what to
-                do.
+            DataError: Shape or values do not fit, or a density is not finite; the message names
+                row, column and value, and says what to do.
             ValueError: A parameter of the VAE is not finite.
         """
-        for name, parameter in self.named_parameters():
-            if not bool(parameter.isfinite().all()):
-                raise ValueError(
-                    f"the parameter {name} of the VAE is not finite; build or load it again"
-                )
-        rows = copy.copy(as_rows(x, self.likelihood.event_shape))
-        if self.condition is not None:
-            rows.c = self.condition.check(c, len(rows))
-        elif c is not None:
-            raise ValueError(UNCONDITIONAL)
-        with torch.no_grad(), seeded(0), mode(self, training=False), pyro.validation_enabled(False):
-            none = (
-                None if self.condition is None else self.reference.new_zeros(self.condition.width)
-            )
-            check(
-                rows,
-                self.likelihood_of(self.prior_of(none).sample(), none),
-                title(self.likelihood),
-                self.reference,
-            )
-        return rows
+        return check(self, x, c)

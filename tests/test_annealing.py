@@ -198,14 +198,14 @@ def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
     """Chains that are weighed do not change the step sizes, and start from draws of their own."""
     seen = []
 
-    class Watched(module.Path):
+    class Watched(module.AnnealingPath):
         def forward(self, chains):
             before = self.step_sizes.clone()
             result = super().forward(chains)
             seen.append((before, self.step_sizes.clone(), chains))
             return result
 
-    monkeypatch.setattr(module, "Path", Watched)
+    monkeypatch.setattr(module, "AnnealingPath", Watched)
     vae = MODELS[2].vae(shrink=1.2)
     few = annealed(vae, X, chains=4, num_distributions=30)
     many = annealed(vae, X, chains=64, num_distributions=30)

@@ -162,7 +162,7 @@ class TestSelfTest:
     def test_all_passed_is_exit_code_0(self, monkeypatch):
         row = {"model": "m", "estimator": "e", "error": 0.0, "se": 0.1, "z": 0.0, "worst": 1.0}
         found = pandas.DataFrame([{**row, "passed": True, "seconds": 0.1}])
-        monkeypatch.setattr(cli, "check_estimators", lambda seed: found)
+        monkeypatch.setattr(selftest, "check_estimators", lambda seed: found)
         result = CliRunner().invoke(cli.app, ["check"])
         assert result.exit_code == 0
         assert "1 of 1 passed" in result.output

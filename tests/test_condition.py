@@ -196,9 +196,9 @@ ERRORS = {
         "prior: normal reads nothing here, so it cannot see c; leave a parameter out, or leave "
         "'prior' out of the",
     ),
-    "a ladder": (
-        lambda _: conditional(prior={"name": "ladder", "layers": [1, 1]}, condition=EVERYWHERE),
-        "VAE: Ladder(2,) as a prior is drawn from its top layer and reads nothing, so it cannot "
+    "a hierarchy": (
+        lambda _: conditional(prior={"name": "hierarchy", "layers": [1, 1]}, condition=EVERYWHERE),
+        "VAE: Hierarchy(2,) as a prior is drawn from its top layer and reads nothing, so it cannot "
         "see c;",
     ),
     "seen by what": (

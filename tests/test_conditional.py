@@ -230,6 +230,37 @@ def test_repr_names_the_arguments(name):
         assert f"{key}={value!r}" in repr(head)
 
 
+@per_name
+def test_support_is_that_of_what_it_gives(name):
+    for head in [example(name), *([learnable(type(example(name)))] if stands_alone(name) else [])]:
+        given = torch.zeros(head.num_params) if head.num_params else None
+        assert repr(head.support) == repr(head(given).support)
+        assert repr(copy.deepcopy(head).to(torch.float32).support) == repr(
+            copy.deepcopy(head).to(torch.float32)(None if given is None else given.float()).support
+        )
+        assert is_real(copy.deepcopy(head).support) == is_real(head.support)
+
+
+@per_name
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_loaded_state_is_what_counts(name, assign):
+    """Fixed numbers come from the state, not from what the constructor was given."""
+    cls = type(example(name))
+    if name not in FAMILIES or not cls.required():
+        return
+    larger = {key: value + 3.0 for key, value in cls.required().items()}
+    classes = {key: value for key, value in example(name).options.items() if key not in larger}
+    source, target = (cls((3,), **classes, **fixed) for fixed in (larger, cls.required()))
+    target.load_state_dict(source.state_dict(), assign=assign)
+    given = context(source)
+    assert repr(target.support) == repr(source.support)
+    torch.manual_seed(0)
+    x = source(given).sample((20,))
+    torch.manual_seed(0)
+    assert torch.equal(x, target(given).sample((20,)))
+    assert torch.equal(source(given).log_prob(x), target(given).log_prob(x))
+
+
 def as_likelihood(head):
     prior = pv.Normal((2,), loc=0.0, scale=1.0)
     guide = pv.Amortised(pv.MLP(head.event_shape, 4, hidden=[8]), pv.Normal((2,)))
@@ -324,6 +355,83 @@ def test_parametric_splits_the_context_in_the_order_of_params():
     )
     expected = link(Rayleigh.domain("concentration"))(given[:, 3:] + origin["concentration"])
     torch.testing.assert_close(built.concentration, expected)
+
+
+class Shifted(pv.Conditional):
+    """A conditional that reads one number, or none."""
+
+    def __init__(self, num_params=1):
+        super().__init__()
+        self.event_shape, self.num_params = torch.Size([3]), num_params
+
+    def distribution(self, read):
+        loc = torch.zeros(3) if read is None else read.expand(*read.shape[:-1], 3)
+        return pyro.distributions.Normal(loc, 1.0).to_event(1)
+
+    @classmethod
+    def example(cls):
+        return cls()
+
+
+class TestTheBaseClass:
+    """Checks the context once and expands once, whatever a subclass does."""
+
+    @pytest.mark.parametrize("num_params", [0, 1])
+    @pytest.mark.parametrize("batch", BATCHES)
+    def test_a_context_gives_its_batch_shape(self, num_params, batch):
+        built = Shifted(num_params)(torch.zeros(*batch, num_params))
+        assert (built.batch_shape, built.event_shape) == (batch, (3,))
+
+    def test_one_that_reads_nothing_takes_any_context(self):
+        assert Shifted(0)(torch.zeros(7, 5)).batch_shape == (7,)
+        assert Shifted(0)().batch_shape == ()
+
+    @pytest.mark.parametrize("shape", [(7, 2), ()])
+    def test_a_context_of_another_shape_is_refused(self, shape):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            Shifted()(torch.zeros(shape))
+        expected = f"Shifted(3,) reads 1 numbers per datum; got a context of shape {shape}"
+        assert str(caught.value) == expected
+
+    def test_no_context_is_refused_if_there_is_something_to_read(self):
+        with pytest.raises(
+            ValueError, match="reads 1 numbers per datum; got no context; give it one"
+        ):
+            Shifted()()
+        with pytest.raises(ValueError, match="got no context; learned=True reads none"):
+            pv.SplineFlow((2,))()
+        with pytest.raises(ValueError, match="got no context; fix them in the tables of its block"):
+            pv.Columns.example()()
+
+    def test_a_subclass_may_write_forward_itself(self):
+        class Direct(Shifted):
+            def forward(self, context=None):
+                return pyro.distributions.Normal(context, 1.0).to_event(1)
+
+        assert Direct()(torch.zeros(7, 3)).batch_shape == (7,)
+
+    def test_a_subclass_that_writes_neither_is_told(self):
+        class Neither(Shifted):
+            distribution = pv.Conditional.distribution
+
+        with pytest.raises(NotImplementedError, match="Neither writes neither distribution nor f"):
+            Neither()(torch.zeros(1))
+
+    def test_the_title_is_that_of_the_head(self):
+        head = pv.Normal((3,))
+        assert head.title == pv.Amortised(nn.Linear(2, 6), head).title == "Normal(3,)"
+        assert pv.Hierarchy.example().title == "Hierarchy(3,)"
+
+    def test_a_family_whose_subclass_writes_forward_has_the_support_of_what_it_gives(self):
+        class Exp(pv.Normal):
+            def forward(self, context=None):
+                inner = super().forward(context)
+                return pyro.distributions.TransformedDistribution(
+                    inner, [torch.distributions.ExpTransform()]
+                )
+
+        assert not is_real(Exp((3,)).support)
+        assert is_real(pv.Normal((3,)).support)
 
 
 def test_positive_link_is_bounded_below_and_inverts():

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pyro_vae as pv
-from pyro_vae.estimator import BUILT, FITTED, VAEEstimator
+from pyro_vae.estimator import BUILD_OPTIONS, FIT_OPTIONS, VAEEstimator
 
 SHARED = {
     "name": "normal",
@@ -69,8 +69,8 @@ def _k_hat_is_not_the_question():
 # The contract
 
 DRAWS = (
-    "importance sampling: a row has draws of its own in each place of X, so another estimate of "
-    "the same log p(x)"
+    "importance sampling: the draws of a row depend on its place in X, so the estimate of the same "
+    "log p(x) does too"
 )
 EXPECTED = {
     "check_methods_sample_order_invariance": DRAWS,
@@ -89,7 +89,7 @@ def test_contract_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize(("function", "names"), [(pv.build, BUILT), (pv.fit, FITTED)])
+@pytest.mark.parametrize(("function", "names"), [(pv.build, BUILD_OPTIONS), (pv.fit, FIT_OPTIONS)])
 def test_defaults_are_those_of_the_library(function, names):
     theirs, ours = inspect.signature(function).parameters, VAEEstimator().get_params()
     stated = {
@@ -112,10 +112,15 @@ def test_what_fit_takes_and_the_estimator_does_not_is_named():
     keywords = {
         name for name, p in inspect.signature(pv.fit).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
-    assert keywords == set(FITTED) | left_out
+    assert keywords == set(FIT_OPTIONS) | left_out
     assert set(VAEEstimator().get_params()) == {
-        *BUILT, *FITTED, "validation_fraction", "num_samples", "random_state", "progress"
-    }  # fmt: skip
+        *BUILD_OPTIONS,
+        *FIT_OPTIONS,
+        "validation_fraction",
+        "num_samples",
+        "random_state",
+        "progress",
+    }
 
 
 def test_every_argument_is_described():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 import pyro_vae as pv
+from pyro_vae import distributions as dists
 
 real = st.floats(-20, 20)
 positive = st.floats(0.05, 20)
@@ -301,6 +302,43 @@ def test_von_mises_fisher_equals_scipy(seed, size, concentration):
     np.testing.assert_allclose(
         float(head().log_prob(torch.as_tensor(x))), expected, rtol=1e-6, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 100])
+def test_von_mises_fisher_is_exact_for_any_concentration(size):
+    """Against scipy's scaled Bessel function, from nearly uniform to nearly a point."""
+    order = size / 2 - 1
+    concentration = np.logspace(-3, 6, 200)
+    log_bessel = np.log(special.ive(order, concentration)) + concentration
+    known = np.isfinite(log_bessel)  # scipy's is 0 where the order is high and the argument small
+    log_normaliser = size / 2 * np.log(2 * np.pi) - order * np.log(concentration) + log_bessel
+    loc = torch.eye(size)[0].expand(200, size)
+    head = pv.VonMisesFisher((200, size), loc=loc, concentration=torch.as_tensor(concentration))
+    actual = head().base_dist.log_prob(loc).numpy()
+    expected = concentration - log_normaliser
+    np.testing.assert_allclose(actual[known], expected[known], rtol=1e-9, atol=1e-9)
+    assert known.sum() > 100
+
+
+def test_the_gradient_of_von_mises_fisher_is_that_of_the_bessel_function():
+    concentration = torch.logspace(-2, 5, 100, requires_grad=True)
+    loc = torch.eye(3)[0].expand(100, 3)
+    built = dists.VonMisesFisher(loc, concentration)
+    (actual,) = torch.autograd.grad(built.log_prob(loc).sum(), concentration)
+    kappa = concentration.detach().numpy()
+    expected = 1 - (1 / np.tanh(kappa) - 1 / kappa)  # 1 - E height, in three dimensions
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_levels_may_differ_between_elements():
+    head = pv.DiscretizedLogistic((2,), loc=0.0, scale=1.0, levels=[4, 16])
+    inside = head.support.base_constraint.check(torch.tensor([[3.0, 15.0], [4.0, 16.0]]))
+    assert inside.tolist() == [[True, True], [False, False]]
+    mixture = pv.Mixture(
+        (2,), components=3, component={"name": "discretized_logistic", "levels": [4, 16]}
+    )
+    built = mixture(torch.zeros(mixture.num_params))
+    assert built.support.base_constraint.upper_bound.tolist() == [3, 15]
 
 
 @pytest.mark.parametrize("size", [2, 3, 10])

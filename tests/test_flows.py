@@ -110,7 +110,7 @@ def test_planar_flows_are_refused_as_priors_and_likelihoods():
             pv.build(x, latent=2, **{role: "planar_flow"})
     for around in (
         {"name": "mixture", "component": "planar_flow"},
-        {"name": "ladder", "layers": [1, 1]},
+        {"name": "hierarchy", "layers": [1, 1]},
     ):
         inner = around if around["name"] == "mixture" else {**around, "family": "planar_flow"}
         with pytest.raises((TypeError, ValueError), match=r"cannot stand as prior|planar_flow"):

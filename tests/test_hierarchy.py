@@ -1,4 +1,4 @@
-"""Ladder: the same densities as a hand-written Pyro model with a site for each layer."""
+"""Hierarchy: the same densities as a hand-written Pyro model with a site for each layer."""
 
 import pyro
 import pytest
@@ -13,10 +13,10 @@ def two_layers():
         {
             "event": [4],
             "latent": [5],
-            "prior": {"name": "ladder", "layers": [3, 2], "hidden": [6]},
+            "prior": {"name": "hierarchy", "layers": [3, 2], "hidden": [6]},
             "likelihood": {"name": "bernoulli", "network": {"hidden": [7]}},
             "guide": {
-                "name": "ladder",
+                "name": "hierarchy",
                 "layers": [3, 2],
                 "hidden": [6],
                 "network": {"hidden": [7]},
@@ -80,7 +80,7 @@ def test_layers_of_any_family(family):
     vae = pv.build(
         x,
         latent=3,
-        prior={"name": "ladder", "layers": [2, 1], "family": family},
+        prior={"name": "hierarchy", "layers": [2, 1], "family": family},
         likelihood="poisson",
     )
     pv.fit(vae, x, epochs=1, progress=False)
@@ -90,6 +90,8 @@ def test_layers_of_any_family(family):
 
 @pytest.mark.parametrize("layers", [[3, 3], [5, 0], [], 5])
 def test_layers_must_add_up(layers):
-    sizes, numbers = "Ladder needs layers that add up to its size", "every number in layers must"
-    with pytest.raises(ValueError, match=f"{sizes}|{numbers}|layers must be a l"):
-        pv.Ladder((5,), layers=layers)
+    with pytest.raises(
+        ValueError,
+        match=r"Hierarchy needs layers that add up to its size|every number in layers must|layers must be a l",
+    ):
+        pv.Hierarchy((5,), layers=layers)

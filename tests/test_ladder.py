@@ -16,7 +16,9 @@ from truth import Direct, LinearGaussian, affine
 
 import pyro_vae as pv
 from pyro_vae.density.target import Target
-from pyro_vae.evidence.escalation import FREEDOM, PRIOR_SHARE, RUNGS, StudentTMixture, _defended
+from pyro_vae.density.traced import Traced
+from pyro_vae.evidence.escalation import RUNGS
+from pyro_vae.evidence.proposals import FREEDOM, PRIOR_SHARE, StudentTMixture, defended
 from pyro_vae.evidence.weights import from_blocks
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
@@ -385,7 +387,8 @@ def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     """A block of the curve is a mixture as all of the draws are, not those of one stratum."""
     model, _, exact = two_modes()
     proposal = StudentTMixture(torch.ones(20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
-    found = from_blocks(_defended(Target(model, (torch.ones(20),)), proposal, 4096), 1e-16)
+    target = Target(Traced(model, model, (torch.ones(20),)))
+    found = from_blocks(defended(target, proposal, 4096), 1e-16)
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(4000, 32))
     radius = rng.choice([1.2, 2.5], normal.shape) * np.sqrt(

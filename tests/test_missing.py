@@ -231,10 +231,10 @@ def test_every_imputation_is_a_draw_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "name", ["horseshoe_like", "logistic_normal", "von_mises_fisher", "spline_flow", "ladder"]
+    "name", ["horseshoe_like", "logistic_normal", "von_mises_fisher", "spline_flow", "hierarchy"]
 )
 def test_what_knows_neither_mean_nor_mode_is_reconstructed(name):
-    options = {"ladder": {"layers": [2, 1]}, "spline_flow": {"hidden": [4]}}.get(name, {})
+    options = {"hierarchy": {"layers": [2, 1]}, "spline_flow": {"hidden": [4]}}.get(name, {})
     head = pv.Conditional.registry[name]((3,), **options)
     vae = pv.VAE(
         pv.Normal((2,), loc=0.0, scale=1.0),

@@ -10,16 +10,9 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.conditionals import networks
-from pyro_vae.conditionals.networks import (
-    MLP,
-    ConvDecoder,
-    ConvEncoder,
-    Network,
-    ResidualMLP,
-    Standardized,
-    fold,
-)
+from pyro_vae.conditionals import convolutions, networks
+from pyro_vae.conditionals.convolutions import ConvDecoder, ConvEncoder
+from pyro_vae.conditionals.networks import MLP, Network, ResidualMLP, Standardized, fold
 from pyro_vae.distributions.links import link
 
 EXAMPLES = {  # the shape of the context, the number of outputs, options
@@ -56,8 +49,9 @@ def test_every_network_has_an_example():
 
 
 def test_public_names():
-    own = [cls.__name__ for cls in Network.registry.values() if cls.__module__ == networks.__name__]
-    assert set(networks.__all__) == {"Network", "fold", *own}
+    homes = {module.__name__ for module in (networks, convolutions)}
+    own = [cls.__name__ for cls in Network.registry.values() if cls.__module__ in homes]
+    assert {*networks.__all__, *convolutions.__all__} == {"Network", "fold", *own}
     assert {"MLP", "ResidualMLP", "ConvEncoder", "ConvDecoder"} <= set(own)
 
 

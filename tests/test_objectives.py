@@ -16,7 +16,8 @@ from truth import LinearGaussian
 import pyro_vae as pv
 from pyro_vae.distributions.links import Positive
 from pyro_vae.training.adapters import Tempered
-from pyro_vae.training.objectives import GRADIENTS, FreeBits, ImportanceWeighted
+from pyro_vae.training.free_bits import FreeBits
+from pyro_vae.training.importance_weighted import GRADIENTS, ImportanceWeighted
 
 MODEL = LinearGaussian.with_diagonal_posterior(features=4, latents=2)
 X = torch.as_tensor(MODEL.draw(12))

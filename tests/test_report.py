@@ -99,7 +99,7 @@ def test_it_says_nothing_aloud_and_writes_only_html(tmp_path):
 def test_chains_that_have_not_mixed_do_not_judge(tmp_path, monkeypatch):
     from pyro_vae.criticism import report
 
-    monkeypatch.setattr(report, "mixed", lambda chains: np.arange(5) > 1)
+    monkeypatch.setattr(report, "have_mixed", lambda chains: np.arange(5) > 1)
     text = pv.report(
         TRUTH.vae(), TRUTH.draw(9), tmp_path / "r.html", **QUICK | {"num_simulations": 0}
     ).read_text()

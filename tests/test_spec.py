@@ -42,7 +42,7 @@ NEEDED = {
     "ordinal": {"categories": 40},
     "binomial": {"total_count": 40},
     "uniform": {"low": 0, "high": 40},
-    "ladder": {"layers": [1, 1]},
+    "hierarchy": {"layers": [1, 1]},
     "columns": {
         "blocks": [{"columns": [0], "name": "normal"}, {"columns": [1], "name": "student_t"}]
     },
@@ -193,7 +193,7 @@ def test_build_without_data_or_spec():
     with pytest.raises(pv.DataError, match="data need rows"):
         pv.build(None)
     with pytest.raises(
-        FileNotFoundError, match=r"no spec file 'digits', ending in \.toml; data come from"
+        FileNotFoundError, match=r"no spec file 'digits', which must end in \.toml; read data with"
     ):
         pv.build("digits")
 
@@ -468,10 +468,10 @@ ODD = {
         {**SPEC, "prior": {"name": "spline_flow", "hidden": [-3]}},
         "every number in hidden must be a whole",
     ),
-    "ladder": (
-        {**SPEC, "prior": {"name": "ladder", "layers": [1, 1], "family": "gamma"}},
+    "hierarchy": (
+        {**SPEC, "prior": {"name": "hierarchy", "layers": [1, 1], "family": "gamma"}},
         "prior.family: gamma has support IndependentConstraint(GreaterThanEq(lower_bound=0.0), "
-        "1); Ladder ne",
+        "1); Hierarchy ne",
     ),
     "latent": (
         {"event": [4], "latent": [1], "prior": "dirichlet"},

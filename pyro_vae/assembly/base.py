@@ -4,7 +4,8 @@ The guide lives in unconstrained space, and is pushed onto the support of the pr
 So the same normal guide serves a normal, a gamma, a beta and a Dirichlet prior; for a real-valued
 prior the map is absent. Over discrete latents the guide is discrete too, and they are marked for
 Pyro's enumeration. In these methods c is encoded (:class:`.Condition`), and x may have NaN where it
-is missing."""
+is missing.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from ..conditionals.base import Conditional
 from ..data.arrays import as_rows
 from ..distributions.joint import enumerable
 from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
-from .compatibility import title
 from .condition import Condition
 from .missing import observed
 
@@ -50,12 +51,10 @@ class Assembly(nn.Module):
                 )
         if not isinstance(condition, Condition | None):
             raise TypeError(f"VAE needs condition as a Condition; got {condition!r:.40}")
-        self.prior, self.likelihood, self.posterior, self.condition = (
-            prior,
-            likelihood,
-            guide,
-            condition,
-        )
+        self.prior = prior
+        self.likelihood = likelihood
+        self.posterior = guide
+        self.condition = condition
         self._name = next(_names)
 
     @property
@@ -64,93 +63,92 @@ class Assembly(nn.Module):
         tensors = itertools.chain(self.parameters(), self.buffers())
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
-    def is_mixed_precision(self) -> bool:
-        """Whether latents on a constrained support are in double precision and the rest in single
-        (``InDouble``).
-        """
-        support = self.prior.support
-        return self.reference.dtype != torch.float64 and not (
-            is_real(support) or support.is_discrete
-        )
-
     @property
     def is_discrete(self) -> bool:
         """Whether the latents are discrete, so that sums over them are exact."""
         return self.prior.support.is_discrete
 
     @property
-    def _infer(self) -> dict[str, str]:
-        return {"enumerate": "parallel"} if self.is_discrete else {}
+    def mixes_precisions(self) -> bool:
+        """Whether latents are in double precision and the rest in single (:class:`.ToDouble`)."""
+        return self.bijection is not None and self.reference.dtype != torch.float64
+
+    @property
+    def bijection(self) -> Transform | None:
+        """The map from unconstrained space to the prior's support, if they differ."""
+        support = self.prior.support
+        return None if support.is_discrete or is_real(support) else bijection_to(support)
+
+    # Each part, given what it reads
 
     def prior_of(self, c: Tensor | None) -> TorchDistribution:
+        """p(z | c): of batch shape ``()``, or ``(N,)`` where the prior sees c."""
         if self.prior.reads_guide:
             return self.prior(self.posterior)
         return enumerable(self.prior(c if self._prior_sees_c else None))
 
-    @property
-    def _prior_sees_c(self) -> bool:
-        return self.condition is not None and "prior" in self.condition.seen_by
-
-    def prior_context(self) -> Tensor | None:
-        """Some context of the prior: zeros for c, if it sees c."""
-        return (
-            self.reference.new_zeros(self.condition.width)
-            if self.condition and self._prior_sees_c
-            else None
-        )
+    def likelihood_of(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
+        """p(x | z, c), of batch shape ``*`` for latents of shape ``(*, *Z)``."""
+        reference = self.reference
+        z = z if z.dtype == reference.dtype else to_single(z, self.prior.support, reference)
+        visible = self.prior.visible(z)
+        return self.likelihood(self.join("likelihood", visible, c, len(self.prior.visible_shape)))
 
     def guide_of(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
-        return self.push_forward(self.posterior(self.guide_input(x, c)))
+        """q(z | x, c) on the support of the prior, of batch shape ``(N,)``."""
+        return self.push_forward(self.unconstrained_guide_of(x, c))
+
+    def unconstrained_guide_of(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
+        """The guide as it was given, in unconstrained space."""
+        return self.posterior(self.guide_input(x, c))
 
     def guide_input(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """What the guide reads: x, missing cells at the mean that its network knows, joined by c."""
+        """What the guide reads: x beside c, missing cells at the mean that its network knows."""
         x = self.join("guide", x, c, len(self.likelihood.event_shape))
-        missing = x.isnan()
-        if not bool(missing.any()):
-            return x
-        network = getattr(self.posterior, "network", None)
-        return torch.where(missing, getattr(network, "mean", torch.zeros_like(x)), x)
+        mean = getattr(getattr(self.posterior, "network", None), "mean", torch.zeros_like(x))
+        return torch.where(x.isnan(), mean, x)
 
     def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:
         """The guide on the support of the prior."""
-        support = self.prior.support
-        if support.is_discrete:
+        if self.is_discrete:
             return enumerable(unconstrained)
-        if is_real(support):
+        bijection = self.bijection
+        if bijection is None:
             return unconstrained
-        bijection = bijection_to(support).with_cache()
-        return dist.TransformedDistribution(
-            unconstrained, [ToDouble(self.reference.dtype), bijection]
-        )
-
-    def likelihood_of(self, z: Tensor, c: Tensor | None) -> TorchDistribution:
-        z = self.prior.visible(
-            z
-            if z.dtype == self.reference.dtype
-            else to_single(z, self.prior.support, self.reference)
-        )
-        return self.likelihood(self.join("likelihood", z, c, len(self.prior.visible_shape)))
+        to_support = [ToDouble(self.reference.dtype), bijection.with_cache()]
+        return dist.TransformedDistribution(unconstrained, to_support)
 
     def join(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
-        return (
-            context
-            if c is None or self.condition is None
-            else self.condition.join(part, context, c, event_dim)
-        )
+        """A context beside c, for the parts that see c."""
+        if c is None or self.condition is None:
+            return context
+        return self.condition.join(part, context, c, event_dim)
+
+    # Densities
 
     def log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
-        """log p(z) + log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N,
-        *Z)``.
-        """
+        """log p(z) + log p(x|z) of what is seen of x, ``(K, N)`` for z of shape ``(K, N, *Z)``."""
         return self.prior_of(c).log_prob(z) + self.log_likelihood(x, z, c)
 
     def log_likelihood(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
         """log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
-        likelihood, x = observed(self.likelihood_of(z, c), x, title(self.likelihood))
+        likelihood, x = observed(self.likelihood_of(z, c), x, self.likelihood.title)
         return likelihood.log_prob(x)
 
+    # What is given, as the parts read it
+
+    def as_batch(self, x: Tensor) -> Tensor:
+        """A batch of the right shape, where and as the VAE computes.
+
+        Its values are checked once, at the door.
+        """
+        plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
+        if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
+            return x.to(device=self.reference.device, dtype=self.reference.dtype)
+        return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
+
     def encode_condition(self, num: int, c: Any = None) -> Tensor | None:
-        """c as the parts see it, of shape ``(num, width)``."""
+        """A batch of c as the parts read it, of shape ``(num, width)``."""
         if self.condition is None:
             if c is not None:
                 raise ValueError(UNCONDITIONAL)
@@ -160,23 +158,29 @@ class Assembly(nn.Module):
         return self.condition.encode(c.to(self.reference))
 
     def check_condition(self, num: int, c: Any) -> Tensor | None:
-        """The same, of what a user has given."""
+        """What a user has given as c, checked, as the parts read it."""
         return self.encode_condition(num, c if c is None else as_rows(c))
 
-    def as_batch(self, x: Tensor) -> Tensor:
-        """A batch of the right shape, where and as the VAE computes; the values are checked once,
-        at the door.
-        """
-        plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
-        if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
-            return x.to(device=self.reference.device, dtype=self.reference.dtype)
-        return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
+    def encoded_zeros(self) -> Tensor | None:
+        """Some c for one datum, as the parts read it."""
+        return None if self.condition is None else self.reference.new_zeros(self.condition.width)
 
-    def _register(self) -> None:
+    def prior_context(self) -> Tensor | None:
+        """Some context of the prior, if it sees c."""
+        return self.encoded_zeros() if self._prior_sees_c else None
+
+    @property
+    def _prior_sees_c(self) -> bool:
+        return self.condition is not None and "prior" in self.condition.seen_by
+
+    # Parameters
+
+    def register_parameters(self) -> None:
         """Show the parameters to Pyro under a name that no other instance has.
 
         Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen
-        parameters."""
+        parameters.
+        """
         store = pyro.get_param_store()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -187,9 +191,7 @@ class Assembly(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
-            parameter.__dict__.pop(
-                "unconstrained", None
-            )  # Pyro's weak reference, which cannot be pickled
+            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference: no pickle of it
         return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,19 +13,13 @@ from ..conditionals.base import Amortised, Conditional
 from ..distributions.joint import Joint, enumerable
 from ..distributions.supports import bijection_to, is_real
 from ..guards import mode, seeded
+from .base import Assembly
 
 MOST_STATES = 4096  # of discrete latents
 
 
-def title(part: Conditional) -> str:
-    """How messages name a part: by its head and event shape."""
-    head = getattr(part, "head", part)
-    return f"{type(head).__name__}{tuple(head.event_shape)}"
-
-
-def check_parts(vae: Any) -> None:
-    """Draw from the prior, decode, encode: parts that do not fit are refused here, with their
-    shapes.
+def check_parts(vae: Assembly) -> None:
+    """Draw from the prior, decode, encode: parts that do not fit are refused, with their shapes.
 
     Raises:
         ValueError: The parts do not fit.
@@ -40,57 +34,48 @@ def check_parts(vae: Any) -> None:
     for role, part in (("prior", vae.prior), ("likelihood", vae.likelihood)):
         if not part.scores_any_value:
             raise TypeError(
-                f"VAE: {title(part)} cannot stand as {role}: its transforms have no inverse, so it "
+                f"VAE: {part.title} cannot stand as {role}: its transforms have no inverse, so it "
                 "knows the density of its own draws only; use it as a guide, and an "
                 "autoregressive, spline or coupling flow here"
             )
     if vae.prior.reads_guide and not vae.posterior.scores_any_value:
         raise TypeError(
-            f"VAE: {title(vae.prior)} needs the density of the guide at any z, and "
-            f"{title(vae.posterior)} knows that of its own draws only; use another guide or prior"
+            f"VAE: {vae.prior.title} needs the density of the guide at any z, and "
+            f"{vae.posterior.title} knows that of its own draws only; use another guide or prior"
         )
-    if (
-        vae.prior.reads_guide
-        and vae.condition is not None
-        and {"prior", "guide"} & set(vae.condition.seen_by)
-    ):
+    seen_by = set() if vae.condition is None else set(vae.condition.seen_by)
+    if vae.prior.reads_guide and {"prior", "guide"} & seen_by:
         raise ValueError(
-            f"VAE: {title(vae.prior)} is an average of the guide, so neither can see c; use "
+            f"VAE: {vae.prior.title} is an average of the guide, so neither can see c; use "
             f"Condition(..., seen_by=['likelihood']), or another prior"
         )
     head = getattr(vae.prior, "head", vae.prior)
     if head is not vae.prior and head.visible_shape != head.event_shape:
         raise ValueError(
-            f"VAE: {title(head)} as a prior is drawn from its top layer and reads nothing, so it "
-            f"cannot see c; use {title(head)} with learned=True, and leave 'prior' out of the "
+            f"VAE: {head.title} as a prior is drawn from its top layer and reads nothing, so it "
+            f"cannot see c; use {head.title} with learned=True, and leave 'prior' out of the "
             "condition's seen_by"
         )
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
         z = latents.sample(torch.Size([2, 3]))
-        c = None if vae.condition is None else z.new_zeros(3, vae.condition.width).to(vae.reference)
-        x = _run(
-            "likelihood", vae.likelihood, _context(vae, "likelihood", vae.prior.visible(z), c)
-        ).sample()
+        zeros = vae.encoded_zeros()
+        c = None if zeros is None else zeros.expand(3, -1)
+        seen = _context(vae, "likelihood", vae.prior.visible(z), c)
+        x = _run("likelihood", vae.likelihood, seen).sample()
         if not vae.prior.reads_guide:
             guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
             _check_guide(vae, guide)
 
 
-def _check_prior(vae: Any) -> Any:
+def _check_prior(vae: Assembly) -> Any:
     """A prior over one datum, whose latents are the guide's."""
     unconstrained = _unconstrained(vae)
     if vae.posterior.event_shape != unconstrained:
         raise ValueError(_different_latents(vae, unconstrained))
     if vae.prior.reads_guide:
-        _check_guide(
-            vae,
-            _run(
-                "guide",
-                vae.posterior,
-                vae.prior.pseudo_inputs.expand(2, -1, *vae.likelihood.event_shape),
-            ),
-        )
+        some = vae.reference.new_zeros(2, 3, *vae.likelihood.event_shape)
+        _check_guide(vae, _run("guide", vae.posterior, some))
         return vae.prior(vae.posterior)
     prior = _run("prior", vae.prior, vae.prior_context())
     if prior.batch_shape:
@@ -101,7 +86,7 @@ def _check_prior(vae: Any) -> Any:
     return prior
 
 
-def _unconstrained(vae: Any) -> torch.Size:
+def _unconstrained(vae: Assembly) -> torch.Size:
     """The shape of latents in unconstrained space."""
     if not (vae.prior.reads_guide or isinstance(vae.prior, Amortised)):
         _run("prior", vae.prior, None)
@@ -113,12 +98,12 @@ def _unconstrained(vae: Any) -> torch.Size:
         return torch.Size(bijection_to(support).inverse_shape(vae.prior.event_shape))
     except NotImplementedError:
         raise ValueError(
-            f"VAE: the prior {title(vae.prior)} has support {support}, which has no map to it; use "
+            f"VAE: the prior {vae.prior.title} has support {support}, which has no map to it; use "
             "a prior over real numbers"
         ) from None
 
 
-def _check_enumerable(vae: Any) -> None:
+def _check_enumerable(vae: Assembly) -> None:
     try:
         prior = enumerable(vae.prior(vae.prior_context()))
         states = (
@@ -131,34 +116,34 @@ def _check_enumerable(vae: Any) -> None:
     if not 0 < states <= MOST_STATES:
         many = f"{states}" if states else "no finite number of"
         raise ValueError(
-            f"VAE: the prior {title(vae.prior)} is discrete and has {many} states, too many to sum "
+            f"VAE: the prior {vae.prior.title} is discrete and has {many} states, too many to sum "
             f"over; use one_hot, categorical or bernoulli with at most {MOST_STATES}, or a prior "
             "over real numbers"
         )
 
 
-def _check_guide(vae: Any, guide: TorchDistribution) -> None:
+def _check_guide(vae: Assembly, guide: TorchDistribution) -> None:
     if vae.is_discrete:
         if not guide.support.is_discrete:
             raise ValueError(
-                f"VAE: the prior {title(vae.prior)} is discrete, so the guide must be too; got "
-                f"{title(vae.posterior)}; use a guide {vae.prior.name!r}"
+                f"VAE: the prior {vae.prior.title} is discrete, so the guide must be too; got "
+                f"{vae.posterior.title}; use a guide {vae.prior.name!r}"
             )
     elif not is_real(guide.support):
         support = " ".join(str(guide.support).split())
         raise ValueError(
-            f"VAE: the guide lives in unconstrained space; {title(vae.posterior)} has support "
+            f"VAE: the guide lives in unconstrained space; {vae.posterior.title} has support "
             f"{support}; use a guide over real numbers such as Normal({tuple(guide.event_shape)}): "
             "it follows the prior's support"
         )
     elif not guide.has_rsample:
         raise ValueError(
-            f"VAE: draws of the guide {title(vae.posterior)} have no gradient; use a guide with "
+            f"VAE: draws of the guide {vae.posterior.title} have no gradient; use a guide with "
             "rsample, such as a mixture of normals"
         )
 
 
-def _context(vae: Any, part: str, context: Tensor, c: Tensor | None) -> Tensor:
+def _context(vae: Assembly, part: str, context: Tensor, c: Tensor | None) -> Tensor:
     event_dim = len(vae.prior.visible_shape if part == "likelihood" else vae.likelihood.event_shape)
     return vae.join(part, context, c, event_dim)
 
@@ -174,7 +159,7 @@ def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribut
             else "; a network must take any leading shape: see pyro_vae.fold"
         )
         raise ValueError(
-            f"VAE: the {role} {title(part)} cannot take {given}: {error}{hint}"
+            f"VAE: the {role} {part.title} cannot take {given}: {error}{hint}"
         ) from error
     if not isinstance(built, TorchDistributionMixin):
         raise ValueError(
@@ -193,12 +178,12 @@ def _run(role: str, part: Conditional, context: Tensor | None) -> TorchDistribut
     return built
 
 
-def _different_latents(vae: Any, unconstrained: torch.Size) -> str:
+def _different_latents(vae: Assembly, unconstrained: torch.Size) -> str:
     latent, guide = tuple(vae.prior.event_shape), tuple(vae.posterior.event_shape)
     if tuple(unconstrained) == latent:
         return f"prior and guide describe different latents: {latent} and {guide}"
     return (
-        f"prior and guide describe different latents: {title(vae.prior)} has shape "
+        f"prior and guide describe different latents: {vae.prior.title} has shape "
         f"{tuple(unconstrained)} in unconstrained space, where the guide lives, and the guide has "
         f"shape {guide}"
     )

@@ -114,14 +114,12 @@ class Condition:
         return rows
 
     def fits(self, c: Any, length: int) -> bool:
-        """Whether c is a tensor of the right shape: a batch, whose values were checked at the door."""
+        """Whether c is a tensor of the right shape: a batch, its values checked at the door."""
         plain = isinstance(c, Tensor) and c.is_floating_point() and c.dim() > 0 and len(c) == length
         return plain and c.shape[1:].numel() == (1 if self.categories else self.size)
 
     def encode(self, c: Tensor) -> Tensor:
-        """Numbers of shape ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``: classes
-        one-hot.
-        """
+        """Numbers of shape ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``; classes one-hot."""
         flat = c.reshape(len(c), -1)
         return one_hot(flat[:, 0].long(), self.categories).to(c.dtype) if self.categories else flat
 

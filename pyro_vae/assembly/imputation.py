@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..data.rows import Rows
 from ..distributions.summaries import mean_of, mode_of
+from .base import Assembly
 
 ROWS = 2**16  # decoder rows at once
 
 
-def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
-    """Data with their missing cells filled in, by self-normalised importance sampling: the mean, or
-    draws.
+def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
+    """Data with their missing cells filled in: by the mean given what is seen, or by draws.
+
+    Draws of the guide stand for the posterior, each with its self-normalised importance weight.
     """
     filled = []
     for chunk in rows.chunks(max(1, ROWS // num_samples)):
@@ -29,16 +29,16 @@ def impute(vae: Any, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
             guess = _mean(vae.likelihood_of(z, c), weight)
         else:
             particle = torch.multinomial(weight.T, draws, replacement=True).T
-            guess = vae.likelihood_of(
-                z[particle, torch.arange(len(x), device=x.device)], c
-            ).sample()
+            drawn = z[particle, torch.arange(len(x), device=x.device)]
+            guess = vae.likelihood_of(drawn, c).sample()
         filled.append(torch.where(x.isnan(), guess.to(x), x))
     return torch.cat(filled, dim=0 if draws is None else 1)
 
 
 def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
-    """The weighted mean of cells; where cells have none, that of their modes, or of classes the
-    weightiest mode.
+    """The weighted mean of each cell.
+
+    A cell without a mean gets the weighted mean of its modes; of classes, the one with most weight.
     """
     weight = weight.reshape(weight.shape + (1,) * decoded.event_dim)
     mean = (weight * mean_of(decoded)).sum(0)

@@ -4,7 +4,8 @@ What is missing has no term in the likelihood: for one that factorises over cell
 p(x_{\mathrm{seen}} \mid z) = \sum_{i\ \mathrm{seen}} \log p(x_i \mid z)`, and the bounds of what is
 seen follow (MIWAE: Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633). Cells are filled
 inside the support *before* the density is evaluated and masked on the distribution of one cell: a
-mask alone leaves NaN in the gradient."""
+mask alone leaves NaN in the gradient.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +32,16 @@ def observed(
     Raises:
         DataError: Cells are missing, and the likelihood does not factorise over cells.
     """
-    seen = ~x.isnan()
-    if bool(seen.all()):
-        return likelihood, x
+    return masked(likelihood, x, who) if bool(x.isnan().any()) else (likelihood, x)
+
+
+def masked(likelihood: TorchDistribution, x: Tensor, who: str) -> tuple[TorchDistribution, Tensor]:
+    """What :func:`observed` gives where cells are missing; it looks at no value of x."""
     if not factorises(likelihood):
         raise DataError(
             f"{who} cannot leave out missing cells, as its cells depend on each other; drop these "
             "rows"
         )
-    cell = innermost(likelihood)
-    masked = cell.mask(seen).to_event(likelihood.event_dim)
-    return masked, torch.where(seen, x, inside(cell.support, x))
+    seen, cell = ~x.isnan(), innermost(likelihood)
+    of_seen = cell.mask(seen).to_event(likelihood.event_dim)
+    return of_seen, torch.where(seen, x, inside(cell.support, x))

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import numbers
+from collections.abc import Callable
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..conditionals.base import Amortised
-from ..data.rows import Rows
-from ..guards import seeded
-from .compatibility import title
+from ..guards import seeded, whole_number
+from .base import Assembly
 
 
 def refine(
-    vae: Any, rows: Rows, steps: int, learning_rate: float, particles: int
+    vae: Assembly, batch: tuple[Tensor, ...], steps: int, learning_rate: float, particles: int
 ) -> TorchDistribution:
-    """The guide for `rows` with what its head reads optimised for each datum, where that raises the
-    ELBO.
-    """
+    """The guide for x, and c if there is one, with what its head reads optimised where that raises the ELBO."""
+    whole_number("steps", steps, at_least=1)
+    whole_number("particles", particles, at_least=1)
+    if not isinstance(learning_rate, numbers.Real) or not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be a finite number above 0; got {learning_rate!r}")
     posterior = vae.posterior
     if not isinstance(posterior, Amortised) or vae.is_discrete:
         raise TypeError(
             "refine needs a guide Amortised(network, head) over continuous latents; got "
-            f"{title(posterior)}"
+            f"{posterior.title}"
         )
-    x, *given = rows.batch(slice(None), like=vae.reference)
+
+    x, *given = batch
     c = vae.encode_condition(len(x), *given)
 
     def elbo(read: Tensor) -> Tensor:
@@ -36,6 +40,7 @@ def refine(
 
     with torch.no_grad():
         start = posterior.network(vae.guide_input(x, c))
+
     with torch.enable_grad():
         read = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([read], lr=learning_rate)
@@ -43,14 +48,13 @@ def refine(
             optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
             (read.grad,) = torch.autograd.grad(-elbo(read).sum(), read)
             optimiser.step()
+
     with torch.no_grad():
         better = _compared(elbo, read) > _compared(elbo, start)
         return vae.push_forward(posterior.head(torch.where(better[:, None], read, start)))
 
 
-def _compared(elbo: Any, read: Tensor) -> Tensor:
-    """The ELBO with draws that are the same for both that are compared, many enough to tell them
-    apart.
-    """
+def _compared(elbo: Callable[[Tensor], Tensor], read: Tensor) -> Tensor:
+    """The ELBO with many draws, the same ones at each call: two guides are told apart by them."""
     with seeded(0):
         return torch.stack([elbo(read) for _ in range(16)]).mean(0)

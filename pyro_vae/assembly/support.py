@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from ..data.arrays import as_rows
 from ..data.rows import DataError, Rows, refuse
 from ..distributions.supports import base_of, innermost, inside
+from ..guards import mode, seeded
+from .base import UNCONDITIONAL, Assembly
 
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
 ADVICE: list[
@@ -47,31 +51,42 @@ ADVICE: list[
 ]
 
 
-def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
-    """Check all data against the support of a likelihood, once, before anything is touched.
+def check(vae: Assembly, x: Any, c: Any) -> Rows:
+    """Data that lie where the likelihood has a density, and c that fits the condition, as rows.
 
-    Arguments:
-        rows: The data.
-        likelihood: A distribution over one row: batch shape ``()``, built without validation.
-        who: The likelihood's name, for the message.
-        like: A tensor with the dtype and device that the likelihood computes in.
+    All data are read once, before anything is touched.
 
     Raises:
         DataError: A value is infinite, missing where that cannot be, outside the support, or where
             the density is zero or infinite; the message names row, column and value and says what
             to do.
+        ValueError: A parameter of the VAE is not finite, or c is given to a VAE without condition.
     """
+    for name, parameter in vae.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(
+                f"the parameter {name} of the VAE is not finite; build or load it again"
+            )
+
+    rows = as_rows(x, vae.likelihood.event_shape)
+    if vae.condition is not None:
+        rows = rows.given(vae.condition.check(c, len(rows)))
+    elif c is not None:
+        raise ValueError(UNCONDITIONAL)
+
+    with torch.no_grad(), seeded(0), mode(vae, training=False), pyro.validation_enabled(False):
+        zeros = vae.encoded_zeros()
+        likelihood = vae.likelihood_of(vae.prior_of(zeros).sample(), zeros)
+        _check_values(rows, likelihood, vae.likelihood.title, vae.reference)
+    return rows
+
+
+def _check_values(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
+    """Raise for the first value without a density, by a likelihood over one row."""
     cell, seen = innermost(likelihood), False
-    for chunk in rows.chunks():
-        x = rows.take(chunk, like=like)
-        refuse(
-            x.isinf(),
-            x,
-            rows,
-            chunk,
-            f"{who} needs finite numbers",
-            "drop these rows, or write NaN for missing",
-        )
+    for chunk, x in rows.scan(like):
+        infinite = f"{who} needs finite numbers"
+        refuse(x.isinf(), x, rows, chunk, infinite, "drop these rows, or write NaN for missing")
         missing = x.isnan()
         seen = seen or not bool(missing.all())
         if cell.event_shape == ():
@@ -82,14 +97,8 @@ def check(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
         for outside, support in _outside(cell.support, x):
             needs, remedy = _advice(support)
             refuse(outside, x, rows, chunk, f"{who} needs {needs}", remedy)
-        refuse(
-            ~cell.log_prob(x).isfinite(),
-            x,
-            rows,
-            chunk,
-            f"{who} needs values of finite, positive density",
-            EDGE,
-        )
+        without = ~cell.log_prob(x).isfinite()
+        refuse(without, x, rows, chunk, f"{who} needs values of finite, positive density", EDGE)
     if not seen:
         raise DataError(f"{who} needs data; every cell is missing (NaN)")
 

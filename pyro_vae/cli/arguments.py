@@ -1,4 +1,6 @@
-"""What the command line is given: options, parts, files; found out before the work, not after it."""
+"""The arguments of the commands, and what they become: parts, sizes, data, files to write.
+
+A file that cannot be written and a word that means nothing are refused before the work begins."""
 
 from __future__ import annotations
 
@@ -13,38 +15,51 @@ import typer
 
 from .. import data
 from ..data.rows import Rows
-from ..spec.build import importable
 from ..spec.checkpoint import load
+from ..spec.files import importable
+from ..spec.parts import Part
 from ..vae import VAE
 
 
-def option(text: str, metavar: str, *names: str, shown: bool | str = True, **limits: Any) -> Any:
-    """An option of a command."""
-    return typer.Option(*names, help=text, metavar=metavar, show_default=shown, **limits)
+def option(
+    text: str, metavar: str, *names: str, show_default: bool | str = True, **limits: Any
+) -> Any:
+    """An option of a command.
+
+    Arguments:
+        text: The help.
+        metavar: What stands for the value in the help.
+        names: The option's names (default: the argument's own).
+        show_default: The text that the help gives for the default.
+        limits: ``min`` and ``max`` of a number.
+    """
+    return typer.Option(*names, help=text, metavar=metavar, show_default=show_default, **limits)
 
 
-Seed = Annotated[int, option("The seed of all that is random.", "N", min=0)]
+Seed = Annotated[int, option("The seed of all random numbers.", "N", min=0)]
 Modules = Annotated[
     list[str] | None,
     option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module"),
 ]
-Condition = Annotated[
+ConditionFile = Annotated[
     str | None, option("What the model is conditional on: a row for each datum.", "FILE")
 ]
-
-
-Model = Annotated[
+ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")
 ]
 Source = Annotated[
     str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv or idx file.")
 ]
-Kernel = Annotated[str, option("hmc, batched, or nuts, Pyro's.", "NAME")]
-First = Annotated[int, option("How many of the data, the first.", "N", "--num", "-n", min=1)]
+Kernel = Annotated[str, option("hmc: batched HMC; nuts: Pyro's NUTS.", "NAME")]
+NumData = Annotated[int, option("Use the first N data.", "N", "--num", "-n", min=1)]
 
 
-def ready(path: Path) -> None:
-    """A folder that can be written to: found out before the work, not after it."""
+def prepare_folder(path: Path) -> None:
+    """Make a folder unless it exists, and see that it can be written to.
+
+    Raises:
+        ValueError: It cannot be made or written to.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -55,26 +70,34 @@ def ready(path: Path) -> None:
         ) from None
 
 
-def ready_file(path: Path, *suffixes: str) -> None:
-    """A file that can be written, with one of some endings."""
+def prepare_file(path: Path | None, *suffixes: str) -> None:
+    """See that a file can be written, if one is wanted.
+
+    Raises:
+        ValueError: It is a folder, has none of the suffixes, or its folder cannot be written to.
+    """
+    if path is None:
+        return
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file in it")
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"the file must end in {' or '.join(suffixes)}; got {path.name!r}")
-    ready(path.parent)
+    prepare_folder(path.parent)
 
 
-def sizes(text: str | None) -> list[int] | None:
+def parse_sizes(text: str | None) -> list[int] | None:
     """Whole numbers with commas between them."""
+    if text is None:
+        return None
     try:
-        return None if text is None else [int(size) for size in text.split(",") if size.strip()]
+        return [int(size) for size in text.split(",") if size.strip()]
     except ValueError:
         raise ValueError(
             f"sizes are whole numbers with commas between them, such as 400,400; got {text!r}"
         ) from None
 
 
-def part(role: str, text: str | None) -> Any:
+def parse_part(role: str, text: str | None) -> Part | None:
     """A name, or a table in TOML."""
     if text is None or not text.lstrip().startswith("{"):
         return text
@@ -86,7 +109,7 @@ def part(role: str, text: str | None) -> Any:
 
 
 def import_modules(modules: list[str] | None) -> None:
-    """The user's own parts; a file that is loaded never says what to run."""
+    """Import the modules with the user's own parts. A model file never says what to import."""
     with importable(Path.cwd()):
         for module in modules or ():
             try:
@@ -97,43 +120,61 @@ def import_modules(modules: list[str] | None) -> None:
                 ) from None
 
 
-def read_rows(source: str, key: str | None) -> Rows:
+def read_rows(source: str, key: str | None = None) -> Rows:
     """Data by name, or from a file."""
     return data.as_rows(data.load(source, key))
 
 
 def read_condition(source: str | None) -> Rows | None:
-    """What the data are conditional on; a single column is a vector, so that whole numbers are
-    classes.
+    """What the data are conditional on.
+
+    A single column becomes a vector, since whole numbers in a vector are classes.
     """
     if source is None:
         return None
-    rows = read_rows(source, None)
-    return (
-        Rows(lambda index: rows.fetch(index)[:, 0], len(rows), ())
-        if rows.event_shape == (1,)
-        else rows
-    )
+    rows = read_rows(source)
+    if rows.event_shape == (1,):
+        return Rows(lambda index: rows.fetch(index)[:, 0], len(rows), ())
+    return rows
 
 
-def some(rows: Rows | None, order: np.ndarray) -> Any:
-    """The rows that `order` names, still read a few at a time."""
-    return None if rows is None else rows.only(order)
+def select(rows: Rows | None, index: np.ndarray) -> Rows | None:
+    """Some of the rows, if there are any, still read a few at a time."""
+    return None if rows is None else rows.only(index)
 
 
-def loaded(
-    model: Path, source: str, condition: str | None, num: int | None, modules: list[str] | None
-) -> tuple[VAE, Rows, Rows | None]:
-    """A model, and the first data of a source with what they are conditional on."""
-    import_modules(modules)
-    vae, x, c = load(model), read_rows(source, None), read_condition(condition)
+def require_condition(vae: VAE, model: Path, c: Rows | None, unit: str) -> None:
+    """Raise unless a conditional model is given c.
+
+    Arguments:
+        vae: The model.
+        model: Its file.
+        c: What it is conditional on.
+        unit: What each row of c is for: a datum or a draw.
+
+    Raises:
+        ValueError: The model is conditional, and c is None.
+    """
     if vae.condition is not None and c is None:
         raise ValueError(
-            f"{model.name} is conditional: give --condition, a file with a row for each datum"
+            f"{model.name} is conditional: give --condition, a file with a row for each {unit}"
         )
+
+
+def load_model_and_data(
+    model: Path, source: str, condition: str | None, num: int | None, modules: list[str] | None
+) -> tuple[VAE, Rows, Rows | None]:
+    """A saved model, the first `num` data of a source (None: all), and their rows of c."""
+    import_modules(modules)
+    vae = load(model)
+    x = read_rows(source)
+    c = read_condition(condition)
+
+    require_condition(vae, model, c, "datum")
     if c is not None and len(c) != len(x):
         raise ValueError(
             f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data"
         )
+
     first = np.arange(len(x) if num is None else min(num, len(x)))
-    return vae, some(x, first), some(c, first)
+    return vae, x.only(first), select(c, first)

@@ -1,4 +1,4 @@
-"""The demo: a VAE of 8 x 8 digits, fitted and judged."""
+"""The command demo: a VAE of 8 x 8 digits, from the data to a report."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyro
 import torch
 import xarray
-from rich.console import Console
 from rich.table import Table
 
 from .. import data
-from ..conditionals.discrete import Binomial
+from ..conditionals.counts import Binomial
 from ..criticism import plots
 from ..criticism.report import report
 from ..evidence.evidence import log_evidence
@@ -26,49 +25,51 @@ from ..spec.build import build
 from ..spec.checkpoint import save
 from ..training.fit import fit
 from ..vae import VAE
+from .arguments import option, prepare_folder
+from .terminal import console
+
+if TYPE_CHECKING:
+    import pandas
 
 NUM_SAMPLES = (1, 10, 100, 5000)
 MCMC_DATA = 50
 
+Curves = dict[str, dict[int, xarray.Dataset]]  # results by estimator and number of samples
 
-def demo(out: Path, epochs: int, num_samples: int) -> None:
-    """Fit, print a table of log p(x) and baselines, write the model, four pictures and a report.
 
-    Arguments:
-        out: The folder for the model and the pictures.
-        epochs: At most so many passes over the data.
-        num_samples: The largest number of samples for log p(x).
-    """
-    console = Console()
+def demo(
+    out: Annotated[Path, option("The folder for the model and the pictures.", "FOLDER")] = Path(
+        "runs/demo"
+    ),
+    epochs: Annotated[int, option("The most passes over the data.", "N", min=1)] = 300,
+    num_samples: Annotated[
+        int, option("The largest number of samples for log p(x).", "K", min=2)
+    ] = 5000,
+) -> None:
+    """Fit a VAE to 8 x 8 digits and evaluate it: log p(x) with its error, baselines, four pictures,
+    a report."""
+    prepare_folder(out)
     digits = _Digits.load()
-    vae = build(
-        digits.train,
-        latent=8,
-        prior="normal",
-        likelihood={"name": "binomial", "total_count": 16},
-        hidden=[200, 200],
-    )
-    console.print(
+    say = console().print
+    say(
         "[bold]Digits[/bold]: 1797 images of 8 x 8 grey levels 0..16. p(z) normal, p(x|z) "
         "binomial, q(z|x) normal."
     )
-    began = time.perf_counter()
-    history = fit(
-        vae, digits.train, validation=digits.validation, epochs=epochs, batch_size=64, patience=40
+
+    vae, history, seconds = _fitted(digits, epochs)
+    say(
+        f"Trained {len(history)} epochs in {seconds:.0f} s; the best validation loss is "
+        f"{history.validation.min():.2f} nats."
     )
-    best = history.validation.min()
-    took = time.perf_counter() - began
-    console.print(
-        f"Trained {len(history)} epochs in {took:.0f} s; the best validation loss is {best:.2f} "
-        "nats."
-    )
+
     curves = _curves(vae, digits.test, [k for k in NUM_SAMPLES if k < num_samples] + [num_samples])
-    console.print(_table(curves, _independent_pixels(digits)))
-    console.print(_verdict(curves["importance sampling"][num_samples]))
+    say(_table(curves, _independent_pixels(digits)))
+    say(_verdict(curves["importance sampling"][num_samples]))
+
     _write(out, vae, history, digits, curves)
-    console.print(
-        f"Held against MCMC on {MCMC_DATA} digits, the guide and its calibration: the report takes "
-        "a moment."
+    say(
+        f"The report compares the guide with MCMC on {MCMC_DATA} digits and tests its calibration; "
+        "this takes a moment."
     )
     report(
         vae,
@@ -78,7 +79,7 @@ def demo(out: Path, epochs: int, num_samples: int) -> None:
         labels=digits.test_labels,
         num_mcmc=MCMC_DATA,
     )
-    console.print(f"The model, four pictures and report.html are in {out}.")
+    say(f"The model, four pictures and report.html are in {out}.")
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,28 @@ class _Digits:
 
         x = data.load("digits")
         order = np.random.default_rng(0).permutation(len(x))
-        x, labels = x[order], load_digits().target[order]
+        x = x[order]
+        labels = load_digits().target[order]
         return cls(x[:1200], x[1200:1437], x[1437:], labels[1437:])
 
 
-def _curves(
-    vae: VAE, x: np.ndarray, num_samples: list[int]
-) -> dict[str, dict[int, xarray.Dataset]]:
+def _fitted(digits: _Digits, epochs: int) -> tuple[VAE, pandas.DataFrame, float]:
+    """A trained VAE, its history, and the seconds that training took."""
+    vae = build(
+        digits.train,
+        latent=8,
+        prior="normal",
+        likelihood={"name": "binomial", "total_count": 16},
+        hidden=[200, 200],
+    )
+    start = time.perf_counter()
+    history = fit(
+        vae, digits.train, validation=digits.validation, epochs=epochs, batch_size=64, patience=40
+    )
+    return vae, history, time.perf_counter() - start
+
+
+def _curves(vae: VAE, x: np.ndarray, num_samples: list[int]) -> Curves:
     """log p(x) by importance sampling, and by naive sampling: the same estimator with the prior as
     guide.
     """
@@ -121,7 +137,9 @@ def _curves(
 
 
 def _independent_pixels(digits: _Digits) -> np.ndarray:
-    """log p(x) of the test data where every pixel is a binomial of its own, with add-one smoothing."""
+    """log p(x) of the test data with an independent binomial for each pixel, by add-one
+    smoothing.
+    """
     rate = torch.as_tensor(
         (digits.train.sum(0) + 1) / (16 * len(digits.train) + 2), dtype=torch.float64
     )
@@ -129,24 +147,30 @@ def _independent_pixels(digits: _Digits) -> np.ndarray:
     return model().log_prob(torch.as_tensor(digits.test)).numpy()
 
 
-def _table(curves: dict[str, dict[int, xarray.Dataset]], independent: np.ndarray) -> Table:
+def _table(curves: Curves, independent: np.ndarray) -> Table:
     table = Table(
         "estimate on 360 test digits", title="log p(x) in nats per datum", title_justify="left"
     )
-    table.add_column("K", justify="right")
-    table.add_column("mean ± SE", justify="right")
-    table.add_column(f"k-hat > {KHAT_LIMIT}", justify="right")
+    for column in ("K", "mean ± SE", f"k-hat > {KHAT_LIMIT}"):
+        table.add_column(column, justify="right")
+
     largest = max(curves["importance sampling"])
     elbo = curves["importance sampling"][largest]["elbo"].values
     table.add_row("ELBO, the bound it was trained on", "", _mean_se(elbo), "", end_section=True)
     for name, results in curves.items():
         for k, result in results.items():
-            known = result["khat"].notnull().all()
-            share = f"{float((result['khat'] > KHAT_LIMIT).mean()):.0%}" if known else "unknown"
             mean = f"{result.attrs['mean']:.2f} ± {result.attrs['mean_se']:.2f}"
-            table.add_row(f"log p(x), {name}", str(k), mean, share, end_section=k == largest)
+            cells = (f"log p(x), {name}", str(k), mean, _share_above_limit(result))
+            table.add_row(*cells, end_section=k == largest)
     table.add_row("independent pixels, exact", "", _mean_se(independent), "")
     return table
+
+
+def _share_above_limit(result: xarray.Dataset) -> str:
+    """The share of data whose k-hat is above the limit; few samples leave k-hat unknown."""
+    if result["khat"].isnull().any():
+        return "unknown"
+    return f"{float((result['khat'] > KHAT_LIMIT).mean()):.0%}"
 
 
 def _mean_se(values: np.ndarray) -> str:
@@ -154,18 +178,17 @@ def _mean_se(values: np.ndarray) -> str:
 
 
 def _verdict(result: xarray.Dataset) -> str:
-    flagged, num = result.attrs["flagged"], result.sizes["datum"]
+    flagged = result.attrs["flagged"]
+    trusted = result.sizes["datum"] - flagged
     return (
-        f"SE is over test digits and draws of z. log p(x) of {num - flagged} digits can be "
-        f"trusted; that of {flagged} is a lower bound only: their weights have a tail too heavy "
-        f"for K = {result.attrs['num_samples']} (k-hat above {KHAT_LIMIT}), for the guide is "
-        "narrower than the posterior. Naive sampling shows what no guide costs."
+        f"The SE is over test digits and draws of z. log p(x) of {trusted} digits can be trusted; "
+        f"that of {flagged} is only a lower bound: their weights have too heavy a tail for K = "
+        f"{result.attrs['num_samples']} (k-hat above {KHAT_LIMIT}), since the guide is narrower "
+        "than the posterior. Naive sampling shows how much worse it is without a guide."
     )
 
 
-def _write(
-    out: Path, vae: VAE, history: Any, digits: _Digits, curves: dict[str, dict[int, xarray.Dataset]]
-) -> None:
+def _write(out: Path, vae: VAE, history: pandas.DataFrame, digits: _Digits, curves: Curves) -> None:
     save(vae, out / "model.safetensors")
     history.to_csv(out / "history.csv", index=False)
     plots.reconstructions(vae, digits.test[:12]).savefig(out / "reconstructions.png")

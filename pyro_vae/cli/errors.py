@@ -1,5 +1,5 @@
-"""How the command line ends: what a user can mend is one line on stderr, every other error keeps
-its traceback.
+"""How the command line ends: a mistake of the user gives one line on stderr; any other error is
+ours, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,63 +13,66 @@ import typer
 from typer.core import TyperGroup
 
 PACKAGE = __name__.partition(".")[0]
-PIPED_WIDTH = 200  # of tables that no terminal shows: one line for each entry
 
 
 class Command(TyperGroup):
     """The command line as a whole."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and exit: 0, or 2 after one line on stderr, or 130 where it was
-        interrupted.
+        """Run a command and exit.
+
+        The exit code is 0; 2 after one line on stderr; 130 where the command was interrupted.
         """
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", module=r"pyro\."
-                )  # an error follows, or nothing that a user chose
+                # Pyro's warnings are about choices that the user did not make
+                warnings.filterwarnings("ignore", module=r"pyro\.")
                 warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
                 warnings.showwarning = _show_warning
                 code = super().main(*args, **{**extra, "standalone_mode": False})
         except Exception as error:
-            reason = _reason(error)
-            if reason is None:
+            message = _message_for_user(error)
+            if message is None:
                 raise
-            _say(reason)
+            _print_error(message)
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     typer.echo(f"pyro-vae: {' '.join(text.split())}", err=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _say(f"warning: {message}")
+    _print_error(f"warning: {message}")
 
 
-def _reason(error: Exception) -> str | None:
-    """What to tell a user; nothing for an error in the code."""
-    if hasattr(error, "format_message"):  # of typer, about arguments
-        context, text = getattr(error, "ctx", None), error.format_message()
-        end = "" if text.endswith((".", "?")) else "."
-        return f"{text}{end} See {context.command_path if context else 'pyro-vae'} --help."
+def _message_for_user(error: Exception) -> str | None:
+    """What to tell the user; None for an error in the code."""
+    if hasattr(error, "format_message"):  # typer's own, about arguments
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "pyro-vae"
+        text = error.format_message()
+        stop = "" if text.endswith((".", "?")) else "."
+        return f"{text}{stop} See {command} --help."
+
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
-    expected = isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError))
-    return str(error) if expected and _is_message(error) else None
+
+    if isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError)):
+        return str(error) if _was_raised_here(error) else None
+    return None
 
 
-def _is_message(error: Exception) -> bool:
-    """Whether this package wrote the error, by a ``raise``; any other has come about by a mistake."""
+def _was_raised_here(error: Exception) -> bool:
+    """Whether a ``raise`` of this package made the error; any other is a mistake in the code."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != PACKAGE:
+    if last is None:
+        return False
+
+    package = str(last.tb_frame.f_globals.get("__package__")).partition(".")[0]
+    if package != PACKAGE:
         return False
     return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-
-
-app = typer.Typer(
-    cls=Command, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
-)

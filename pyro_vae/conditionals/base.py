@@ -20,6 +20,7 @@ Most conditionals are a family of distributions and a rule for its parameters (:
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from ..data.rows import Rows
 from ..guards import whole_number
-from .declared import Declared, nearest
+from .declared import Declared
 
 Shape = int | Sequence[int]
 
@@ -49,26 +50,49 @@ def as_shape(shape: Shape) -> torch.Size:
 class Conditional(Declared, abc.ABC):
     """A conditional distribution: a module whose ``forward(context)`` is a Pyro distribution.
 
-    Subclasses set ``event_shape`` in their constructor and write ``forward`` and ``example``; one
-    that reads a context through a network also says how many numbers, ``num_params``. ``class
-    Mine(Conditional, name="mine")`` registers the name, which makes the class known to specs and to
-    the contract tests."""
+    To write one:
+
+    1. Set ``event_shape`` in the constructor, and ``num_params``: how many numbers it reads from
+       its context for each datum, 0 for none.
+    2. Write ``distribution(read)``. The context is checked before it, and expanded after it.
+    3. Write ``example()``. The contract tests use it.
+
+    A conditional whose context is no tensor of ``num_params`` numbers, such as :class:`Amortised`,
+    writes ``forward(context)`` itself and needs neither ``distribution`` nor ``num_params``.
+
+    ``class Mine(Conditional, name="mine")`` registers a name: specs and the contract tests then
+    know the class. See :class:`.UniformSphere` for a short one.
+    """
 
     registry: ClassVar[dict[str, type[Conditional]]] = {}
-    kind, num_sizes = "conditional", 1
-    scores_any_value: ClassVar[bool] = (
-        True  # whether its density is known at any value, not only at its own draws
-    )
+    kind = "conditional"
+    num_sizes = 1
     reads_guide: ClassVar[bool] = False  # whether its context, as a prior, is the guide
+    scores_any_value: bool = True  # False: it knows the density of its own draws only
 
     event_shape: torch.Size
     num_params: int  # how many numbers are read from the context for each datum
 
-    @abc.abstractmethod
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        """The distribution given `context`: batch shape ``*`` for a context of shape ``(*, ...)``,
-        ``()`` for none.
+        """The distribution given `context`.
+
+        Its batch shape is ``*`` for a context of shape ``(*, num_params)`` and ``()`` for none. A
+        conditional that reads nothing takes only the batch shape from its context.
         """
+        if self.num_params == 0:
+            alone = self.distribution(None)
+            return alone if context is None else alone.expand(context.shape[:-1])
+
+        if context is None or context.shape[-1:] != (self.num_params,):
+            raise ValueError(self._mismatch(context))
+        return self.distribution(context)
+
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        """What a subclass writes: the distribution given the numbers it reads, ``(*, num_params)``.
+
+        `read` is None if it reads nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} writes neither distribution nor forward")
 
     @classmethod
     @abc.abstractmethod
@@ -76,10 +100,14 @@ class Conditional(Declared, abc.ABC):
         """The small instance that tests and documentation use."""
 
     @property
+    def title(self) -> str:
+        """How messages name it: by its class and event shape."""
+        return f"{type(self).__name__}{tuple(self.event_shape)}"
+
+    @property
     def support(self) -> constraints.Constraint:
         """Where its draws lie."""
-        reads = getattr(self, "num_params", 0)
-        return self(torch.zeros(reads) if reads else None).support
+        return support_at_zero(self)
 
     @property
     def visible_shape(self) -> torch.Size:
@@ -91,10 +119,7 @@ class Conditional(Declared, abc.ABC):
         return z
 
     def initialize(self, x: Rows) -> None:
-        """Take in what the data tell before training begins.
-
-        Draws from torch's current random state.
-        """
+        """Initialise from the data, before training. Draws from torch's current random state."""
 
     def extra_repr(self) -> str:
         given = (
@@ -115,8 +140,9 @@ class Conditional(Declared, abc.ABC):
 
     @classmethod
     def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Arguments beside the `given` ones with which it stands without a context, as a prior by
-        bare name does.
+        """The arguments that it needs beside the `given` ones to stand without a context.
+
+        A prior that is given by name alone stands so.
         """
         return {"learned": True} if "learned" in cls.takes() else {}
 
@@ -127,13 +153,37 @@ class Conditional(Declared, abc.ABC):
 
     @classmethod
     def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
-        """The `given` arguments, and beside them those that the data imply."""
+        """The `given` arguments, and those that the data imply."""
         return {**cls.implied(x), **given}
+
+    def _mismatch(self, context: Tensor | None) -> str:
+        """The message about a context that does not fit."""
+        reads = f"{self.title} reads {self.num_params} numbers per datum{self._names()}"
+        if context is None:
+            return f"{reads}; got no context; {self._remedy()}"
+        return f"{reads}; got a context of shape {tuple(context.shape)}"
+
+    def _names(self) -> str:
+        """What the numbers are called, in brackets, if they have names."""
+        return ""
+
+    def _remedy(self) -> str:
+        """What to do if there is no context."""
+        return "learned=True reads none" if "learned" in self.takes() else "give it one"
+
+
+def support_at_zero(part: Conditional) -> constraints.Constraint:
+    """The support that a conditional has for a context of zeros, or for none."""
+    reads = getattr(part, "num_params", 0)
+    if not reads:
+        return part().support
+    tensors = itertools.chain(part.parameters(), part.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    return part(like.new_zeros(reads)).support
 
 
 def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
-    """A conditional from its name, or from a table ``{"name": ..., ...}`` of its name and
-    arguments.
+    """A conditional from its name, or from a table ``{"name": ..., ...}`` with its arguments.
 
     Raises:
         ValueError: No conditional has this name.
@@ -141,19 +191,16 @@ def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:
     if not isinstance(part, (str, dict)):
         raise ValueError(f"must be a name or a table such as {{'name': ...}}; got {part!r}")
     table = {"name": part} if isinstance(part, str) else dict(part)
-    name = table.pop("name", None)
-    if not isinstance(name, str) or name not in Conditional.registry:
-        raise ValueError(f"no conditional is named {name!r}{nearest(name, Conditional.registry)}")
-    cls = Conditional.registry[name]
+    cls: Any = Conditional.named(table.pop("name", None))
     if cls.reads_guide:
-        raise ValueError(f"{name} reads the guide, so it can only be a prior")
+        raise ValueError(f"{cls.name} reads the guide, so it can only be a prior")
+
     try:
         return cls(event_shape, **{**cls.required(), **table})
     except TypeError as error:
         lacks = cls.lacks(table)
-        raise ValueError(
-            f"{name} needs {', '.join(lacks)}" if lacks else f"{name}: {error}"
-        ) from None
+        reason = f" needs {', '.join(lacks)}" if lacks else f": {error}"
+        raise ValueError(f"{cls.name}{reason}") from None
 
 
 class Amortised(Conditional):
@@ -183,18 +230,16 @@ class Amortised(Conditional):
                 )
         self.network = network
         self.head = head
+        self.event_shape = head.event_shape
+        self.scores_any_value = head.scores_any_value
 
     @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
-        return self.head.event_shape
+    def title(self) -> str:
+        return self.head.title
 
     @property
     def support(self) -> constraints.Constraint:
         return self.head.support
-
-    @property
-    def scores_any_value(self) -> bool:  # type: ignore[override]
-        return self.head.scores_any_value
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         return self.head(self.network(context))

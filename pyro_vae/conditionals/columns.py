@@ -1,4 +1,4 @@
-r"""Tables: a different likelihood for each block of columns."""
+"""Tables: a different likelihood for each block of columns."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Columns(Conditional, name="columns"):
 
     Arguments:
         event_shape: The shape of one row, a vector.
-        blocks: Tables, each with ``columns``, a list of column numbers, ``name``, a family whose
-            elements are independent, and that family's own arguments. Each column is in exactly one
+        blocks: Tables. Each has ``columns``, a list of column numbers; ``name``, a family whose
+            elements are independent; and that family's own arguments. Each column is in exactly one
             block.
 
     Raises:
@@ -34,49 +34,40 @@ class Columns(Conditional, name="columns"):
             vectors.
 
     Example:
-        >>> blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "categorical", "categories": 3}]
+        >>> blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "poisson"}]
         >>> Columns((3,), blocks=blocks).num_params
-        7
+        5
     """
+
+    order: Tensor
+    inverse: Tensor
 
     def __init__(self, event_shape: Shape, *, blocks: Sequence[dict[str, Any]]) -> None:
         super().__init__()
         self.event_shape = as_shape(event_shape)
         self.columns = [_columns(number, block) for number, block in enumerate(_tables(blocks))]
-        if len(self.event_shape) != 1 or sorted(itertools.chain(*self.columns)) != list(
-            range(self.event_shape[0])
-        ):
-            shape = tuple(self.event_shape)
+        listed = list(itertools.chain(*self.columns))
+        if len(self.event_shape) != 1 or sorted(listed) != list(range(self.event_shape[0])):
             raise ValueError(
-                f"blocks: every column must be in exactly one, for rows of shape {shape}; got "
-                f"{self.columns}"
+                f"blocks: every column must be in exactly one, for rows of shape "
+                f"{tuple(self.event_shape)}; got {self.columns}"
             )
-        self.parts: Any = nn.ModuleList()
+
+        parts: list[Conditional] = []
         for number, (block, columns) in enumerate(zip(blocks, self.columns, strict=True)):
             with at(f"blocks[{number}]"):
-                part = declared(
-                    {key: value for key, value in block.items() if key != "columns"},
-                    (len(columns),),
-                )
-                if innermost(part(torch.zeros(part.num_params))).event_shape != ():
-                    raise ValueError(
-                        f"{part.name} is a family of whole vectors; use one with independent "
-                        "elements"
-                    )
-            self.parts.append(part)
+                parts.append(_independent(block, len(columns)))
 
-    @property
-    def num_params(self) -> int:  # type: ignore[override]
-        """How many numbers are read from the context for each row."""
-        return sum(part.num_params for part in self.parts)
+        self.parts = nn.ModuleList(parts)
+        self.sizes = [part.num_params for part in parts]
+        self.num_params = sum(self.sizes)
+        self.register_buffer("order", torch.tensor(listed), persistent=False)
+        self.register_buffer("inverse", self.order.argsort(), persistent=False)
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        read = [None] * len(self.parts)
-        if context is not None and self.num_params:
-            read = list(context.split([part.num_params for part in self.parts], -1))
-        cells = [innermost(part(h)) for part, h in zip(self.parts, read, strict=True)]
-        built = dists.Cells(cells, self.columns).to_event(1)
-        return built if context is None or self.num_params else built.expand(context.shape[:-1])
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        pieces = [None] * len(self.sizes) if read is None else read.split(self.sizes, -1)
+        cells = [innermost(part(piece)) for part, piece in zip(self.parts, pieces, strict=True)]
+        return dists.Cells(cells, self.columns, self.order, self.inverse).to_event(1)
 
     @classmethod
     def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
@@ -84,9 +75,12 @@ class Columns(Conditional, name="columns"):
         for number, block in enumerate(_tables(given.get("blocks", ()))):
             columns = _columns(number, block)
             known = len(x.event_shape) == 1 and columns and max(columns) < x.event_shape[0]
-            family = Conditional.registry.get(str(block.get("name")), Conditional)
+            family = Conditional.lookup(block.get("name")) or Conditional
             blocks.append(family.with_data(block, x.columns_only(columns)) if known else block)
         return {**given, "blocks": blocks} if blocks else given
+
+    def _remedy(self) -> str:
+        return "fix them in the tables of its blocks"
 
     @classmethod
     def example(cls) -> Conditional:
@@ -101,6 +95,16 @@ def _tables(blocks: Any) -> list[dict[str, Any]]:
             f"{blocks!r}"
         )
     return list(blocks)
+
+
+def _independent(block: dict[str, Any], size: int) -> Conditional:
+    """The family of a block of `size` columns, whose elements are independent."""
+    part = declared({key: value for key, value in block.items() if key != "columns"}, (size,))
+    if innermost(part(torch.zeros(part.num_params))).event_shape != ():
+        raise ValueError(
+            f"{part.name} is a family of whole vectors; use one with independent elements"
+        )
+    return part
 
 
 def _columns(number: int, block: dict[str, Any]) -> list[int]:

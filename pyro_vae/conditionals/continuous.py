@@ -1,9 +1,11 @@
-r"""Families over numbers, each a declaration: the Pyro distribution, its parameters, its standard
-values.
+r"""Families over numbers.
 
-In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of
-``params``, and :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the
-standard value."""
+Each is a declaration: the Pyro distribution, its parameters, its standard values.
+
+In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
+:math:`[0]_+` is the standard value.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ class Normal(Parametric, name="normal"):
 
     .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, [h_2]_+^2)
 
-    The usual prior and guide. As a likelihood with a scale read from the context its density has no
-    upper bound: fix the scale, or learn one per feature, when training drifts to ever smaller
-    scales.
+    The usual prior and guide. As a likelihood whose scale is read from the context, its density has
+    no upper bound. If training drifts to ever smaller scales, fix the scale or learn one per
+    feature.
 
     See also:
         :class:`StudentT` for outliers, :class:`Laplace` for sharp peaks.
@@ -59,7 +61,8 @@ class StudentT(Parametric, name="student_t"):
 
     .. math:: p(x \mid h) = t_\nu\big((x - h_2) / s\big) / s, \quad \nu = [h_1]_+,\ s = [h_3]_+
 
-    For data with outliers. As a guide its weights have tails heavy enough to keep log p(x) honest.
+    For data with outliers. As a guide its tails are heavy, which keeps the importance weights of
+    log p(x) from becoming wild.
 
     Example:
         >>> StudentT((3,), df=4.0).num_params
@@ -89,7 +92,9 @@ class HorseshoeLike(Parametric, name="horseshoe_like"):
 
     .. math:: p(z \mid h) = \frac{1}{2 \pi s} \log\Big(1 + \frac{s^2}{z^2}\Big), \quad s = [h]_+
 
-    The pole at zero and the Cauchy tails of the horseshoe, with a density in closed form. See also:
+    It has the pole at zero and the Cauchy tails of the horseshoe, and a density in closed form.
+
+    See also:
         :class:`Laplace`, which is sparse in its mode only.
 
     References:
@@ -110,7 +115,7 @@ class LogNormal(Parametric, name="log_normal"):
 
     .. math:: \log x \sim \mathcal{N}(h_1,\, [h_2]_+^2)
 
-    Zeros have no density: they need a count family or an offset.
+    Zeros have no density. Data with zeros need a count family or an offset.
 
     Example:
         >>> LogNormal((3,)).num_params
@@ -124,9 +129,9 @@ class LogNormal(Parametric, name="log_normal"):
 class Gamma(Parametric, name="gamma"):
     r"""Positive numbers: waiting times, amounts, rates.
 
-    .. math:: p(x \mid h) = \mathrm{Gamma}(x;\, \mathrm{concentration} = [h_1]_+,\, \mathrm{rate} = [h_2]_+)
+    .. math:: p(x \mid h) \propto x^{a - 1} e^{-b x}, \quad a = [h_1]_+,\ b = [h_2]_+
 
-    Exact zeros have density 0 or infinity and are refused as data.
+    The density of an exact zero is 0 or infinity, so zeros are refused as data.
 
     Example:
         >>> Gamma((3,), concentration=2.0).num_params
@@ -201,7 +206,7 @@ class Uniform(Parametric, name="uniform"):
 
     .. math:: p(x) = 1 / (\mathrm{high} - \mathrm{low}), \quad \mathrm{low} \le x \le \mathrm{high}
 
-    A prior on an interval. Its bounds are fixed: learned ones would leave data outside the support.
+    A prior on an interval. Its bounds are fixed: learned bounds could leave data outside.
 
     Example:
         >>> Uniform((3,), low=-1.0, high=1.0)().event_shape
@@ -218,7 +223,8 @@ class ContinuousBernoulli(Parametric, name="continuous_bernoulli"):
     .. math:: p(x \mid h) \propto \lambda^x (1 - \lambda)^{1 - x}, \quad \lambda = \sigma(h)
 
     References:
-        | The continuous Bernoulli: fixing a pervasive error in variational autoencoders (Loaiza-Ganem et al., 2019)
+        | The continuous Bernoulli: fixing a pervasive error in variational autoencoders
+        | (Loaiza-Ganem et al., 2019)
         | https://arxiv.org/abs/1907.06845
 
     Example:

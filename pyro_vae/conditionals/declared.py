@@ -40,12 +40,16 @@ class Declared(nn.Module):
     kind: ClassVar[str]
     num_sizes: ClassVar[int]  # how many of the first arguments are sizes, which a spec leaves out
     name: ClassVar[str | None] = None
+    formerly: ClassVar[str | None] = None  # a name from before, which old specs and files have
 
     arguments: dict[str, Any]
 
-    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, name: str | None = None, formerly: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = name
+        cls.formerly = formerly
         if name is not None:
             other = cls.registry.setdefault(name, cls)
             if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -56,13 +60,32 @@ class Declared(nn.Module):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        with contextlib.suppress(
-            TypeError
-        ):  # of a call that __init__ will refuse, and of a copy, which gets a state
+        # A call that __init__ will refuse does not bind; neither does a copy, which gets a state.
+        with contextlib.suppress(TypeError):
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
             bound.apply_defaults()
             self.__dict__["arguments"] = _flat(bound)
         return self
+
+    @classmethod
+    def lookup(cls, name: Any) -> type[Self] | None:
+        """The registered class that has this name, or had it formerly; None if there is none."""
+        if not isinstance(name, str):
+            return None
+        former = {found.formerly: found for found in cls.registry.values()}
+        return cls.registry.get(name) or former.get(name)
+
+    @classmethod
+    def named(cls, name: Any) -> type[Self]:
+        """The registered class that has this name, or had it formerly.
+
+        Raises:
+            ValueError: There is none.
+        """
+        found = cls.lookup(name)
+        if found is None:
+            raise ValueError(f"no {cls.kind} is named {name!r}{nearest(name, cls.registry)}")
+        return found
 
     @classmethod
     def takes(cls) -> list[str]:
@@ -88,8 +111,9 @@ class Declared(nn.Module):
 
 
 def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Arguments by name, without ``self``, those of ``**values`` among the others; lists are the
-    caller's to change.
+    """Arguments by name, without ``self``; those of ``**values`` are among the others.
+
+    Lists and arrays are copied, so that the caller may change his own.
     """
     kinds = bound.signature.parameters
     flat: dict[str, Any] = {}

@@ -1,11 +1,12 @@
-r"""Flows: a standard normal, bent by invertible maps, then scaled and shifted.
+r"""Flows: a standard normal, transformed by invertible maps, then scaled and shifted.
 
 .. math:: z = \mu + \sigma \odot (f_L \circ \dots \circ f_1)(u), \qquad u \sim \mathcal{N}(0, I)
 
 As a guide a flow reads :math:`\mu`, :math:`\sigma` and some further numbers, ``features``, which
-all of its maps see; as a prior (``learned=True``) it reads nothing. The maps are Pyro's. An
-autoregressive map is fast one way only: a guide uses that way to draw (inverse autoregressive
-flow), a prior to score a given z (masked autoregressive flow)."""
+all of its maps see. As a prior (``learned=True``) it reads nothing. The maps are Pyro's. An
+autoregressive map is fast in one direction only. A guide uses that direction to draw (inverse
+autoregressive flow), a prior uses it to score a given z (masked autoregressive flow).
+"""
 
 from __future__ import annotations
 
@@ -27,15 +28,16 @@ from .continuous import Normal
 
 
 class Flow(Conditional):
-    """What all flows share; a subclass makes one layer, a map that ``condition(features)`` turns
-    into a transform.
+    """What all flows share.
+
+    A subclass makes one layer: a map that ``condition(features)`` turns into a transform.
 
     Arguments:
         event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in
+        layers: How many maps follow each other. They take the elements forwards and backwards in
             turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
+        hidden: The widths of the hidden layers of each map's network. A width below the number of
+            elements is raised to it.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
 
@@ -43,9 +45,7 @@ class Flow(Conditional):
         ValueError: An argument makes no sense, or the context has another shape.
     """
 
-    inverted: ClassVar[bool] = (
-        True  # whether it scores by the fast way of its maps when it stands alone
-    )
+    inverted: ClassVar[bool] = True  # alone, it scores by the fast direction of its maps
 
     def __init__(
         self,
@@ -59,10 +59,13 @@ class Flow(Conditional):
         super().__init__()
         whole_number("layers", layers, at_least=1)
         whole_number("features", features, at_least=1)
-        self.event_shape, self.learned = as_shape(event_shape), learned
+
+        self.event_shape = as_shape(event_shape)
         self.size = self.event_shape.numel()
+        self.learned = learned
         self.affine = Normal((self.size,), learned=learned)
-        self.num_params = 0 if learned else 2 * self.size + features
+        self.num_params = 0 if learned else self.affine.num_params + features
+
         widths = [max(width, self.size) for width in whole_numbers("hidden", hidden)]
         self.layers = nn.ModuleList(
             self.layer(0 if learned else features, widths, i % 2 == 1) for i in range(layers)
@@ -76,39 +79,31 @@ class Flow(Conditional):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, len(self.event_shape))
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        affine, features = self._read(context)
-        bijections: list[Transform] = [layer.condition(features) for layer in self.layers]  # type: ignore[operator]
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        affine, features = self._split(read)
+        layers: Any = self.layers
+        bijections: list[Transform] = [layer.condition(features) for layer in layers]
         if self.learned and self.inverted:
             bijections = [bijection.inv for bijection in bijections]
         bijections.append(AffineTransform(affine.loc, affine.scale, event_dim=1, cache_size=1))
         if len(self.event_shape) != 1:
-            bijections.append(
-                ReshapeTransform(torch.Size([self.size]), self.event_shape, cache_size=1)
-            )
-        standard = dist.Normal(
-            torch.zeros_like(affine.loc), torch.ones_like(affine.scale)
-        ).to_event(1)
-        built = dist.TransformedDistribution(standard, bijections)
-        return built.expand(context.shape[:-1]) if self.learned and context is not None else built
+            flat = torch.Size([self.size])
+            bijections.append(ReshapeTransform(flat, self.event_shape, cache_size=1))
+
+        standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale))
+        return dist.TransformedDistribution(standard.to_event(1), bijections)
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), hidden=[8], features=2)
 
-    def _read(self, context: Tensor | None) -> tuple[Any, Tensor]:
-        """The final scale and shift, and what the maps see."""
-        if self.learned:
+    def _split(self, read: Tensor | None) -> tuple[Any, Tensor]:
+        """The final shift and scale, and what the maps see."""
+        if read is None:
             affine = self.affine().base_dist
             return affine, affine.loc.new_zeros(0)
-        if context is None or context.shape[-1:] != (self.num_params,):
-            got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
-            who = f"{type(self).__name__}{tuple(self.event_shape)}"
-            raise ValueError(
-                f"{who} reads {self.num_params} numbers per datum; got {got}; learned=True reads "
-                "none"
-            )
-        return self.affine(context[..., : 2 * self.size]).base_dist, context[..., 2 * self.size :]
+        numbers = self.affine.num_params
+        return self.affine(read[..., :numbers]).base_dist, read[..., numbers:]
 
 
 class AutoregressiveFlow(Flow, name="autoregressive_flow"):
@@ -117,15 +112,6 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
     .. math:: f(u)_i = m_i(u_{<i}) + e^{s_i(u_{<i})}\, u_i
 
     As a guide the inverse autoregressive flow, as a prior the masked one.
-
-    Arguments:
-        event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in
-            turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
-        learned: Whether it stands alone, with learned maps, instead of reading a context.
 
     References:
         | Improving variational inference with inverse autoregressive flow (Kingma et al., 2016)
@@ -147,17 +133,8 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
 class SplineFlow(Flow, name="spline_flow"):
     r"""Each element passes through a monotonic spline that depends on those before it.
 
-    More flexible than :class:`AutoregressiveFlow`, also in one dimension: skewed and bimodal
-    posteriors. The splines bend the interval from -6 to 6 standard deviations and leave the rest.
-
-    Arguments:
-        event_shape: The shape of one draw.
-        layers: How many maps follow each other; they look at the elements forwards and backwards in
-            turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
-        learned: Whether it stands alone, with learned maps, instead of reading a context.
+    More flexible than :class:`AutoregressiveFlow`, also in one dimension: it can be skewed and
+    bimodal. The splines change the interval from -6 to 6 standard deviations only.
 
     References:
         | Neural spline flows (Durkan et al., 2019)
@@ -175,16 +152,11 @@ class SplineFlow(Flow, name="spline_flow"):
 class CouplingFlow(Flow, name="coupling_flow"):
     r"""One half of the elements passes through splines that depend on the other half.
 
-    Fast both ways: to draw and to score. Each layer moves one half, so it takes more of them than
-    :class:`SplineFlow`.
+    Fast in both directions, to draw and to score. Each layer moves one half of the elements, so it
+    takes more layers than :class:`SplineFlow`.
 
     Arguments:
-        event_shape: The shape of one draw.
-        layers: How many maps follow each other; they move the two halves in turn.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
-        learned: Whether it stands alone, with learned maps, instead of reading a context.
+        layers: How many maps follow each other. They move the two halves in turn.
 
     References:
         | Neural spline flows (Durkan et al., 2019)
@@ -202,19 +174,15 @@ class CouplingFlow(Flow, name="coupling_flow"):
 
 
 class PlanarFlow(Flow, name="planar_flow"):
-    r"""Layers that push along one direction each: a guide only.
+    r"""Layers that push along one direction each. It can only be a guide.
 
     .. math:: f(u) = u + a \tanh(w^\top u + b)
 
-    The maps have no inverse in closed form, so it knows the density of its own draws and of no
-    other value: it cannot stand as a prior or a likelihood.
+    The maps have no inverse in closed form. So it knows the density of its own draws only, and
+    cannot stand as a prior or a likelihood.
 
     Arguments:
-        event_shape: The shape of one draw.
         layers: How many maps follow each other.
-        hidden: The widths of the hidden layers of each map's network, widened to the number of
-            elements if smaller.
-        features: How many further numbers of the context the maps see.
 
     References:
         | Variational inference with normalizing flows (Rezende & Mohamed, 2015)

@@ -17,24 +17,24 @@ from .declared import at
 from .networks import MLP
 
 
-class Ladder(Conditional, name="ladder"):
-    r"""L layers of latents, each given the one before, listed from the data upwards.
+class Hierarchy(Conditional, name="hierarchy", formerly="ladder"):
+    r"""Several layers of latents, each given the one before, listed from the data upwards.
 
     .. math::
 
         p(z) = p(z_L)\, p(z_{L-1} \mid z_L) \cdots p(z_1 \mid z_2), \qquad
         q(z \mid x) = q(z_1 \mid x)\, q(z_2 \mid z_1) \cdots q(z_L \mid z_{L-1})
 
-    With ``learned=True`` it is the prior, drawn from the top; its top layer has standard values,
-    and the likelihood sees :math:`z_1` alone. Else it is the guide, drawn from the bottom. Two
-    layers are the model of the reference. The guide does not meet the prior halfway, as that of the
-    ladder VAE of Sønderby et al. (2016) does.
+    With ``learned=True`` it is the prior. It is drawn from the top layer down; the top layer has
+    standard values. The likelihood sees :math:`z_1` alone. Without, it is the guide, and is drawn
+    from the bottom up. With two layers this is the model of the reference. The guide of the ladder
+    VAE (Sønderby et al., 2016) depends on the prior; this one does not.
 
     Arguments:
         event_shape: The shape of one draw: the layers, one after the other.
         layers: The sizes of the layers, from the data upwards.
         hidden: The widths of the hidden layers of the networks between layers.
-        activation: That of these networks.
+        activation: The activation of these networks.
         family: The family of each layer, over real numbers: a name or a table.
         learned: Whether it is a prior.
 
@@ -43,8 +43,8 @@ class Ladder(Conditional, name="ladder"):
         | https://arxiv.org/abs/1509.00519
 
     Example:
-        >>> prior = Ladder((7,), layers=[5, 2], hidden=[16], learned=True)
-        >>> prior().sample().shape, prior.shown_shape
+        >>> prior = Hierarchy((7,), layers=[5, 2], hidden=[16], learned=True)
+        >>> prior().sample().shape, prior.visible_shape
         (torch.Size([7]), torch.Size([5]))
     """
 
@@ -59,23 +59,21 @@ class Ladder(Conditional, name="ladder"):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        self.event_shape, self.sizes, self.learned = (
-            as_shape(event_shape),
-            whole_numbers("layers", layers),
-            learned,
-        )
+        self.event_shape = as_shape(event_shape)
+        self.sizes = whole_numbers("layers", layers)
+        self.learned = learned
         if len(self.event_shape) != 1 or sum(self.sizes) != self.event_shape[0]:
             raise ValueError(
-                f"Ladder needs layers that add up to its size; got layers {self.sizes} and "
+                f"Hierarchy needs layers that add up to its size; got layers {self.sizes} and "
                 f"{tuple(self.event_shape)}"
             )
+
         drawn = self.sizes[::-1] if learned else self.sizes
         with at("family"):
             self.first, *heads = [declared(family, (size,)) for size in drawn]
             if not is_real(self.first.support):
-                raise ValueError(
-                    f"{self.first.name} has support {self.first.support}; Ladder needs real numbers"
-                )
+                has = f"{self.first.name} has support {self.first.support}"
+                raise ValueError(f"{has}; Hierarchy needs real numbers")
             if learned:
                 table = {"name": family} if isinstance(family, str) else family
                 self.first = declared({**self.first.standalone(table), **table}, (drawn[0],))
@@ -83,19 +81,12 @@ class Ladder(Conditional, name="ladder"):
             Amortised(MLP(before, head.num_params, hidden=hidden, activation=activation), head)
             for before, head in zip(drawn, heads, strict=False)
         )
-
-    @property
-    def num_params(self) -> int:  # type: ignore[override]
-        """How many numbers the first layer reads from the context."""
-        return 0 if self.learned else self.first.num_params
+        self.num_params = 0 if learned else self.first.num_params
+        self.scores_any_value = self.first.scores_any_value
 
     @property
     def support(self) -> constraints.Constraint:
         return constraints.real_vector
-
-    @property
-    def scores_any_value(self) -> bool:  # type: ignore[override]
-        return self.first.scores_any_value
 
     @property
     def visible_shape(self) -> torch.Size:
@@ -104,12 +95,12 @@ class Ladder(Conditional, name="ladder"):
     def visible(self, z: Tensor) -> Tensor:
         return z[..., : self.sizes[0]]
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        return dists.Chain(self.first(context), list(self.rest), upwards=not self.learned)
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        return dists.Chain(self.first(read), list(self.rest), upwards=not self.learned)
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), layers=[2, 1], hidden=[4])
 
 
-__all__ = ["Ladder"]
+__all__ = ["Hierarchy"]

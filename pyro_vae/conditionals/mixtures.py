@@ -1,6 +1,4 @@
-r"""Mixtures: :math:`p(z) = \sum_k \pi_k\, p_k(z)`, of components of one family, or of the guide at
-some inputs.
-"""
+r"""Mixtures :math:`p(z) = \sum_k \pi_k\, p_k(z)`: of one family, or of the guide at some inputs."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ class Mixture(Conditional, name="mixture"):
 
     .. math:: p(x \mid h) = \sum_{k=1}^K \mathrm{softmax}(h_0)_k\, p(x \mid h_k)
 
-    As a prior it clusters the latents; as a likelihood of each element it has several peaks; as a
-    guide, with normal components, it follows posteriors with several modes, its draws
-    reparameterised.
+    As a prior it clusters the latents. As a likelihood of each element it has several peaks. As a
+    guide it follows posteriors with several modes; its components must then be normal, so that
+    draws have a gradient.
 
     Arguments:
         event_shape: The shape of one draw.
@@ -44,7 +42,7 @@ class Mixture(Conditional, name="mixture"):
         >>> prior = Mixture((2,), components=10, learned=True)
         >>> prior().sample((7,)).shape
         torch.Size([7, 2])
-        >>> Mixture((64,), components=5, component="discretized_logistic", each="element").num_params
+        >>> Mixture((64,), components=5, component="laplace", each="element").num_params
         960
     """
 
@@ -61,44 +59,41 @@ class Mixture(Conditional, name="mixture"):
         whole_number("components", components, at_least=1)
         if each not in ("event", "element"):
             raise ValueError(f"each must be 'event' or 'element'; got {each!r}")
-        self.event_shape, self.components, self.each = as_shape(event_shape), components, each
+
+        self.event_shape = as_shape(event_shape)
+        self.components = components
+        self.each = each
         with at("component"):
             self.component = (
                 declared(component, self.event_shape)
                 if each == "event"
                 else _of_one_element(component)
             )
+
         mixed = torch.Size([]) if each == "event" else self.event_shape
         self.read_shape = torch.Size((*mixed, components, 1 + self.component.num_params))
+        self.num_params = 0 if learned else self.read_shape.numel()
+        self.scores_any_value = self.component.scores_any_value
         if learned:
             self.parameters_read = nn.Parameter(0.5 * torch.randn(self.read_shape))
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
-        """How many numbers are read from the context for each datum."""
-        return 0 if hasattr(self, "parameters_read") else self.read_shape.numel()
-
-    @property
-    def scores_any_value(self) -> bool:  # type: ignore[override]
-        return self.component.scores_any_value
-
-    @property
     def support(self) -> constraints.Constraint:
         support = self.component.support
-        return (
-            support
-            if self.each == "event"
-            else constraints.independent(support, len(self.event_shape))
-        )
+        if self.each == "event":
+            return support
+        return constraints.independent(support, len(self.event_shape))
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        read = self._read(context)
-        logits, numbers = read[..., 0], read[..., 1:]
-        component = self.component(numbers)
-        built = dists.Mixture(dist.Categorical(logits=logits), component)
-        built = built.to_event(len(self.event_shape) - built.event_dim)
-        fed = self.num_params > 0 or context is None
-        return built if fed else built.expand(context.shape[:-1])  # type: ignore[union-attr]
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        numbers: Tensor
+        if read is None:
+            numbers = self.parameters_read
+        else:
+            numbers = read.reshape(read.shape[:-1] + self.read_shape)
+
+        weights = dist.Categorical(logits=numbers[..., 0])
+        built = dists.Mixture(weights, self.component(numbers[..., 1:]))
+        return built.to_event(len(self.event_shape) - built.event_dim)
 
     @classmethod
     def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
@@ -106,24 +101,13 @@ class Mixture(Conditional, name="mixture"):
         if not isinstance(part, (str, dict)):
             return given  # refused by its constructor
         table = {"name": part} if isinstance(part, str) else part
-        family = Conditional.registry.get(str(table.get("name")), Conditional)
+        family = Conditional.lookup(table.get("name")) or Conditional
         full = family.with_data(table, x)
         return {**given, "component": full} if len(full) > 1 else given
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), components=2)
-
-    def _read(self, context: Tensor | None) -> Tensor:
-        if hasattr(self, "parameters_read"):
-            return self.parameters_read
-        if context is None or context.shape[-1:] != (self.num_params,):
-            got = "no context" if context is None else f"a context of shape {tuple(context.shape)}"
-            raise ValueError(
-                f"Mixture{tuple(self.event_shape)} reads {self.num_params} numbers per datum; got "
-                f"{got}"
-            )
-        return context.reshape(*context.shape[:-1], *self.read_shape)
 
 
 def _of_one_element(component: str | dict[str, Any]) -> Conditional:
@@ -138,9 +122,9 @@ class Vamp(Conditional, name="vamp"):
 
     .. math:: p(z) = \frac{1}{K} \sum_{k=1}^K q_\phi(z \mid u_k)
 
-    The optimal prior is the average of the guide over the data; this one averages over K inputs
-    that are trained with the rest, and start at data. It lives where the guide does: over real
-    numbers.
+    The optimal prior is the average of the guide over all data. This one averages over K
+    pseudo-inputs, which start at data and are trained with the rest. Its latents are real numbers,
+    as those of the guide are.
 
     Arguments:
         event_shape: The shape of one latent.
@@ -157,12 +141,14 @@ class Vamp(Conditional, name="vamp"):
         torch.Size([2])
     """
 
-    num_sizes, reads_guide = 2, True
+    num_sizes = 2
+    reads_guide = True
 
     def __init__(self, event_shape: Shape, data_shape: Shape, *, components: int = 500) -> None:
         super().__init__()
         whole_number("components", components, at_least=1)
-        self.event_shape, self.components = as_shape(event_shape), components
+        self.event_shape = as_shape(event_shape)
+        self.components = components
         self.pseudo_inputs = nn.Parameter(torch.randn(components, *as_shape(data_shape)))
 
     @property
@@ -174,8 +160,9 @@ class Vamp(Conditional, name="vamp"):
         return {}
 
     def initialize(self, x: Rows) -> None:
-        """Start the pseudo-inputs at data, drawn without replacement while they last; missing cells
-        at the mean.
+        """Start the pseudo-inputs at data, and missing cells at the mean.
+
+        The data are drawn without replacement, anew when all have been drawn.
         """
         order = torch.cat(
             [torch.randperm(len(x), device="cpu") for _ in range(1 + self.components // len(x))]
@@ -190,10 +177,8 @@ class Vamp(Conditional, name="vamp"):
         if not isinstance(context, Conditional):
             raise ValueError("Vamp reads the guide as its context; the VAE gives it")
         guide = context(self.pseudo_inputs)
-        logits = torch.zeros(
-            self.components, dtype=self.pseudo_inputs.dtype, device=self.pseudo_inputs.device
-        )
-        return dists.Mixture(dist.Categorical(logits=logits), guide)
+        weights = dist.Categorical(logits=self.pseudo_inputs.new_zeros(self.components))
+        return dists.Mixture(weights, guide)
 
     @classmethod
     def example(cls) -> Conditional:

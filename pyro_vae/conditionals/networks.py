@@ -6,7 +6,6 @@ They take any leading batch shape.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -25,20 +24,23 @@ activations: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "softplus": nn.Softplus,
 }
-RESHAPE = "reshape the data, grey images to (N, 1, H, W), or use MLP"
 
 
-def _activation(name: str) -> type[nn.Module]:
+def activation_of(name: str) -> type[nn.Module]:
+    """The activation of a name.
+
+    Raises:
+        ValueError: There is none.
+    """
     if name not in activations:
         raise ValueError(f"no activation is named {name!r}; there are {', '.join(activations)}")
     return activations[name]
 
 
 def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
-    """Apply to ``(*, ...)`` a function that only knows ``(batch, ...)``: flatten ``*`` before,
-    restore it after.
+    """Apply to ``(*, ...)`` a function of ``(batch, ...)``: flatten ``*`` before, restore it after.
 
-    Convolutions and batch normalisation take exactly one batch dimension; importance samples and
+    Convolutions and batch normalisation take exactly one batch dimension. Importance samples and
     plates bring more.
 
     Arguments:
@@ -53,39 +55,38 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
         >>> fold(torch.nn.Conv2d(1, 2, 3), torch.zeros(5, 7, 1, 8, 8), event_dim=3).shape
         torch.Size([5, 7, 2, 6, 6])
     """
-    batch, event = x.shape[: x.dim() - event_dim], x.shape[x.dim() - event_dim :]
-    y = function(x.reshape(batch.numel(), *event))
+    batch = x.shape[: x.dim() - event_dim]
+    if len(batch) == 1:
+        return function(x)
+    y = function(x.reshape(batch.numel(), *x.shape[len(batch) :]))
     return y.reshape(batch + y.shape[1:])
 
 
 class Network(Declared):
-    """A network that a spec can name: its first arguments are the context's shape and the number of
-    outputs.
+    """A network that a spec can name.
+
+    Its first arguments are the shape of the context and the number of outputs.
     """
 
     registry: ClassVar[dict[str, type[Network]]] = {}
-    kind, num_sizes = "network", 2
+    kind = "network"
+    num_sizes = 2
 
     @classmethod
     def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
-        """Arguments that follow from the shape of what the head describes, which a spec may leave
-        out.
-        """
+        """Arguments that follow from the event shape of the head. A spec may leave them out."""
         return {}
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
-        """Take in the mean and standard deviation that the inputs have, if the network has a use
-        for them.
-        """
+        """Take the mean and standard deviation of the inputs, if the network has a use for them."""
 
 
 class Standardized(Network):
-    """A network on standardised inputs: a subclass sets ``layers``, which map ``(batch, numel)`` to
-    the outputs.
+    """A network on standardised inputs.
 
-    The mean and standard deviation of the inputs are 0 and 1 until :meth:`standardize` tells
-    better: counts and unscaled columns would otherwise drive the links of the head to extremes
-    before training has begun.
+    A subclass sets ``layers``, which map ``(batch, numel)`` to the outputs. The inputs are taken to
+    have mean 0 and standard deviation 1 until :meth:`standardize` is called. Counts and unscaled
+    columns would otherwise drive the links of the head to extremes before training has begun.
 
     Arguments:
         in_shape: The shape of the context of one datum.
@@ -115,7 +116,7 @@ class Standardized(Network):
         self.sd.copy_(torch.where(sd > 0, sd, 1.0))
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.layers(x.reshape(len(x), self.in_shape.numel()))
+        return self.layers(x if x.dim() == 2 else x.reshape(len(x), self.in_shape.numel()))
 
 
 class MLP(Standardized, name="mlp"):
@@ -141,7 +142,7 @@ class MLP(Standardized, name="mlp"):
         activation: str = "relu",
     ) -> None:
         super().__init__(in_shape)
-        make = _activation(activation)
+        make = activation_of(activation)
         whole_numbers("hidden", hidden)
         widths = (self.in_shape.numel(), *hidden, out_features)
         layers = [(nn.Linear(a, b), make()) for a, b in itertools.pairwise(widths)]
@@ -190,7 +191,7 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         activation: str = "relu",
     ) -> None:
         super().__init__(in_shape)
-        make = _activation(activation)
+        make = activation_of(activation)
         whole_number("width", width, at_least=1)
         whole_number("blocks", blocks, at_least=0)
         middle = [
@@ -200,130 +201,6 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         self.layers = nn.Sequential(
             nn.Linear(self.in_shape.numel(), width), *middle, nn.Linear(width, out_features)
         )
-
-
-class ConvEncoder(Standardized, name="conv_encoder"):
-    """Convolutions that read an image, of any size, on standardised pixels: the network of a guide.
-
-    Each convolution (3 x 3, stride 2) halves height and width, rounding up; an affine map of what
-    is left ends it.
-
-    See also:
-        :class:`ConvDecoder` for the way back.
-
-    Arguments:
-        in_shape: The shape of the context of one datum, ``(C, H, W)``.
-        out_features: How many numbers come out for each datum: the head's ``num_params``.
-        channels: The channels that each convolution puts out.
-        activation: One of relu, tanh, silu, gelu, elu, softplus.
-
-    Raises:
-        ValueError: The context is no image.
-
-    Example:
-        >>> ConvEncoder((1, 28, 28), 10)(torch.zeros(5, 7, 1, 28, 28)).shape
-        torch.Size([5, 7, 10])
-    """
-
-    def __init__(
-        self,
-        in_shape: Shape,
-        out_features: int,
-        *,
-        channels: Sequence[int] = (32, 64),
-        activation: str = "relu",
-    ) -> None:
-        super().__init__(in_shape)
-        if len(self.in_shape) != 3:
-            got = f"got a context of shape {tuple(self.in_shape)}"
-            raise ValueError(f"ConvEncoder reads images of shape (C, H, W); {got}; {RESHAPE}")
-        make = _activation(activation)
-        whole_numbers("channels", channels)
-        widths = (self.in_shape[0], *channels)
-        steps = [
-            (nn.Conv2d(a, b, 3, stride=2, padding=1), make()) for a, b in itertools.pairwise(widths)
-        ]
-        height, width = _halved(self.in_shape, len(channels))
-        affine = nn.Linear(widths[-1] * height * width, out_features)
-        self.layers = nn.Sequential(*itertools.chain(*steps), nn.Flatten(), affine)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-class ConvDecoder(Standardized, name="conv_decoder"):
-    """Transposed convolutions that write the parameters of an image, of any size: the network of a
-    likelihood.
-
-    An affine map makes a small grid; each transposed convolution (4 x 4, stride 2) doubles its
-    height and width; what is beyond the image is cut off. The outputs are images one after the
-    other, of shape ``(C, H, W)`` for each parameter, as families over images read them. Not for
-    :class:`Categorical`, whose classes lie next to each other.
-
-    See also:
-        :class:`ConvEncoder` for the way there.
-
-    Arguments:
-        in_shape: The shape of the context of one datum; it is flattened.
-        out_features: How many numbers come out for each datum: the head's ``num_params``, a
-            multiple of ``H * W``.
-        image: The event shape of the head, ``(C, H, W)``.
-        channels: The channels that each transposed convolution takes in.
-        activation: One of relu, tanh, silu, gelu, elu, softplus.
-
-    Raises:
-        ValueError: The head is not over images of this shape.
-
-    Example:
-        >>> head = Normal((1, 28, 28), scale="shared")
-        >>> ConvDecoder(8, head.num_params, image=(1, 28, 28))(torch.zeros(5, 7, 8)).shape
-        torch.Size([5, 7, 784])
-    """
-
-    def __init__(
-        self,
-        in_shape: Shape,
-        out_features: int,
-        *,
-        image: Shape,
-        channels: Sequence[int] = (64, 32),
-        activation: str = "relu",
-    ) -> None:
-        super().__init__(in_shape)
-        self.image = as_shape(image)
-        if len(self.image) != 3:
-            got = f"got image={tuple(self.image)}"
-            raise ValueError(f"ConvDecoder writes images of shape (C, H, W); {got}; {RESHAPE}")
-        pixels = math.prod(self.image[1:])
-        if out_features < 1 or out_features % pixels:
-            raise ValueError(
-                f"ConvDecoder with image={tuple(self.image)} needs a head that reads a multiple of "
-                f"{pixels} numbers per datum; got out_features={out_features}; give the head the "
-                "event shape of the image"
-            )
-        make = _activation(activation)
-        whole_numbers("channels", channels)
-        widths = (*channels, out_features // pixels)
-        grid = (widths[0], *_halved(self.image, len(channels)))
-        steps = [
-            (make(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1))
-            for a, b in itertools.pairwise(widths)
-        ]
-        affine = nn.Linear(self.in_shape.numel(), math.prod(grid))
-        self.layers = nn.Sequential(affine, nn.Unflatten(1, grid), *itertools.chain(*steps))
-
-    @classmethod
-    def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
-        return {"image": list(event_shape)}
-
-    def _rows(self, x: Tensor) -> Tensor:
-        _, height, width = self.image
-        return super()._rows(x)[..., :height, :width].flatten(1)
-
-
-def _halved(image: torch.Size, times: int) -> list[int]:
-    """Height and width, halved and rounded up so many times."""
-    return [-(-size // 2**times) for size in image[1:]]
 
 
 _public: list[Any] = [Network, fold, *Network.registry.values()]

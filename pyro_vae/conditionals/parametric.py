@@ -1,20 +1,21 @@
 """Families of distributions: a Pyro distribution, and a rule for each of its parameters.
 
-A Pyro distribution states the domains of its parameters in ``arg_constraints``, and
-:func:`.links.link` turns a domain into a link function, so a family is a declaration."""
+A Pyro distribution states the domains of its parameters in ``arg_constraints``. :func:`.links.link`
+turns a domain into a link function. So a family is a declaration.
+"""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from ..distributions.links import link
-from .base import Conditional, Shape, as_shape
+from .base import Conditional, Shape, as_shape, support_at_zero
 
 Value = float | Sequence[float] | Tensor | str
 
@@ -23,29 +24,30 @@ class Parametric(Conditional):
     """A family of distributions whose parameters are fixed, learned, or read from the context.
 
     A family is declared by three class attributes: ``family`` (the Pyro distribution), ``params``
-    (the parameters in use) and ``standard`` (the values that an unadorned prior of this family
-    takes). Each parameter has one role:
+    (the parameters in use) and ``standard`` (their values in a prior that is given by name alone).
+    Each parameter has one role:
 
-    ================  ===============================================  ==========================================
-    role              written as                                       example
-    ================  ===============================================  ==========================================
-    fixed             a number or tensor                               ``Normal((784,), scale=0.1)``
-    learned           ``"learned"`` (per element), ``"shared"`` (one)  ``NegativeBinomial((9,), total_count="learned")``
-    from the context  left out                                         ``Normal((784,))``: heads of mean and scale
-    ================  ===============================================  ==========================================
+    ================  =====================================  ==================================
+    role              written as                             example
+    ================  =====================================  ==================================
+    fixed             a number or tensor                     ``Normal((784,), scale=0.1)``
+    learned           ``"learned"``, one for each element    ``Normal((784,), scale="learned")``
+    learned           ``"shared"``, one for all elements     ``Normal((784,), scale="shared")``
+    from the context  left out                               ``Normal((784,))``
+    ================  =====================================  ==================================
 
-    A parameter read from the context passes through the :func:`link` of its domain: real ones
-    unchanged, positive ones through softplus, written :math:`[h]_+`. Its origin is the standard
-    value, so a context of zeros gives the standard distribution. The context lists the parameters
-    one after the other, in the order of ``params``.
+    A parameter that is read from the context passes through the :func:`link` of its domain. Real
+    ones stay as they are; positive ones pass through softplus, written :math:`[h]_+`. Zero means
+    the standard value, so a context of zeros gives the standard distribution. The context lists the
+    parameters one after the other, in the order of ``params``.
 
     Arguments:
         event_shape: The shape of one draw.
         learned: Whether the parameters that are left out are learned, instead of read from the
             context.
-        values: Fixed or learned parameters by name; those left out are read from the context. Fixed
-            ones are kept in torch's default dtype; for a parameter that is a matrix a number means
-            a multiple of the identity.
+        values: Fixed or learned parameters by name. Those left out are read from the context. Fixed
+            ones are kept in torch's default dtype. One number for a matrix means a multiple of the
+            identity.
 
     Raises:
         ValueError: A parameter is unknown, outside its domain, of the wrong shape, or cannot be
@@ -59,44 +61,67 @@ class Parametric(Conditional):
     def __init__(self, event_shape: Shape, *, learned: bool = False, **values: Value) -> None:
         super().__init__()
         self.event_shape = as_shape(event_shape)
-        self.read: dict[str, torch.Size] = {}
+        self.read: dict[str, torch.Size] = {}  # what is read from the context, and its shape there
+        self.links: dict[str, Transform] = {}
+        self.origins: dict[str, float] = {}  # those that are one number for all elements
         for unknown in values.keys() - set(self.params):
             raise ValueError(
                 f"{type(self).__name__} has no parameter {unknown}; it has {', '.join(self.params)}"
             )
+
         for name in self.params:
-            self._declare(
-                name, values.get(name, "learned" if learned and self.readable(name) else None)
-            )
-        self._fit_together()
+            rest = "learned" if learned and self.readable(name) else None
+            self._declare(name, values.get(name, rest))
+
+        self.fixed_names = [name for name in self.params if name in self._buffers]
+        self.learned_names = [name for name in self.params if name in self._parameters]
+        self.sizes = [shape.numel() for shape in self.read.values()]
+        self.num_params = sum(self.sizes)
+        self._check_jointly()
+
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
+        values = {name: self._buffers[name] for name in self.fixed_names}
+        for name in self.learned_names:
+            values[name] = self.links[name](self._learned(name))
+        if read is not None:
+            for name, piece in zip(self.read, read.split(self.sizes, dim=-1), strict=True):
+                values[name] = self.links[name](self._from_origin(name, piece))
+
+        built = self.family(**values)
+        return built.to_event(len(self.event_shape) - built.event_dim)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        support: Any = self.family.support
+        cls = type(self)
+        declared = cls.forward is Conditional.forward
+        declared = declared and cls.distribution is Parametric.distribution
+        if isinstance(support, property) or not declared:
+            return support_at_zero(self)  # by the parameters, or by what the subclass writes
+
+        several = len(self.event_shape) - support.event_dim
+        return constraints.independent(support, several) if several else support
 
     @property
     def options(self) -> dict[str, Any]:
-        """What it was built from, without the shape; ``learned=True`` written out for each
-        parameter.
-        """
+        """What it was built from, without the shape; ``learned=True`` is written out."""
         options = super().options
-        rest = self.params if options.pop("learned", False) else ()
-        return {
-            **options,
-            **{name: "learned" for name in rest if name not in options and self.readable(name)},
-        }
+        if options.pop("learned", False):
+            for name in self.params:
+                if self.readable(name):
+                    options.setdefault(name, "learned")
+        return options
 
     @classmethod
     def domain(cls, name: str) -> constraints.Constraint:
         """The domain of a parameter; ``dependent`` where the family gives none."""
-        declared = cls.family.arg_constraints
-        return (
-            declared.get(name, constraints.dependent)
-            if isinstance(declared, dict)
-            else constraints.dependent
-        )
+        domains = cls.family.arg_constraints
+        known = isinstance(domains, dict) and name in domains
+        return domains[name] if known else constraints.dependent
 
     @classmethod
     def readable(cls, name: str) -> bool:
-        """Whether a parameter has a link function, so that it can be learned or read from a
-        context.
-        """
+        """Whether a parameter has a link, so that it can be learned or read from a context."""
         try:
             link(cls.domain(name))
         except NotImplementedError:
@@ -125,6 +150,15 @@ class Parametric(Conditional):
     def required(cls) -> dict[str, Any]:
         return {name: cls.standard[name] for name in cls.params if not cls.readable(name)}
 
+    @classmethod
+    def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
+        learned = given.get("learned")
+        return {
+            name: value
+            for name, value in cls.standard.items()
+            if not (learned and cls.readable(name))
+        }
+
     def parameter_shape(self, name: str) -> torch.Size:
         """The shape of a parameter of one datum."""
         return self.event_shape
@@ -132,56 +166,48 @@ class Parametric(Conditional):
     @classmethod
     def is_matrix(cls, name: str) -> bool:
         """Whether a parameter is a matrix for each datum."""
-        return not constraints.is_dependent(cls.domain(name)) and cls.domain(name).event_dim == 2
+        domain = cls.domain(name)
+        return not constraints.is_dependent(domain) and domain.event_dim == 2
 
     def filled(self, name: str, number: float) -> Tensor:
-        """What a single number for a parameter means: each element, or the diagonal of a matrix."""
+        """What one number for a parameter means: each element, or the diagonal of a matrix."""
         shape = self.parameter_shape(name)
         unit = torch.eye(*shape[-2:]) if self.is_matrix(name) else torch.ones(())
         return (number * unit.double()).expand(shape)
 
-    @property
-    def num_params(self) -> int:  # type: ignore[override]
-        """How many numbers are read from the context for each datum."""
-        return sum(shape.numel() for shape in self.read.values())
-
-    @classmethod
-    def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: v
-            for name, v in cls.standard.items()
-            if not (given.get("learned") and cls.readable(name))
-        }
-
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        values = {name: self._own(name) for name in self.params if name not in self.read}
-        values |= self._from(context)
-        built = self.family(**values)
-        built = built.to_event(len(self.event_shape) - built.event_dim)
-        return built if context is None or self.read else built.expand(context.shape[:-1])
-
-    def _who(self) -> str:
-        return f"{type(self).__name__}{tuple(self.event_shape)}"
-
     def _declare(self, name: str, value: Value | None) -> None:
-        who = self._who()
-        if (value is None or isinstance(value, str)) and not self.readable(name):
-            raise ValueError(
-                f"{who} needs {name} as a number; it can be neither learned nor read from a context"
-            )
+        """Give a parameter its role: read from the context, fixed, or learned."""
+        if isinstance(value, str) or value is None:
+            if not self.readable(name):
+                raise ValueError(
+                    f"{self.title} needs {name} as a number; it can be neither learned nor read "
+                    "from a context"
+                )
+            self.links[name] = link(self.domain(name))
+
         if value is None:
-            self.read[name] = self._unconstrained_shape(name)
+            self._declare_read(name)
         elif not isinstance(value, str):
-            self.register_buffer(name, self._fixed(who, name, value))
+            self.register_buffer(name, self._fixed(name, value))
         elif value == "learned" or (value == "shared" and not self.is_matrix(name)):
-            self.register_parameter(
-                name, nn.Parameter(self._initial(name, shared=value == "shared"))
-            )
+            self.register_parameter(name, nn.Parameter(self._initial(name, value)))
         else:
             roles = "'learned'" if self.is_matrix(name) else "'learned' or 'shared'"
-            raise ValueError(f"{who} takes {name} as a number, {roles}; got {value!r}")
+            raise ValueError(f"{self.title} takes {name} as a number, {roles}; got {value!r}")
 
-    def _fixed(self, who: str, name: str, value: float | Sequence[float] | Tensor) -> Tensor:
+    def _declare_read(self, name: str) -> None:
+        """Note the shape and the origin of a parameter that is read, both unconstrained."""
+        self.read[name] = self._unconstrained_shape(name)
+        origin = self._origin(name)
+        first = float(origin.flatten()[0])
+        if bool((origin == first).all()):
+            self.origins[name] = first
+        else:
+            origin = origin.to(torch.get_default_dtype())
+            self.register_buffer(f"origin_of_{name}", origin, persistent=False)
+
+    def _fixed(self, name: str, value: float | Sequence[float] | Tensor) -> Tensor:
+        """A fixed parameter, checked."""
         tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
         shape = self.parameter_shape(name)
         if tensor.dim() == 0:
@@ -190,82 +216,57 @@ class Parametric(Conditional):
             tensor = tensor.detach().expand(shape).clone()
         except RuntimeError:
             raise ValueError(
-                f"{who} needs {name} of shape {tuple(shape)}; got {tuple(tensor.shape)}"
+                f"{self.title} needs {name} of shape {tuple(shape)}; got {tuple(tensor.shape)}"
             ) from None
+
         domain = self.domain(name)
         if not constraints.is_dependent(domain) and not bool(domain.check(tensor).all()):
-            raise ValueError(f"{who} needs {name} in {domain}; got {value}")
+            raise ValueError(f"{self.title} needs {name} in {domain}; got {value}")
         return tensor
 
-    def _fit_together(self) -> None:
-        """Fixed parameters may be possible one by one and not together: low above high."""
-        if self.params and len(self._buffers) == len(self.params):
-            try:
-                self.family(**dict(self._buffers), validate_args=True)
-            except ValueError as error:
-                reason = " ".join(str(error).split())
-                raise ValueError(
-                    f"{self._who()} got values that do not fit together: {reason}"
-                ) from None
+    def _check_jointly(self) -> None:
+        """Fixed values can be valid singly but not jointly, e.g. low > high."""
+        if not self.params or self.fixed_names != list(self.params):
+            return
+        try:
+            self.family(**{name: self._buffers[name] for name in self.params}, validate_args=True)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.title} got values that do not fit together: {reason}"
+            ) from None
 
-    def _initial(self, name: str, shared: bool) -> Tensor:
-        """A learned parameter starts at its standard value, in unconstrained space."""
+    def _initial(self, name: str, role: str) -> Tensor:
+        """A learned parameter starts at its origin."""
         origin = self._origin(name).to(torch.get_default_dtype())
-        return (
-            origin.flatten()[0].clone()
-            if shared
-            else origin.expand(self._unconstrained_shape(name)).clone()
-        )
-
-    @functools.cached_property
-    def _origins(self) -> dict[str, Tensor]:
-        """The standard values in unconstrained space: numbers where all elements have the same."""
-        origins = {}
-        for name in self.params:
-            if self.readable(name):
-                origin = link(self.domain(name)).inv(self.filled(name, self.standard[name]))
-                same = bool((origin == origin.flatten()[0]).all())
-                origins[name] = origin.flatten()[0] if same else origin
-        return origins
+        if role == "shared":
+            return origin.flatten()[0].clone()
+        return origin.expand(self._unconstrained_shape(name)).clone()
 
     def _origin(self, name: str) -> Tensor:
-        return self._origins[name]
-
-    def _moved(self, name: str, read: Tensor) -> Tensor:
-        """What was read, from the origin on; as it is where that is 0, which saves a pass over wide
-        data.
-        """
-        origin = self._origin(name)
-        return read + origin.to(read) if origin.any() else read
+        """The standard value of a parameter, in unconstrained space."""
+        return self.links[name].inv(self.filled(name, self.standard[name]))
 
     def _unconstrained_shape(self, name: str) -> torch.Size:
-        return torch.Size(link(self.domain(name)).inverse_shape(self.parameter_shape(name)))
+        return torch.Size(self.links[name].inverse_shape(self.parameter_shape(name)))
 
-    def _own(self, name: str) -> Tensor:
-        """A fixed or learned parameter, constrained."""
-        if name in self._buffers:
-            return getattr(self, name)
-        return link(self.domain(name))(getattr(self, name).expand(self._unconstrained_shape(name)))
+    def _learned(self, name: str) -> Tensor:
+        """A learned parameter, unconstrained; one number for all elements is spread over them."""
+        parameter = getattr(self, name)
+        return parameter if parameter.dim() else parameter.expand(self._unconstrained_shape(name))
 
-    def _from(self, context: Tensor | None) -> dict[str, Tensor]:
-        """The parameters that the context holds, constrained; where none are read it only lends its
-        batch shape.
-        """
-        if not self.read:
-            return {}
-        if context is None or context.dim() == 0 or context.shape[-1] != self.num_params:
-            raise ValueError(self._mismatch(context))
-        pieces = context.split([shape.numel() for shape in self.read.values()], dim=-1)
-        return {
-            name: link(self.domain(name))(
-                self._moved(name, piece.reshape(piece.shape[:-1] + shape))
-            )
-            for (name, shape), piece in zip(self.read.items(), pieces, strict=True)
-        }
+    def _from_origin(self, name: str, read: Tensor) -> Tensor:
+        """What was read, counted from the origin; an origin of 0 costs no pass over wide data."""
+        shape = self.read[name]
+        if len(shape) != 1:
+            read = read.reshape(read.shape[:-1] + shape)
+        if name not in self.origins:
+            return read + getattr(self, f"origin_of_{name}").to(read.dtype)
+        return read + self.origins[name] if self.origins[name] else read
 
-    def _mismatch(self, context: Tensor | None) -> str:
-        reads = f"{self._who()} reads {self.num_params} numbers per datum ({', '.join(self.read)})"
-        if context is not None:
-            return f"{reads}; got a context of shape {tuple(context.shape)}"
+    def _names(self) -> str:
+        return f" ({', '.join(self.read)})"
+
+    def _remedy(self) -> str:
         fixed = ", ".join(f"{name}={self.standard[name]}" for name in self.read)
-        return f"{reads}; got no context; fix them ({fixed}) to use it as a prior"
+        return f"fix them ({fixed}) to use it as a prior"

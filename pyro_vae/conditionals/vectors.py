@@ -1,18 +1,21 @@
-r"""Families over whole vectors: correlated numbers, compositions, directions. Declarations, as in
-:mod:`.families`.
+r"""Families over whole vectors: correlated numbers, compositions, directions.
 
-In the formulas :math:`h_1, h_2, ...` are what the parameters read from the context, in the order of
-``params``, and :math:`[h]_+` is the link to positive numbers, softplus, with :math:`[0]_+` at the
-standard value."""
+They are declarations, as in :mod:`.continuous`.
+
+In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
+:math:`[0]_+` is the standard value.
+"""
 
 from __future__ import annotations
 
 import torch
 from pyro import distributions as dist
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from .. import distributions as dists
+from ..distributions.sphere import sphere
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape
 from .parametric import Parametric, Value
@@ -32,9 +35,10 @@ class _Vectors(Parametric):
 class MultivariateNormal(_Vectors, name="multivariate_normal"):
     r"""Real vectors with correlated entries along the last dimension.
 
-    .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, L L^\top), \quad L \text{ lower triangular, diagonal } [\cdot]_+
+    .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, L L^\top)
 
-    As a guide it follows correlated posteriors; it reads n (n + 3) / 2 numbers for n dimensions.
+    :math:`L` is lower triangular with a positive diagonal. As a guide it follows correlated
+    posteriors. It reads n (n + 3) / 2 numbers for n dimensions.
 
     See also:
         :class:`LowRankNormal` for many dimensions.
@@ -48,17 +52,17 @@ class MultivariateNormal(_Vectors, name="multivariate_normal"):
     standard = {"loc": 0.0, "scale_tril": 1.0}
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return (
-            torch.Size((*self.event_shape, self.event_shape[-1]))
-            if name == "scale_tril"
-            else self.event_shape
-        )
+        if name == "scale_tril":
+            return torch.Size((*self.event_shape, self.event_shape[-1]))
+        return self.event_shape
 
 
 class LowRankNormal(_Vectors, name="low_rank_normal"):
     r"""Real vectors whose correlations have few directions.
 
-    .. math:: p(x \mid h) = \mathcal{N}\big(x;\, h_1,\, F F^\top + \mathrm{diag}(d)\big), \quad d = [h_3]_+
+    .. math:: p(x \mid h) = \mathcal{N}\big(x;\, h_1,\, F F^\top + \mathrm{diag}([h_3]_+)\big)
+
+    :math:`F` is the matrix :math:`h_2`, of few columns.
 
     Arguments:
         event_shape: The shape of one draw.
@@ -84,9 +88,9 @@ class LowRankNormal(_Vectors, name="low_rank_normal"):
         super().__init__(event_shape, learned=learned, **values)
 
     def parameter_shape(self, name: str) -> torch.Size:
-        return (
-            torch.Size((*self.event_shape, self.rank)) if name == "cov_factor" else self.event_shape
-        )
+        if name == "cov_factor":
+            return torch.Size((*self.event_shape, self.rank))
+        return self.event_shape
 
 
 class Dirichlet(_Vectors, name="dirichlet"):
@@ -94,7 +98,7 @@ class Dirichlet(_Vectors, name="dirichlet"):
 
     .. math:: p(x \mid h) \propto \prod_i x_i^{a_i - 1}, \quad a_i = [h_i]_+
 
-    As a prior over topic proportions; the guide then has one dimension less.
+    A prior over topic proportions. Its guide has one dimension less.
 
     Example:
         >>> Dirichlet((3,), concentration=1.0)().support
@@ -106,12 +110,11 @@ class Dirichlet(_Vectors, name="dirichlet"):
 
 
 class LogisticNormal(_Vectors, name="logistic_normal"):
-    r"""Compositions, correlated through a normal: topic proportions.
+    r"""Compositions whose unconstrained form is normal, such as topic proportions.
 
     .. math:: x = \mathrm{stick\ breaking}(u), \quad u \sim \mathcal{N}(h_1,\, [h_2]_+^2)
 
-    Its parameters have one dimension less than a draw. In unconstrained space, where the guide
-    lives, it is a normal.
+    Its parameters have one dimension less than a draw.
 
     Example:
         >>> LogisticNormal((3,)).num_params
@@ -126,9 +129,12 @@ class LogisticNormal(_Vectors, name="logistic_normal"):
 
 
 class VonMisesFisher(_Vectors, name="von_mises_fisher"):
-    r"""Unit vectors around a mean direction: latents on a sphere, directional data.
+    r"""Unit vectors around a mean direction, for latents on a sphere and directional data.
 
-    .. math:: p(x \mid h) \propto \exp(\kappa\, \mu^\top x), \quad \mu = h_1 / |h_1|,\ \kappa = [h_2]_+
+    .. math::
+
+        p(x \mid h) \propto \exp(\kappa\, \mu^\top x), \quad
+        \mu = h_1 / |h_1|,\ \kappa = [h_2]_+
 
     References:
         | Hyperspherical variational auto-encoders (Davidson et al., 2018)
@@ -159,17 +165,22 @@ class UniformSphere(_Vectors, name="uniform_sphere"):
         torch.Size([3])
     """
 
-    family, params, standard = dists.VonMisesFisher, (), {}
+    family, params = dists.VonMisesFisher, ()
+    standard = {}
     toward: Tensor
 
     def __init__(self, event_shape: Shape) -> None:
         super().__init__(event_shape)
         self.register_buffer("toward", torch.ones(self.event_shape))
 
-    def forward(self, context: Tensor | None = None) -> TorchDistribution:
+    @property
+    def support(self) -> constraints.Constraint:
+        several = len(self.event_shape) - 1
+        return constraints.independent(sphere, several) if several else sphere
+
+    def distribution(self, read: Tensor | None) -> TorchDistribution:
         uniform = dists.VonMisesFisher(self.toward, 0 * self.toward[..., 0])
-        uniform = uniform.to_event(len(self.event_shape) - 1)
-        return uniform if context is None else uniform.expand(context.shape[:-1])
+        return uniform.to_event(len(self.event_shape) - 1)
 
 
 __all__ = [

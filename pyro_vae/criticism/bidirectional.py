@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..evidence.annealing import annealed_log_evidence
 from ..guards import whole_number
 from ..vae import VAE
-from .draws import needs_vae, simulated
+from .draws import simulated, vae_of
 
 if TYPE_CHECKING:
     import xarray
@@ -57,7 +57,7 @@ def bidirectional_log_evidence(
     """
     whole_number("num_simulations", num_simulations, at_least=1)
     whole_number("seed", seed, at_least=0, at_most=2**62)
-    needs_vae("bidirectional_log_evidence", vae)
+    vae = vae_of("bidirectional_log_evidence", vae)
     if vae.is_discrete:
         raise TypeError(
             "bidirectional_log_evidence needs continuous latents; log_evidence sums over discrete "

@@ -8,23 +8,25 @@ correlation that is missed.
 
 A test for a lean (ranks) and one for heaps (their distance from the middle) is made for each
 quantity, by Kolmogorov and Smirnov; the verdict is by the smallest of all p-values, times their
-number (Bonferroni)."""
+number (Bonferroni).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
 import torch
 
-from ..guards import mode, seeded, whole_number
+from ..density.memory import TILE_ROWS
+from ..density.problem import Problem
+from ..guards import evaluating, seeded, whole_number
 from ..posterior.mcmc import sample_posterior
 from ..posterior.trees import dataset
 from ..vae import VAE
-from .draws import flat, guide_draws, needs_vae, simulated
+from .draws import flat, guide_draws, simulated, vae_of
 
 if TYPE_CHECKING:
     import pandas
@@ -65,43 +67,41 @@ def calibrate(
     whole_number("num_simulations", num_simulations, at_least=20)
     whole_number("num_samples", num_samples, at_least=25)
     whole_number("seed", seed, at_least=0, at_most=2**62)
-    needs_vae("calibrate", vae)
+    vae = vae_of("calibrate", vae)
     if vae.is_discrete:
         raise TypeError(
             "calibrate needs continuous latents; over discrete ones compare the guide's "
             "probabilities"
         )
+
     z, x, given = simulated(vae, c, num_simulations, seed)
+    problem = Problem.of(vae, x, given)
     if kernel is None:
-        drawn = guide_draws(vae, x, given, num_samples=num_samples, seed=seed + 1)[0]["z"]
+        drawn = guide_draws(problem, num_samples=num_samples, seed=seed + 1)[0]["z"]
     else:
-        tree = sample_posterior(
-            vae, x, given, kernel=kernel, num_samples=10 * num_samples, seed=seed + 1
-        )
+        options: dict[str, Any] = {"num_samples": 10 * num_samples, "seed": seed + 1}
+        tree = sample_posterior(problem, kernel=kernel, **options)
         drawn = tree["posterior"].z.values.reshape(-1, num_simulations, *z.shape[1:])
         drawn = drawn[np.linspace(0, len(drawn) - 1, num_samples).astype(int)]
+
     both = np.concatenate([z[None], drawn])
-    quantities = np.concatenate(
-        [flat({"z": both}, 2), _log_joint(vae, x, given, both)[..., None]], -1
-    )
+    log_joint = _log_joint(problem, both)[..., None]
+    quantities = np.concatenate([flat({"z": both}, 2), log_joint], -1)
     names = [f"z_{number}" for number in range(quantities.shape[-1] - 1)] + ["log_joint"]
-    return _judged(_ranks(quantities, seed + 2), names)
+    return _verdict(_ranks(quantities, seed + 2), names)
 
 
-def _log_joint(vae: VAE, x: np.ndarray, c: Any, z: np.ndarray) -> np.ndarray:
+def _log_joint(problem: Problem, z: np.ndarray) -> np.ndarray:
     """log p(x, z) of latents ``(L, N, *Z)``, shape ``(L, N)``."""
-    rows = vae.check(x, c)
-    with torch.no_grad(), mode(vae, training=False), pyro.validation_enabled(False):
-        first, *given = rows.batch(slice(None), like=vae.reference)
-        encoded = vae.encode_condition(len(first), *given)
-        blocks = np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / 4096)))
-        on = vae.reference.device
-        return np.concatenate(
-            [
-                vae.log_joint(first, torch.as_tensor(block).to(on), encoded).numpy(force=True)
-                for block in blocks
-            ]
-        )
+    found = []
+    with torch.no_grad(), evaluating(problem.model, problem.guide):
+        batch = problem.batch(slice(None))
+        densities = problem.densities(batch)
+        for block in np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / TILE_ROWS))):
+            values = {"z": torch.as_tensor(block).to(batch[0].device)}
+            log_likelihood, log_prior = densities.log_model(values)
+            found.append((log_likelihood + log_prior).numpy(force=True))
+    return np.concatenate(found)
 
 
 def _ranks(quantities: np.ndarray, seed: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def _ranks(quantities: np.ndarray, seed: int) -> np.ndarray:
     return (below + uniform * (ties + 1)) / len(quantities)
 
 
-def _judged(rank: np.ndarray, names: list[str]) -> xarray.Dataset:
+def _verdict(rank: np.ndarray, names: list[str]) -> xarray.Dataset:
     from scipy import stats
 
     lean = [float(stats.kstest(each, "uniform").pvalue) for each in rank.T]
@@ -135,8 +135,8 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def check_predictions(
-    vae: VAE,
-    x: Any,
+    vae: VAE | Problem,
+    x: Any = None,
     c: Any = None,
     *,
     statistics: Mapping[str, Callable[[np.ndarray], float]] | None = None,
@@ -167,27 +167,20 @@ def check_predictions(
     import pandas
 
     whole_number("num_samples", num_samples, at_least=20)
-    needs_vae("check_predictions", vae)
+    vae_of("check_predictions", vae)
     statistics = STATISTICS if statistics is None else statistics
-    if not isinstance(statistics, Mapping) or not all(
-        callable(function) for function in statistics.values()
-    ):
+    functions = statistics.values() if isinstance(statistics, Mapping) else (None,)
+    if not all(callable(function) for function in functions):
         raise TypeError(
             f"check_predictions needs statistics as functions by name; got {statistics!r:.60}"
         )
-    rows = vae.check(x, c)
-    with torch.no_grad(), seeded(seed), mode(vae, training=False), pyro.validation_enabled(False):
-        first, *given = rows.batch(slice(None), like=vae.reference)
-        encoded = vae.encode_condition(len(first), *given)
-        guide, hidden, drawn = vae.guide_of(first, encoded), first.isnan(), []
-        for _ in range(num_samples):
-            again = vae.likelihood_of(guide.sample(), encoded).sample().to(first)
-            again = again.masked_fill(hidden, math.nan).numpy(force=True)
-            drawn.append([function(again) for function in statistics.values()])
+    problem = Problem.of(vae, x, c)
+    first, again = _predicted(problem, num_samples, seed)
+    drawn = [[function(one) for function in functions] for one in again]
     table = pandas.DataFrame(index=list(statistics))
     values, observed = (
         np.array(drawn, dtype=float),
-        [float(f(first.numpy(force=True))) for f in statistics.values()],
+        [float(function(first)) for function in functions],
     )
     above = ((values > observed) + 0.5 * (values == observed)).mean(0)
     table["observed"], table["mean"], table["sd"] = observed, values.mean(0), values.std(0)
@@ -196,3 +189,19 @@ def check_predictions(
         known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan
     )
     return table
+
+
+def _predicted(problem: Problem, num: int, seed: int) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """The data, and data sets that the model makes of them, cells missing where they were."""
+    vae = vae_of("check_predictions", problem)
+    x, *given = problem.batch(slice(None))
+
+    def again() -> Iterator[np.ndarray]:
+        with torch.no_grad(), seeded(seed), evaluating(vae):
+            c = vae.encode_condition(len(x), *given)
+            guide, missing = vae.guide_of(x, c), x.isnan()
+            for _ in range(num):
+                one = vae.likelihood_of(guide.sample(), c).sample().to(x)
+                yield one.masked_fill(missing, math.nan).numpy(force=True)
+
+    return x.numpy(force=True), again()

@@ -12,57 +12,45 @@ from torch import Tensor
 
 from ..data.arrays import as_rows
 from ..density.memory import Memory
-from ..density.terms import Pair, entrance, replayed_terms, sites, under_particles
+from ..density.problem import Problem, Stream
 from ..evidence.importance import TILE_DATA
 from ..evidence.pareto import khat
-from ..guards import mode, own_store, seeded
+from ..guards import evaluating, mode, owner_of, seeded
 from ..vae import VAE
 
 Draws = dict[str, np.ndarray]
 
 
-def guide_draws(
-    vae: VAE | Pair, x: Any, c: Any = None, *, num_samples: int, seed: int
-) -> tuple[Draws, Tensor]:
+def guide_draws(problem: Problem, *, num_samples: int, seed: int) -> tuple[Draws, Tensor]:
     """Draws of the guide for each datum.
 
     Returns:
         The latents by site, each of shape ``(num_samples, N, *Z)``, and their log weights, of shape
         ``(num_samples, N)``.
     """
-    model, guide, rows, like = entrance(vae, x, c, num_samples)
     draws, weights = [], []
-    with (
-        torch.no_grad(),
-        own_store(),
-        seeded(seed),
-        mode(model, guide, training=False),
-        pyro.validation_enabled(False),
-    ):
-        for tile in rows.chunks(TILE_DATA):
-            batch = rows.batch(tile, like=like)
-            trace = under_particles(guide, batch, num_samples)
-            draws.append(
-                {
-                    site["name"]: site["value"].numpy(force=True)
-                    for site in sites(trace, observed=False)
-                }
-            )
-            weights.append(replayed_terms(model, trace, batch, num_samples, Memory()).log_weight)
-    return {
-        name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]
-    }, torch.cat(weights, 1)
+    with torch.no_grad(), evaluating(problem.model, problem.guide):
+        for tile in problem.tiles(TILE_DATA, (seed, Stream.GUIDE)):
+            with tile.seeded():
+                drawn = tile.densities.draw(num_samples)
+                weights.append(tile.densities.weigh(drawn, Memory()).log_weight)
+            draws.append({name: z.numpy(force=True) for name, z in drawn.values.items()})
+    by_site = {name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]}
+    return by_site, torch.cat(weights, 1)
 
 
-def needs_vae(who: str, vae: Any) -> None:
-    """Raise unless it is a VAE, whose parts can be told apart.
+def vae_of(who: str, vae: Any) -> VAE:
+    """The VAE that was given, alone or in a problem, where the parts must be told apart.
 
     Raises:
         TypeError: Who needs what; what it was.
     """
-    if not isinstance(vae, VAE):
-        by_pairs = "terms, log_evidence, sample_posterior and compare_posteriors take pairs of Pyro functions"
-        raise TypeError(f"{who} needs a VAE; got {type(vae).__name__}; {by_pairs}")
+    owner = owner_of(vae.model) if isinstance(vae, Problem) else vae
+    if not isinstance(owner, VAE):
+        by_pairs = "terms, log_evidence, sample_posterior and compare_posteriors take pairs"
+        got = f"got {type(vae).__name__}; {by_pairs} of Pyro functions"
+        raise TypeError(f"{who} needs a VAE; {got}")
+    return owner
 
 
 def flat(draws: Draws, leading: int) -> np.ndarray:
@@ -72,8 +60,10 @@ def flat(draws: Draws, leading: int) -> np.ndarray:
 
 
 def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
-    """KL(q‖p) = log p(x) - ELBO of each datum in nats, its standard error, and k-hat, from log
-    weights ``(K, N)``.
+    """KL(q‖p) = log p(x) - ELBO of each datum, from log weights ``(K, N)``.
+
+    Returns:
+        ``kl`` in nats, its standard error ``kl_se``, and ``khat``.
     """
     shape, log_weight, num_samples = khat(log_weight), log_weight.double(), len(log_weight)
     log_mean = log_weight.logsumexp(0) - math.log(num_samples)

@@ -7,25 +7,25 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
 from ..data.rows import DataError, Rows
 from ..density.memory import TILE_ROWS
+from ..density.problem import Problem
 from ..evidence.pareto import khat
-from ..guards import mode, seed_of, seeded, whole_number
+from ..guards import evaluating, seed_of, seeded, whole_number
 from ..posterior.trees import DRAWS, dataset, features, needs_draws_of, observed_groups
 from ..vae import VAE
-from .draws import guide_draws, needs_vae
+from .draws import guide_draws, vae_of
 
 if TYPE_CHECKING:
     import xarray
 
 
 def to_datatree(
-    vae: VAE,
-    x: Any,
+    vae: VAE | Problem,
+    x: Any = None,
     c: Any = None,
     *,
     posterior: xarray.DataTree | None = None,
@@ -58,39 +58,33 @@ def to_datatree(
     import xarray
 
     whole_number("num_samples", num_samples, at_least=1)
-    needs_vae("to_datatree", vae)
-    rows = vae.check(x, c)
+    own = vae_of("to_datatree", vae)
+    problem = Problem.of(vae, x, c)
+    rows = problem.rows
     if posterior is not None:
-        needs_draws_of("to_datatree", posterior, rows)
-    drawn, log_weight = guide_draws(vae, rows, c, num_samples=num_samples, seed=seed)
+        posterior = needs_draws_of("to_datatree", posterior, rows)
+    drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
     guide = dataset({"z": drawn["z"][None]}, DRAWS, "latent")
-    groups = (
-        {"posterior": guide}
-        if posterior is None
-        else {n: node.to_dataset() for n, node in posterior.items()}
-    )
+    groups = {"posterior": guide}
+    if posterior is not None:
+        groups = {name: node.to_dataset() for name, node in posterior.items()}
     z = groups["posterior"]["z"]
     if z.shape[2:] != drawn["z"].shape[1:]:
         raise DataError(
             f"to_datatree needs the data that the posterior was drawn for; got {len(rows)} data"
         )
-    with (
-        torch.no_grad(),
-        seeded(seed_of(seed, 1)),
-        mode(vae, training=False),
-        pyro.validation_enabled(False),
-    ):
-        batch = rows.batch(slice(None), like=vae.reference)
+
+    with torch.no_grad(), seeded(seed_of(seed, 1)), evaluating(own):
+        batch = problem.batch(slice(None))
+        thinned = z.isel(draw=slice(None, None, _step(z, num_samples)))
         groups |= {
             "guide": guide,
             "importance": _importance(log_weight),
-            "log_likelihood": _log_likelihood(vae, batch, z),
-            "posterior_predictive": _predicted(
-                vae, rows, batch, z.isel(draw=slice(None, None, _step(z, num_samples)))
-            ),
-            **_prior(vae, rows, batch, num_samples),
+            "log_likelihood": _log_likelihood(own, batch, z),
+            "posterior_predictive": _predicted(own, rows, batch, thinned),
+            **_prior(own, rows, batch, num_samples),
         }
-    tree = xarray.DataTree.from_dict(groups | observed_groups(rows, vae.reference))
+    tree = xarray.DataTree.from_dict(groups | observed_groups(rows, own.reference))
     for role, name in (("inference_library", "pyro-ppl"), ("creation_library", "pyro-vae")):
         tree.attrs |= {role: name, f"{role}_version": metadata.version(name)}
     tree.attrs["seed"] = seed

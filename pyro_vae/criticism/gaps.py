@@ -12,24 +12,39 @@ by :meth:`.VAE.refine`; log p(x) is importance-sampled from it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
+import torch
 from torch import Tensor
 
+from ..assembly.refinement import refine
+from ..density.memory import Memory
+from ..density.problem import Problem, Stream, Tile
+from ..density.traced import Traced
 from ..evidence.importance import TILE_DATA
-from ..guards import seed_of, whole_number
+from ..guards import evaluating, mode, seed_of, seeded, whole_number
 from ..posterior.trees import dataset
 from ..vae import VAE
-from .draws import divergence, guide_draws, needs_vae
+from .draws import divergence, vae_of
 
 if TYPE_CHECKING:
     import xarray
 
+LEARNING_RATE = 0.05  # of the search for the best guide
+PARTICLES = 8
+
 
 def gaps(
-    vae: VAE, x: Any, c: Any = None, *, steps: int = 300, num_samples: int = 2000, seed: int = 0
+    vae: VAE | Problem,
+    x: Any = None,
+    c: Any = None,
+    *,
+    steps: int = 300,
+    num_samples: int = 2000,
+    seed: int = 0,
 ) -> xarray.Dataset:
     """The gap between log p(x) and the ELBO of each datum, and its two parts.
 
@@ -52,25 +67,25 @@ def gaps(
         TypeError: The guide is not amortised, or is discrete.
     """
     whole_number("num_samples", num_samples, at_least=25)
-    needs_vae("gaps", vae)
-    rows = vae.check(x, c)
+    own = vae_of("gaps", vae)
+    problem = Problem.of(vae, x, c)
     parts = []
-    for number, tile in enumerate(rows.chunks(TILE_DATA)):
-        batch = rows.batch(tile, like=vae.reference)
-        refined = _refined(vae, batch, steps, seed_of(seed, number, 1))
-        _, best = guide_draws(
-            (vae.model, refined), *batch, num_samples=num_samples, seed=seed_of(seed, number, 2)
-        )
-        _, amortised = guide_draws(
-            vae, *batch, num_samples=num_samples, seed=seed_of(seed, number, 3)
-        )
-        parts.append(_parts(best, amortised))
+    for tile in problem.tiles(TILE_DATA, (seed, Stream.GAPS)):
+        best = Traced(own.model, _refined(own, tile, steps), tile.batch)
+        with torch.no_grad(), evaluating(own.model):
+            log_weights = []
+            for number, densities in enumerate((best, tile.densities), start=2):
+                with seeded(seed_of(tile.seed, number)):
+                    log_weights.append(densities.terms(num_samples, Memory()).log_weight)
+        parts.append(_parts(*log_weights))
     return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _refined(vae: VAE, batch: tuple[Tensor, ...], steps: int, seed: int) -> Any:
-    """The best guide for these data, as a Pyro function of them."""
-    best = vae.refine(*batch, steps=steps, seed=seed)
+def _refined(vae: VAE, tile: Tile, steps: int) -> Callable[..., None]:
+    """The best guide for the data of a tile, as a Pyro function of them."""
+    own_draws, no_validation = seeded(seed_of(tile.seed, 1)), pyro.validation_enabled(False)
+    with own_draws, mode(vae, training=False), torch.inference_mode(False), no_validation:
+        best = refine(vae, tile.batch, steps, LEARNING_RATE, PARTICLES)
 
     def guide(x: Tensor, c: Tensor | None = None) -> None:
         with pyro.plate("data", len(x), dim=-1):

@@ -9,7 +9,8 @@ drops out:
 
 which holds the noise of z as well as that of the draw of data, though not the bias of an estimate
 with k-hat above 0.7, which is too low. A density is per unit of x and a probability is a pure
-number, so the two cannot be compared."""
+number, so the two cannot be compared.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ import xarray
 
 from ..data.arrays import as_rows
 from ..data.rows import DataError
-from ..density.terms import Pair, entrance, trace_terms
+from ..density.identity import data_digest
+from ..density.problem import Problem
+from ..density.traced import Pair
 from ..evidence.evidence import log_evidence
-from ..evidence.results import observing, whole
-from ..guards import evaluating, seeded
+from ..evidence.results import whole
+from ..guards import evaluating
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ ATTRIBUTES = {
     "mean_mc_se",
     "flagged",
     "cells",
-    "data",
+    "data_digest",
     "measure",
 }  # of a result, all read here
 KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
@@ -91,21 +94,20 @@ def compare_models(
     import pandas
 
     _check_kinds(models, x)
-    _refuse_other_data(models, x, c)
-    _refuse_other_measures({name: _measure(name, model, x, c) for name, model in models.items()})
-    results, seconds = {}, {}
+    problems = {name: _problem(name, m, x, c) for name, m in models.items()}
+    _refuse_other_data(models, problems, x, c)
+    _refuse_other_measures({name: _measure(name, models, problems) for name in models})
+    results: dict[Any, xarray.Dataset] = {}
+    seconds: dict[Any, float] = {}
     for name, model in models.items():
-        if isinstance(model, xarray.Dataset):
-            results[name], seconds[name] = model, math.nan
+        problem = problems[name]
+        if problem is None:
+            results[name], seconds[name] = cast(xarray.Dataset, model), math.nan
             continue
-        options: dict[str, Any] = {
-            "num_samples": num_samples,
-            "max_samples": max_samples,
-            "seed": seed,
-        }
+        options: dict[str, Any] = {"num_samples": num_samples, "max_samples": max_samples}
         began = time.perf_counter()
         with _unflagged():
-            results[name] = log_evidence(model, x, c, tolerance=tolerance, **options)
+            results[name] = log_evidence(problem, tolerance=tolerance, seed=seed, **options)
         seconds[name] = time.perf_counter() - began
     order = sorted(results, key=lambda name: _worth(results[name]), reverse=True)
     best = results[order[0]]
@@ -155,22 +157,37 @@ def _is_pair(model: Any) -> bool:
     return isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model)
 
 
-def _refuse_other_data(models: Mapping[Any, Any], x: Any, c: Any) -> None:
-    """Raise unless x, where it is given, and all earlier results are of the same data and the same
-    c.
-    """
+def _problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
+    """A model and the data; none for an earlier result."""
+    if isinstance(model, xarray.Dataset):
+        return None
+    try:
+        return Problem.of(model, x, c)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"compare_models was about to score {name!r}")
+        raise
+
+
+def _refuse_other_data(
+    models: Mapping[Any, Any], problems: dict[Any, Problem | None], x: Any, c: Any
+) -> None:
+    """Raise unless x and all earlier results are of the same data and the same c."""
     found = []
     if x is not None:
-        rows = as_rows(x)
-        found.append(
-            ("x", len(rows), rows.fingerprint() + ("" if c is None else as_rows(c).fingerprint()))
-        )
-    for name, model in models.items():
-        if isinstance(model, xarray.Dataset):
-            if not whole(model):
-                some = f"compare_models needs whole results in their own order; {name!r} is a part of one, or reordered"
-                raise DataError(f"{some}; score these data by themselves")
-            found.append((f"the result {name!r}", model.sizes["datum"], model.attrs["data"]))
+        some = next((problem.rows for problem in problems.values() if problem is not None), None)
+        rows = as_rows(x).given(None if c is None else as_rows(c)) if some is None else some
+        found.append(("x", len(rows), data_digest(rows)))
+    for name, result in models.items():
+        if problems[name] is not None:
+            continue
+        if not whole(result):
+            raise DataError(
+                f"compare_models needs whole results in their own order; {name!r} is a part of "
+                "one, or reordered; score these data by themselves"
+            )
+        about = result.sizes["datum"], result.attrs["data_digest"]
+        found.append((f"the result {name!r}", *about))
+
     for (one, num, data), (other, others, other_data) in pairwise(found):
         if num != others:
             said = f"{one} has {num} data and {other} {others}"
@@ -184,22 +201,17 @@ def _refuse_other_data(models: Mapping[Any, Any], x: Any, c: Any) -> None:
         )
 
 
-def _measure(name: Any, model: Any, x: Any, c: Any) -> str:
-    """What the likelihood is with respect to, found from one draw for the first datum; all data are
-    checked.
-    """
-    if isinstance(model, xarray.Dataset):
-        return model.attrs["measure"]
-    about: dict[str, Any] = {}
+def _measure(name: Any, models: Mapping[Any, Any], problems: dict[Any, Problem | None]) -> str:
+    """What the likelihood is with respect to, found from one draw for the first datum."""
+    problem = problems[name]
+    if problem is None:
+        return models[name].attrs["measure"]
     try:
-        model, guide, rows, like = entrance(model, x, c, 1)
-        batch = rows.only(np.arange(1)).batch(slice(None), like=like)
-        with torch.no_grad(), evaluating(model, guide), seeded(0), observing(about):
-            trace_terms(model, guide, batch, 1)
+        with torch.no_grad(), evaluating(problem.model, problem.guide):
+            return problem.measure
     except (TypeError, ValueError) as error:
         error.add_note(f"compare_models was about to score {name!r}")
         raise
-    return about["measure"]
 
 
 def _refuse_other_measures(measures: dict[Any, str]) -> None:

@@ -8,7 +8,8 @@ divergence of the guide is
 
 with both terms from the same draws of the guide; its standard error is that of the mean of
 :math:`w_k / \bar w - \log w_k` (the delta method). Like log p(x) it is a lower bound where k-hat is
-large."""
+large.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.rows import DataError
-from ..density.terms import Pair, entrance
+from ..density.problem import Problem
+from ..density.traced import Pair
 from ..guards import whole_number
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
@@ -35,9 +37,9 @@ CLASSIFIED = 500  # draws of each kind that the classifier sees
 
 
 def compare_posteriors(
-    vae: VAE | Pair,
-    x: Any,
-    posterior: xarray.DataTree,
+    vae: VAE | Pair | Problem,
+    x: Any = None,
+    posterior: xarray.DataTree | None = None,
     c: Any = None,
     *,
     num_samples: int = 2000,
@@ -77,11 +79,12 @@ def compare_posteriors(
         ValueError: It has fewer than 20 draws.
     """
     whole_number("num_samples", num_samples, at_least=25)
-    needs_draws_of("compare_posteriors", posterior, entrance(vae, x, c, num_samples)[2])
-    drawn, log_weight = guide_draws(vae, x, c, num_samples=num_samples, seed=seed)
+    problem = Problem.of(vae, x, c)
+    tree = needs_draws_of("compare_posteriors", posterior, problem.rows)
+    drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
     guide = flat(drawn, 2)
     judge = flat(
-        {str(name): values.values for name, values in posterior["posterior"].data_vars.items()}, 3
+        {str(name): values.values for name, values in tree["posterior"].data_vars.items()}, 3
     )
     if judge.shape[2:] != guide.shape[1:]:
         raise DataError(

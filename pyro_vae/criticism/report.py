@@ -18,6 +18,7 @@ import tomli_w
 
 from ..data.files import write
 from ..data.rows import Rows
+from ..density.problem import Problem
 from ..evidence.evidence import log_evidence
 from ..evidence.pareto import KHAT_LIMIT
 from ..guards import whole_number
@@ -25,9 +26,9 @@ from ..posterior.diagnostics import have_mixed
 from ..posterior.mcmc import sample_posterior
 from ..spec.build import describe
 from ..vae import VAE
-from . import plots
+from . import plots, tables
 from .calibration import calibrate, check_predictions
-from .draws import needs_vae
+from .draws import vae_of
 from .posteriors import compare_posteriors, summarize
 
 if TYPE_CHECKING:
@@ -36,14 +37,17 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # reconstructions
 STYLE = """
-:root { color-scheme: light; --line: #d8dce3; --soft: #5b6472; --good: #1a7f4b; --fair: #b26a00; --bad: #b3261e }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f27; margin: 0 auto; max-width: 62rem; padding: 1.2rem }
+:root { color-scheme: light; --line: #d8dce3; --soft: #5b6472;
+  --good: #1a7f4b; --fair: #b26a00; --bad: #b3261e }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f27;
+  margin: 0 auto; max-width: 62rem; padding: 1.2rem }
 h1 { font-size: 1.7rem; margin: .2rem 0 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem }
 p, li { max-width: 46rem } .soft { color: var(--soft) }
 img, svg { max-width: 100%; height: auto; display: block }
 .wide { overflow-x: auto; margin: .6rem 0 } img.big { min-width: 42rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line);
+  text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
 pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .85rem }
 .light { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .45em }
@@ -52,9 +56,9 @@ pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .85rem }
 
 
 def report(
-    vae: VAE,
-    x: Any,
-    path: str | Path,
+    vae: VAE | Problem,
+    x: Any = None,
+    path: str | Path = "report.html",
     c: Any = None,
     *,
     history: pandas.DataFrame | None = None,
@@ -86,58 +90,54 @@ def report(
         DataError: The data do not fit the likelihood.
         ValueError: The path is no .html file in a folder that exists, or an option makes no sense.
     """
-    needs_vae("report", vae)
+    own = vae_of("report", vae)
     path = Path(path)
     if path.suffix != ".html" or path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"report writes an .html file in a folder that exists; got {str(path)!r}")
     whole_number("num_samples", num_samples, at_least=25)
     whole_number("num_mcmc", num_mcmc, at_least=0)
     whole_number("num_simulations", num_simulations, at_least=20 if num_simulations else 0)
-    rows = vae.check(x, c)
-    if labels is not None and len(labels) != len(rows):
+    problem = Problem.of(vae, x, c).in_memory()
+    if labels is not None and len(labels) != len(problem):
         raise ValueError(
-            f"report needs a label for each datum; got {len(labels)} labels for {len(rows)} data"
+            f"report needs a label for each datum; got {len(labels)} labels for {len(problem)} data"
         )
+
+    parts = [*_model(own, problem)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
-        parts = [
-            *_model(vae, rows),
-            *([] if history is None else _training(history)),
-            *_evidence(vae, rows, c, num_samples, seed),
-            *_fit(vae, rows, c, labels, seed),
-            *(
-                _mcmc(vae, rows, c, min(num_mcmc, len(rows)), seed)
-                if num_mcmc and not vae.is_discrete
-                else []
-            ),
-            *(
-                _calibration(vae, c, num_simulations, seed)
-                if num_simulations and not vae.is_discrete
-                else []
-            ),
-        ]
+        if history is not None:
+            parts += _training(history)
+        parts += _evidence(problem, num_samples, seed)
+        parts += _fit(own, problem, labels, seed)
+        if num_mcmc and not own.is_discrete:
+            parts += _mcmc(problem, min(num_mcmc, len(problem)), seed)
+        if num_simulations and not own.is_discrete:
+            given = None if problem.rows.c is None else problem.rows.c.take(slice(None))
+            parts += _calibration(own, given, num_simulations, seed)
     write(path, _page(parts).encode())
     return path
 
 
-def _model(vae: VAE, rows: Rows) -> Iterator[str]:
+def _model(vae: VAE, problem: Problem) -> Iterator[str]:
     spec = describe(vae)
     names = {role: spec[role]["name"] for role in ("prior", "likelihood", "guide")}
     number = sum(parameter.numel() for parameter in vae.parameters())
-    yield f"<h1>A variational autoencoder: {escape(names['prior'])}, {escape(names['likelihood'])}</h1>"
+    prior, likelihood = escape(names["prior"]), escape(names["likelihood"])
+    yield f"<h1>A variational autoencoder: {prior}, {likelihood}</h1>"
     yield (
-        f"<p class=soft>{len(rows)} data of shape {tuple(spec['event'])}, latents of shape "
+        f"<p class=soft>{len(problem)} data of shape {tuple(spec['event'])}, latents of shape "
         f"{tuple(spec['latent'])}, {number:,} parameters. All densities in nats, per datum.</p>"
     )
-    yield "<h2>Model</h2>" + _diagram(
-        names, len(rows), () if vae.condition is None else vae.condition.seen_by
-    )
+    seen_by = () if vae.condition is None else vae.condition.seen_by
+    yield "<h2>Model</h2>" + _diagram(names, len(problem), seen_by)
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
 
 
 def _diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
-    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow; c and
-    who sees it.
+    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow.
+
+    Where there is a c, arrows show which parts see it.
     """
     small, height = 'text-anchor="middle" font-size="12" fill="#5b6472"', 230 if seen_by else 152
     guide = names["guide"] + (", sees c" if "guide" in seen_by else "")
@@ -147,11 +147,12 @@ def _diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
         '<defs><marker id="tip" markerWidth="9" markerHeight="9" refX="8" refY="4" orient="auto">'
         '<path d="M0 0 L9 4 L0 8 z"/></marker></defs>',
         f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="#9aa3b0"/>',
-        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="#5b6472">data: {num}</text>',
+        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="#5b6472">'
+        f"data: {num}</text>",
         _node(100, 75, "z", "white") + _node(290, 75, "x", "#dfe3ea"),
         '<path d="M124 68 L264 68" stroke="#1b1f27" marker-end="url(#tip)"/>',
-        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="#1b1f27" stroke-dasharray="4 3" '
-        'marker-end="url(#tip)"/>',
+        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="#1b1f27" '
+        'stroke-dasharray="4 3" marker-end="url(#tip)"/>',
         f'<text x="100" y="38" {small}>{escape(names["prior"])}</text>',
         f'<text x="195" y="58" {small}>{escape(names["likelihood"])}</text>',
         f'<text x="195" y="135" {small}>guide: {escape(guide)}</text>',
@@ -167,7 +168,8 @@ def _diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
 
 def _node(x: int, y: int, name: str, fill: str) -> str:
     circle = f'<circle cx="{x}" cy="{y}" r="24" fill="{fill}" stroke="#1b1f27"/>'
-    return f'{circle}<text x="{x}" y="{y + 6}" text-anchor="middle" font-size="17" font-style="italic">{name}</text>'
+    font = 'text-anchor="middle" font-size="17" font-style="italic"'
+    return f'{circle}<text x="{x}" y="{y + 6}" {font}>{name}</text>'
 
 
 def _training(history: pandas.DataFrame) -> Iterator[str]:
@@ -175,70 +177,64 @@ def _training(history: pandas.DataFrame) -> Iterator[str]:
     yield _image(plots.training(history), "losses")
 
 
-def _evidence(vae: VAE, rows: Rows, c: Any, num_samples: int, seed: int) -> Iterator[str]:
-    found = log_evidence(vae, rows, c, num_samples=num_samples, seed=seed)
+def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
+    found = log_evidence(problem, num_samples=num_samples, seed=seed)
     flagged, num = found.attrs["flagged"], found.sizes["datum"]
-    if vae.is_discrete:
+    if problem.sums_exactly:
         verdict = _light("good", "Exact: the latents are summed over.")
     else:
         share = flagged / num
-        colour = "good" if share < 0.05 else "fair" if share < 0.3 else "bad"
         verdict = _light(
-            colour,
+            _colour(share < 0.05, share < 0.3),
             f"log p(x) of {num - flagged} of {num} data can be trusted (k-hat at most "
             f"{KHAT_LIMIT}); that of {flagged} is a lower bound.",
         )
     yield "<h2>Evidence</h2>" + verdict
-    rows_ = [
+    elbo_se = float(found.elbo.std(ddof=1)) / num**0.5 if num > 1 else np.nan
+    figures = [
         ("log p(x)", found.attrs["mean"], found.attrs["mean_se"]),
-        (
-            "ELBO",
-            float(found.elbo.mean()),
-            float(found.elbo.std(ddof=1)) / num**0.5 if num > 1 else np.nan,
-        ),
+        ("ELBO", float(found.elbo.mean()), elbo_se),
     ]
-    body = "".join(f"<tr><td>{name}<td>{mean:.2f}<td>{se:.2f}" for name, mean, se in rows_)
+    body = "".join(f"<tr><td>{name}<td>{mean:.2f}<td>{se:.2f}" for name, mean, se in figures)
     yield _wide(f"<table><tr><th>mean over data<th>nats<th>SE{body}</table>")
     yield f"<p class=soft>Importance sampling from the guide, K = {num_samples}.</p>" + _image(
         plots.evidence(found), "log p(x) and k-hat"
     )
 
 
-def _fit(vae: VAE, rows: Rows, c: Any, labels: Any, seed: int) -> Iterator[str]:
+def _fit(vae: VAE, problem: Problem, labels: Any, seed: int) -> Iterator[str]:
     """Does the model make data like these?"""
     yield "<h2>Data and predictions</h2>"
+    rows = problem.rows
     if vae.condition is None and _is_square(rows):
-        some = Rows(rows.fetch, min(SHOWN, len(rows)), tuple(rows.event_shape))
-        yield _image(
-            plots.reconstructions(vae, some, seed=seed), "data above, reconstructions below"
-        )
+        some = rows.only(np.arange(min(SHOWN, len(rows))))
+        pictures = plots.reconstructions(vae, some, seed=seed)
+        yield _image(pictures, "data above, reconstructions below")
         if not vae.prior.reads_guide:
-            yield "<p>Drawn from the prior:</p>" + _image(
-                plots.samples(vae, rows=3, seed=seed), "samples from the prior"
-            )
-    table = check_predictions(vae, rows, c, seed=seed).rename(columns={"p_value": "p"})
+            pictures = plots.samples(vae, rows=3, seed=seed)
+            yield "<p>Drawn from the prior:</p>" + _image(pictures, "samples from the prior")
+
+    table = check_predictions(problem, seed=seed).rename(columns={"p_value": "p"})
     yield _wide(_table(table, "statistic"))
-    yield "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it is missed.</p>"
-    if (
-        labels is not None
-        and vae.condition is None
-        and not vae.is_discrete
-        and vae.prior.event_shape.numel() > 1
-    ):
-        yield "<h2>Latents</h2>" + _image(
-            plots.latent_space(vae, rows, labels), "means of the guide, by class"
-        )
+    yield (
+        "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it "
+        "is missed.</p>"
+    )
+
+    has_a_plane = not vae.is_discrete and vae.prior.event_shape.numel() > 1
+    if labels is not None and vae.condition is None and has_a_plane:
+        picture = plots.latent_space(vae, rows, labels)
+        yield "<h2>Latents</h2>" + _image(picture, "means of the guide, by class")
 
 
-def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
-    first = slice(None, num)
-    x, given = rows.take(first, vae.reference), None if c is None else rows.c.take(first)  # type: ignore[union-attr]
-    tree = sample_posterior(vae, x, given, num_samples=500, warmup=300, seed=seed)
+def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
+    first = problem.only(np.arange(num))
+    tree = sample_posterior(first, num_samples=500, warmup=300, seed=seed)
     chains = tree["diagnostics"]
     good = have_mixed(chains)
     yield f"<h2>Guide against MCMC, {num} data</h2>"
     yield _light(
-        "good" if good.all() else "fair" if good.mean() > 0.9 else "bad",
+        _colour(good.all(), good.mean() > 0.9),
         f"Batched HMC, 4 chains of 500 draws: those of {int(good.sum())} of {num} data have mixed "
         f"(R-hat at most {float(chains.rhat.max()):.3f}, bulk ESS at least "
         f"{float(chains.ess_bulk.min()):.0f}, {int(chains.divergences.sum())} divergences). Only "
@@ -246,12 +242,12 @@ def _mcmc(vae: VAE, rows: Rows, c: Any, num: int, seed: int) -> Iterator[str]:
     )
     if not good.any():
         return
-    comparison = compare_posteriors(vae, x, tree, given, seed=seed).isel(datum=np.flatnonzero(good))
+    comparison = compare_posteriors(first, posterior=tree, seed=seed)
+    comparison = comparison.isel(datum=np.flatnonzero(good))
     narrow = float((comparison.sd_ratio < 0.8).mean())
     typical = float(np.abs(comparison.mean_error).median())
-    colour = "good" if typical < 0.2 and narrow < 0.1 else "fair" if typical < 0.5 else "bad"
     yield _light(
-        colour,
+        _colour(typical < 0.2 and narrow < 0.1, typical < 0.5),
         f"Means of the guide are off by {typical:.2f} posterior standard deviations (median); "
         f"{narrow:.0%} of its standard deviations are below 0.8 of the posterior's.",
     )
@@ -279,6 +275,12 @@ def _is_square(rows: Rows) -> bool:
     return math.prod(channels) == side > 1
 
 
+def _colour(good: Any, fair: Any) -> str:
+    if good:
+        return "good"
+    return "fair" if fair else "bad"
+
+
 def _light(colour: str, text: str) -> str:
     return f'<p><span class="light {colour}" title="{colour}"></span>{escape(text)}</p>'
 
@@ -298,13 +300,11 @@ def _wide(content: str) -> str:
 
 
 def _table(frame: pandas.DataFrame, index: str) -> str:
-    head = "".join(f"<th>{escape(str(name)).replace('_', ' ')}" for name in frame.columns)
-    body = "".join(
-        f"<tr><td>{escape(str(name)).replace('_', ' ')}"
-        + "".join(f"<td>{value:.3g}" for value in values)
-        for name, values in zip(frame.index, frame.values, strict=True)
+    head = "".join(f"<th>{escape(name)}" for name in tables.header(frame, index))
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in tables.body(frame)
     )
-    return f"<table><tr><th>{index}{head}{body}</table>"
+    return f"<table><tr>{head}{rows}</table>"
 
 
 def _page(parts: list[str]) -> str:

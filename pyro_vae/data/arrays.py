@@ -1,8 +1,8 @@
 """Data: arrays, frames, files and data sets as rows.
 
 Everything that takes data reads it through :class:`Rows`, a few rows at a time, so a memory map is
-never loaded whole. Integers and booleans are converted; what cannot be a number is refused with its
-row, column and value."""
+never loaded whole. Integers and booleans are converted. The error for a cell that is no number says
+its row, column and value."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ def _from_tensor(x: Tensor) -> Rows:
         )
     if x.dim() == 0:
         raise DataError("data need rows: an array of shape (N, ...); got a single number")
+
     x = x.detach()
     return Rows(
         lambda index: x[torch.as_tensor(index, device=x.device)], len(x), tuple(x.shape[1:])
@@ -85,6 +86,7 @@ def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
         raise DataError(
             "data need rows of equal length; got a ragged sequence; pad or select first"
         ) from None
+
     if array.ndim == 0:
         raise DataError(
             f"data need rows: an array of shape (N, ...); got {type(x).__name__} {x!r:.60}"
@@ -99,8 +101,10 @@ def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
 
 
 def _numeric(array: np.ndarray, rows: Rows) -> np.ndarray:
-    """An array of objects that are all numbers, as numbers; anything else is refused by its first
-    cell.
+    """An array of objects as numbers.
+
+    Raises:
+        DataError: A cell is no number; the message names the first.
     """
     for place in np.ndindex(array.shape):
         value = array[place]
@@ -119,14 +123,10 @@ def _from_frame(frame: Any) -> Rows:
     cells = np.empty(frame.shape, dtype=object)
     for number, dtype in enumerate(frame.dtypes):
         column = frame.iloc[:, number]
-        numeric = (
-            dtype.kind in "biuf"
-        )  # nullable numbers: what is missing becomes NaN, and the check names it
-        cells[:, number] = (
-            column.to_numpy(dtype=float, na_value=np.nan)
-            if numeric
-            else column.to_numpy(dtype=object)
-        )
+        if dtype.kind in "biuf":  # nullable numbers: a missing one becomes NaN
+            cells[:, number] = column.to_numpy(dtype=float, na_value=np.nan)
+        else:
+            cells[:, number] = column.to_numpy(dtype=object)
     return _from_array(cells, columns)
 
 
@@ -141,7 +141,7 @@ def _from_dataset(dataset: Any) -> Rows:
             raise DataError(f"item {index} of {type(dataset).__name__}: {error}") from None
 
     def fetch(index: np.ndarray) -> Tensor:
-        items = [item(int(i)) for i in index]
+        items = [known.pop(i) if i in known else item(i) for i in index.tolist()]
         for i, value in zip(index, items, strict=True):
             if value.shape != shape:
                 raise DataError(
@@ -151,7 +151,8 @@ def _from_dataset(dataset: Any) -> Rows:
         return torch.stack(items)
 
     length = len(dataset)
-    shape = item(0).shape if length else torch.Size([0])
+    known = {0: item(0)} if length else {}  # read for its shape, and handed out at the first fetch
+    shape = known[0].shape if length else torch.Size([0])
     return Rows(fetch, length, shape)
 
 
@@ -179,21 +180,22 @@ def binarize(x: Any, threshold: float | None = None) -> Tensor:
         DataError: A value is not a number, or without a threshold lies outside [0, 1].
     """
     rows = as_rows(x)
-    grey, all_rows = rows.take(slice(None)), slice(0, len(rows))
+    grey = rows.take(slice(None))
+    all_rows = slice(0, len(rows))
     refuse(
         grey.isnan(), grey, rows, all_rows, "binarize needs numbers", "drop or impute these rows"
     )
     if threshold is None:
-        needs, remedy = (
-            "binarize needs grey values from 0 to 1",
-            "give a threshold, such as threshold=127",
-        )
-        refuse((grey < 0) | (grey > 1), grey, rows, all_rows, needs, remedy)
-    return (grey > (0.5 if threshold is None else threshold)).to(grey.dtype)
+        outside = (grey < 0) | (grey > 1)
+        needs = "binarize needs grey values from 0 to 1"
+        remedy = "give a threshold, such as threshold=127"
+        refuse(outside, grey, rows, all_rows, needs, remedy)
+        threshold = 0.5
+    return (grey > threshold).to(grey.dtype)
 
 
 def binarize_afresh(x: Any) -> Rows:
-    """Grey values in [0, 1] as probabilities: rows are drawn anew whenever they are read, so at
+    """Grey values in [0, 1] as probabilities: rows are drawn anew whenever they are read, so in
     every epoch.
 
     This is the dynamic binarisation of Salakhutdinov & Murray (2008). For evaluation draw once:
@@ -203,7 +205,7 @@ def binarize_afresh(x: Any) -> Rows:
         x: Grey values of shape ``(N, *X)``.
 
     Returns:
-        Rows of 0 and 1, each reading a new draw.
+        Rows of 0 and 1; each reading is a new draw.
 
     Raises:
         DataError: A value lies outside [0, 1].

@@ -18,9 +18,9 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
     Arguments:
         source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
-            path to ``.npy`` (memory-mapped), ``.npz``, ``.csv`` (with a header line) or idx, the
-            last also gzipped.
-        key: Which array of an ``.npz`` with several.
+            path to ``.npy`` (memory-mapped), ``.npz``, ``.csv`` (with a header line) or idx (which
+            may be gzipped).
+        key: The name of an array, for an ``.npz`` with several.
 
     Returns:
         An array, or a DataFrame for ``.csv``.
@@ -34,21 +34,18 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
         return load_digits().data
     if not path.is_file():
-        near = difflib.get_close_matches(str(source), ["digits"])
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else "give 'digits' or a path to .npy, .npz, .csv or idx"
-        )
+        hint = "give 'digits' or a path to .npy, .npz, .csv or idx"
+        if difflib.get_close_matches(str(source), ["digits"]):
+            hint = "did you mean 'digits'?"
         raise DataError(f"there is no data set or file {str(source)!r}; {hint}")
     try:
         return _read(path, key)
     except DataError:
         raise
     except Exception as error:
-        reason = f"{path.name} could not be read as {path.suffix or 'idx'} ({type(error).__name__})"
         raise DataError(
-            f"{reason}; it must be complete and hold numbers, no Python objects"
+            f"{path.name} could not be read as {path.suffix or 'idx'} ({type(error).__name__}); it "
+            "must be complete and hold numbers, no Python objects"
         ) from error
 
 
@@ -101,8 +98,9 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """The idx format of MNIST: two zero bytes, a type code, the rank, big-endian sizes, big-endian
-    values.
+    """The idx format of MNIST.
+
+    Two zero bytes, a type code, the rank, big-endian sizes, big-endian values.
     """
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         content = file.read()
@@ -111,6 +109,7 @@ def _read_idx(path: Path) -> np.ndarray:
         raise DataError(
             f"{path.name} is no data file that is known here; convert it to .npy, .npz, .csv or idx"
         )
+
     rank = content[3]
     shape = np.frombuffer(content, ">u4", rank, offset=4)
     values = np.frombuffer(content, kinds[content[2]], offset=4 + 4 * rank)
@@ -118,7 +117,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file; it appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

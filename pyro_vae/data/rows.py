@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,33 @@ class DataError(ValueError):
     """The data do not fit: the message names row, column and value, and says what to do."""
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What one pass over all rows tells.
+
+    Arguments:
+        digest: A digest of all values in single precision: equal for equal data, whatever they
+            are read from.
+        seen: How many cells are not missing.
+        first: The first row, of shape ``(1, *event_shape)``.
+    """
+
+    digest: str
+    seen: int
+    first: Tensor
+
+
 class Rows:
     """Data as N rows of one event shape, read a few at a time.
 
     Arguments:
-        fetch: Maps an index array of shape ``(B,)`` to an array or tensor of shape ``(B,
-            *event_shape)``.
+        fetch: Maps an index array of shape ``(B,)`` to an array or tensor of shape
+            ``(B, *event_shape)``.
         length: The number of rows, N.
         event_shape: The shape of one row.
         columns: Labels of the columns, if they have any.
+        c: What the data are conditional on, row by row.
     """
-
-    c: Rows | None = None  # what the data are conditional on, row by row
 
     def __init__(
         self,
@@ -36,12 +52,20 @@ class Rows:
         length: int,
         event_shape: tuple[int, ...],
         columns: list[Any] | None = None,
+        c: Rows | None = None,
     ) -> None:
-        self.fetch, self.length, self.columns = fetch, length, columns
+        self.fetch, self.length, self.columns, self.c = fetch, length, columns, c
         self.event_shape = torch.Size(event_shape)
+        self._summary: Summary | None = None
 
     def __len__(self) -> int:
         return self.length
+
+    def given(self, c: Rows | None) -> Rows:
+        """The same rows, each with its row of c."""
+        rows = Rows(self.fetch, self.length, self.event_shape, self.columns, c)
+        rows._summary = self._summary
+        return rows
 
     def take(self, index: np.ndarray | slice, like: Tensor | None = None) -> Tensor:
         """Rows `index`, in the dtype and on the device of `like` (default: torch's default dtype,
@@ -63,29 +87,53 @@ class Rows:
 
     def only(self, index: np.ndarray) -> Rows:
         """Some of the rows, in the order of `index`, still read a few at a time; and their c."""
-        some = Rows(
-            lambda inner: self.fetch(index[inner]), len(index), self.event_shape, self.columns
+        c = None if self.c is None else self.c.only(index)
+        return Rows(
+            lambda inner: self.fetch(index[inner]), len(index), self.event_shape, self.columns, c
         )
-        some.c = None if self.c is None else self.c.only(index)
-        return some
 
-    def fingerprint(self) -> str:
-        """A digest of all values in single precision: equal for equal data, whatever they are read
-        from.
-        """
-        digest = hashlib.sha256(repr(tuple(self.event_shape)).encode())
+    def in_memory(self, like: Tensor | None = None) -> Rows:
+        """The same rows, all read now, and not again."""
+        x = self.take(slice(None), like)
+        c = None if self.c is None else self.c.in_memory(like)
+        rows = Rows(
+            lambda index: x[torch.as_tensor(index)], self.length, self.event_shape, self.columns, c
+        )
+        rows._summary = self._summary
+        return rows
+
+    def scan(self, like: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """All rows, chunk by chunk. Afterwards the summary is known without another pass."""
+        digest, seen, first = hashlib.sha256(repr(tuple(self.event_shape)).encode()), 0, None
         for chunk in self.chunks():
-            digest.update(
-                self.take(chunk, like=torch.empty(0, dtype=torch.float32)).numpy().tobytes()
-            )
-        return digest.hexdigest()[:16]
+            x = self.take(chunk, like)
+            first = x[:1].clone() if first is None else first
+            digest.update(x.to("cpu", torch.float32).contiguous().numpy().tobytes())
+            seen += x.numel() - int(x.isnan().sum())
+            yield chunk, x
+        assert first is not None
+        self._summary = Summary(digest.hexdigest()[:16], seen, first)
+
+    @property
+    def summary(self) -> Summary:
+        """Digest, number of seen cells and first row: of the last scan, or of one made now."""
+        if self._summary is None:
+            for _ in self.scan():
+                pass
+        assert self._summary is not None
+        return self._summary
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether a cell is missing."""
+        return self.summary.seen < self.length * self.event_shape.numel()
 
     def columns_only(self, columns: list[int]) -> Rows:
         """The same rows with some of their columns."""
         return Rows(lambda index: self.take(index)[:, columns], len(self), (len(columns),))
 
     def largest(self) -> float:
-        """The largest of the values that are numbers; what is none, the check at the door names."""
+        """The largest of the finite values; NaN and infinity are left to the check of the data."""
         return max(
             float(self.take(chunk).nan_to_num(0.0, 0.0, 0.0).max()) for chunk in self.chunks()
         )
@@ -130,7 +178,7 @@ class Rows:
 
 
 def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:
-    """Raise for the first cell of `chunk` that is bad, if there is one.
+    """Raise if a cell of `chunk` is bad, and name the first.
 
     Raises:
         DataError: Who needs what; the value, its row and column; how many others; the remedy.

@@ -51,7 +51,8 @@ def _keep_freed_memory() -> None:
 
     Freeing a large buffer, this one untouched, raises its thresholds (mallopt(3),
     M_MMAP_THRESHOLD); elsewhere it does nothing. It takes a third of the time off log p(x) of 784
-    pixels."""
+    pixels.
+    """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +13,22 @@ from torch import Tensor
 
 
 class Cells(TorchDistribution):
-    """Independent cells, of a family for each block of the last dimension."""
+    """Independent cells, of a family for each block of the last dimension.
+
+    `columns` lists the columns of each block. `order` is all of them in one index tensor, `inverse`
+    its inverse permutation: both on the device of the cells, so that no call makes them anew.
+    """
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, parts: list[Any], columns: list[list[int]]) -> None:
-        self.parts, self.columns = parts, columns
-        self.order = torch.tensor(list(itertools.chain(*columns))).argsort()
-        batch = torch.Size((*parts[0].batch_shape[:-1], len(self.order)))
+    def __init__(
+        self, parts: list[Any], columns: list[list[int]], order: Tensor, inverse: Tensor
+    ) -> None:
+        self.parts = parts
+        self.columns = columns
+        self.order = order
+        self.inverse = inverse
+        batch = torch.Size((*parts[0].batch_shape[:-1], len(order)))
         super().__init__(batch, validate_args=False)
 
     @property
@@ -30,9 +39,8 @@ class Cells(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Cells:
         """The same, of a larger batch shape."""
         outer = torch.Size(batch_shape)[:-1]
-        return Cells(
-            [part.expand(outer + part.batch_shape[-1:]) for part in self.parts], self.columns
-        )
+        parts = [part.expand(outer + part.batch_shape[-1:]) for part in self.parts]
+        return Cells(parts, self.columns, self.order, self.inverse)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape``."""
@@ -53,15 +61,18 @@ class Cells(TorchDistribution):
         return self._joined(lambda part, _: _mean_or_mode(part))
 
     def _joined(self, function: Any) -> Tensor:
-        pieces = [
-            function(part, columns) for part, columns in zip(self.parts, self.columns, strict=True)
-        ]
-        return torch.cat(pieces, -1)[..., self.order]
+        """The results of a function of each part and its columns, in the order of the columns."""
+        places = self.order.split([len(columns) for columns in self.columns])
+        pieces = [function(part, place) for part, place in zip(self.parts, places, strict=True)]
+        return torch.cat(pieces, -1)[..., self.inverse]
 
 
 def _mean_or_mode(part: Any) -> Tensor:
-    known = part.mean.isfinite()
-    return part.mean if bool(known.all()) else torch.where(known, part.mean, part.mode)
+    try:
+        mode = part.mode
+    except NotImplementedError:
+        return part.mean
+    return torch.where(part.mean.isfinite(), part.mean, mode)
 
 
 class Supports(constraints.Constraint):
@@ -91,7 +102,9 @@ class Chain(TorchDistribution):
     support = constraints.real_vector
 
     def __init__(self, first: TorchDistribution, rest: list[Any], upwards: bool) -> None:
-        self.first, self.rest, self.upwards = first, rest, upwards
+        self.first = first
+        self.rest = rest
+        self.upwards = upwards
         sizes = [first.event_shape[0], *(part.event_shape[0] for part in rest)]
         self.sizes = sizes if upwards else sizes[::-1]
         super().__init__(first.batch_shape, torch.Size([sum(sizes)]), validate_args=False)
@@ -110,29 +123,31 @@ class Chain(TorchDistribution):
         pieces = [self.first.rsample(torch.Size(sample_shape))]
         for part in self.rest:
             pieces.append(part(pieces[-1]).rsample())
-        return torch.cat(pieces if self.upwards else pieces[::-1], -1)
+        return torch.cat(self._in_turn(pieces), -1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws without a gradient, where a layer has none."""
+        """Draws without a gradient."""
         with torch.no_grad():
             pieces = [self.first.sample(torch.Size(sample_shape))]
             for part in self.rest:
                 pieces.append(part(pieces[-1]).sample())
-            return torch.cat(pieces if self.upwards else pieces[::-1], -1)
+            return torch.cat(self._in_turn(pieces), -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum over the pieces."""
-        pieces = value.split(self.sizes, -1) if self.upwards else value.split(self.sizes, -1)[::-1]
+        pieces = self._in_turn(value.split(self.sizes, -1))
         total = self.first.log_prob(pieces[0])
         for part, (before, piece) in zip(self.rest, itertools.pairwise(pieces), strict=True):
             total = total + part(before).log_prob(piece)
         return total
 
+    def _in_turn(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+        """Pieces as drawn to pieces as listed from the data upwards, and back."""
+        return list(pieces if self.upwards else pieces[::-1])
+
 
 class Joint(dist.Independent):
-    """Independent discrete elements, whose joint values can be enumerated: the product of those of
-    each.
-    """
+    """Independent discrete elements whose joint values can be enumerated."""
 
     has_enumerate_support = True
 
@@ -143,14 +158,16 @@ class Joint(dist.Independent):
         return len(self.base_dist.enumerate_support(expand=False)) ** num
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """All joint values, of shape ``(S, *batch_shape, *event_shape)``, or with ones for the
-        batch shape.
+        """All joint values, of shape ``(S, *batch_shape, *event_shape)``.
+
+        Without `expand` the batch dimensions are ones.
         """
-        values = self.base_dist.enumerate_support(expand=False).reshape(
-            -1, *self.base_dist.event_shape
-        )
-        num = self.base_dist.batch_shape[len(self.batch_shape) :].numel()
-        index = torch.cartesian_prod(*[torch.arange(len(values))] * num).reshape(-1, num)
+        base = self.base_dist
+        values = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
+        num = base.batch_shape[len(self.batch_shape) :].numel()
+
+        each = torch.arange(len(values), device=values.device)
+        index = torch.cartesian_prod(*[each] * num).reshape(-1, num)
         joint = values[index].reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
         return joint.expand(-1, *self.batch_shape, *self.event_shape) if expand else joint
 

@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import (
-    Transform,
-    transform_to,
-)
+from torch.distributions import Transform, transform_to
 from torch.distributions.transforms import SoftplusTransform
 
 from .supports import base_of
@@ -20,9 +17,10 @@ from .supports import base_of
 class Positive(SoftplusTransform):
     """Real numbers to positive ones: softplus, and never below ``FLOOR``.
 
-    Like exp for small values, but linear for large ones: exp overflows on the first outlier that a
-    network meets. The floor keeps rates from 0, where counts have no density, and scales from 0,
-    where densities have no bound."""
+    It is like exp for small values, but linear for large ones: exp overflows on the first outlier
+    that a network meets. The floor keeps rates away from 0, where counts have no density, and
+    scales away from 0, where densities have no bound.
+    """
 
     FLOOR = 1e-6
 
@@ -34,13 +32,14 @@ class Positive(SoftplusTransform):
 
 
 class Triangular(Transform):
-    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices whose diagonal is
-    :class:`Positive`.
+    """Vectors of n (n + 1) / 2 real numbers to lower triangular n x n matrices.
 
-    Each row is in units of its diagonal element: a small one does not make the matrix
-    ill-conditioned."""
+    The diagonal is :class:`Positive`. Each row is in units of its diagonal element, so that a small
+    one does not make the matrix ill-conditioned.
+    """
 
-    domain, codomain = constraints.real_vector, constraints.lower_cholesky
+    domain = constraints.real_vector
+    codomain = constraints.lower_cholesky
     bijective = True
 
     def _call(self, x: Tensor) -> Tensor:
@@ -63,8 +62,9 @@ class Triangular(Transform):
 
 
 def link(domain: constraints.Constraint) -> Transform:
-    """The map from real numbers to the domain of a parameter: :class:`Positive`,
-    :class:`Triangular`, ``transform_to``.
+    """The map from real numbers to the domain of a parameter.
+
+    It is :class:`Positive` or :class:`Triangular` where one of them fits, else ``transform_to``.
 
     Raises:
         NotImplementedError: The domain has none: it is discrete, or depends on other parameters.
@@ -72,5 +72,7 @@ def link(domain: constraints.Constraint) -> Transform:
     if domain is constraints.lower_cholesky:
         return Triangular()
     base = base_of(domain)
-    positive = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
-    return Positive() if positive and base.lower_bound == 0 else transform_to(domain)
+    bounded_below = isinstance(base, (type(constraints.positive), type(constraints.nonnegative)))
+    if bounded_below and base.lower_bound == 0:
+        return Positive()
+    return transform_to(domain)

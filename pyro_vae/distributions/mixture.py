@@ -13,11 +13,12 @@ from .supports import innermost
 
 
 class Mixture(dist.MixtureSameFamily):
-    """Components of one family; draws of normal components have a gradient, by implicit
-    reparameterisation.
+    """Components of one family. Draws have a gradient if the components are normal.
 
-    One element after the other is the inverse of its distribution function given those before
-    (Graves, 2016, https://arxiv.org/abs/1607.05690), whose derivative needs no inverse."""
+    The gradient is by implicit reparameterisation (Graves, 2016, https://arxiv.org/abs/1607.05690).
+    Each element of a draw is seen as the inverse of its distribution function, given the elements
+    before it. The derivative of that inverse needs the function itself only.
+    """
 
     @property
     def support(self) -> Any:
@@ -27,17 +28,20 @@ class Mixture(dist.MixtureSameFamily):
     def _of_one(self, support: Any) -> Any:
         """A support without the dimension of the components, which its bounds may have."""
         if isinstance(support, constraints.independent):
-            return constraints.independent(
-                self._of_one(support.base_constraint), support.reinterpreted_batch_ndims
-            )
-        bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+            base = self._of_one(support.base_constraint)
+            return constraints.independent(base, support.reinterpreted_batch_ndims)
+
+        given = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+        bounds = [bound for bound in given if bound is not None]
+        first = [self._first(bound) for bound in bounds]
+        same = all(one is bound for one, bound in zip(first, bounds, strict=True))
+        return support if same else type(support)(*first)
+
+    def _first(self, bound: Any) -> Any:
+        """A bound of the first component, if it has the dimension of the components."""
         where = len(self.batch_shape)
-        if not any(isinstance(bound, Tensor) and bound.dim() > where for bound in bounds):
-            return support
-        one = [
-            b.select(where, 0) if isinstance(b, Tensor) and b.dim() > where else b for b in bounds
-        ]
-        return type(support)(*(bound for bound in one if bound is not None))
+        each = isinstance(bound, Tensor) and bound.dim() > where
+        return bound.select(where, 0) if each else bound
 
     @property
     def has_rsample(self) -> bool:
@@ -49,16 +53,18 @@ class Mixture(dist.MixtureSameFamily):
         drawn = self.sample(torch.Size(sample_shape))
         normal = innermost(self.component_distribution)
         shape = (*self.mixture_distribution.logits.shape, self.event_shape.numel())
-        loc, scale = normal.loc.reshape(shape), normal.scale.reshape(shape)
-        log_weight, moving = self.mixture_distribution.logits, []
-        for i, x in enumerate(
-            drawn.reshape(*drawn.shape[: drawn.dim() - len(self.event_shape)], -1).unbind(-1)
-        ):
+        loc = normal.loc.reshape(shape)
+        scale = normal.scale.reshape(shape)
+        batch = drawn.shape[: drawn.dim() - len(self.event_shape)]
+
+        log_weight = self.mixture_distribution.logits  # given the elements before
+        elements = []
+        for i, x in enumerate(drawn.reshape(*batch, -1).unbind(-1)):
             element = dist.Normal(loc[..., i], scale[..., i])
             weight = log_weight.softmax(-1)
             below = (weight * element.cdf(x[..., None])).sum(-1)
             density = (weight * element.log_prob(x[..., None]).exp()).sum(-1).detach()
             x = x - (below - below.detach()) / density.clamp(min=torch.finfo(x.dtype).tiny)
             log_weight = log_weight + element.log_prob(x[..., None])
-            moving.append(x)
-        return torch.stack(moving, -1).reshape(drawn.shape)
+            elements.append(x)
+        return torch.stack(elements, -1).reshape(drawn.shape)

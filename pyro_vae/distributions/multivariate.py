@@ -13,8 +13,9 @@ from .supports import StickBreaking
 
 
 class LogisticNormal(dist.LogisticNormal):
-    """With sticks that are broken by logarithms: Pyro's density is off by thousands of nats where a
-    part is tiny.
+    """With a stick-breaking map by logarithms.
+
+    Pyro's density is off by thousands of nats where a part is tiny.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
@@ -27,21 +28,43 @@ class LogisticNormal(dist.LogisticNormal):
 
 
 class Multinomial(dist.Multinomial):
-    """The density given the total of each datum: `total_count` only says how many draws ``sample``
-    makes.
+    """The density given the total of each datum.
+
+    `total_count` only says how many draws ``sample`` makes, so it is looked at only there.
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(self, total_count: Any, logits: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(1, logits=logits, validate_args=validate_args)
+        self.total_count = total_count
+
+    @staticmethod
+    def one_total(total_count: Any) -> int:
+        """The total as one whole number.
+
+        Raises:
+            ValueError: The totals differ, or are no whole numbers.
+        """
         total = torch.as_tensor(total_count)
         if bool((total != total.max().round()).any()):
             raise ValueError(
                 "Multinomial needs total_count as one whole number for all draws; got "
                 f"{total.tolist()}"
             )
-        super().__init__(int(total.max()), logits=logits, validate_args=validate_args)
+        return int(total.max())
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the draws that ``sample`` makes."""
+        return self.one_total(self.total_count) * self.probs
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Counts of shape ``sample_shape + batch_shape + event_shape``."""
+        total = self.one_total(self.total_count)
+        drawn = dist.Multinomial(total, logits=self.logits, validate_args=False)
+        return drawn.sample(torch.Size(sample_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
         """The same, of a larger batch shape."""

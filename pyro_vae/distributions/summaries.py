@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
@@ -20,3 +21,10 @@ def mode_of(distribution: TorchDistribution) -> Tensor:
         return distribution.mode
     except NotImplementedError:
         return distribution.sample()
+
+
+def mean_or_mode(distribution: TorchDistribution) -> Tensor:
+    """The mean; where it is not finite (classes, the heaviest tails), the mode."""
+    mean = mean_of(distribution)
+    known = mean.isfinite()
+    return mean if bool(known.all()) else torch.where(known, mean, mode_of(distribution))

@@ -7,28 +7,25 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import (
-    Independent,
-    IndependentTransform,
-    Transform,
-    biject_to,
-)
+from torch.distributions import Independent, IndependentTransform, Transform, biject_to
 from torch.distributions.transforms import StickBreakingTransform
 from torch.nn.functional import logsigmoid, pad
 
 
 class StickBreaking(StickBreakingTransform):
-    """Torch's, by logarithms and with sums from the far end, so that each part of a simplex may be
-    close to zero.
+    """Torch's map, exact also where a part of the simplex is close to zero.
 
-    Torch takes what is left of the stick as 1 less the parts broken off: it never gets below the
-    rounding of 1, and the inverse of a draw in that corner is off by hundreds."""
+    It works with logarithms, and with sums from the far end. Torch takes what is left of the stick
+    as 1 less the parts broken off. That never gets below the rounding of 1, and the inverse of such
+    a draw is off by hundreds.
+    """
 
     def _logits(self, x: Tensor) -> Tensor:
-        """Of the share of what is left of the stick that each break takes; equal parts at x = 0."""
+        """The logit of the share that each break takes of what is left; equal parts for x = 0."""
         return x - torch.arange(x.shape[-1], 0, -1, dtype=x.dtype, device=x.device).log()
 
     def _log(self, x: Tensor) -> Tensor:
+        """The logarithms of the parts."""
         logits = self._logits(x)
         return pad(logsigmoid(logits), (0, 1)) + pad(logsigmoid(-logits).cumsum(-1), (1, 0))
 
@@ -40,21 +37,19 @@ class StickBreaking(StickBreakingTransform):
         return y[..., :-1].log() - left.log() - self._logits(torch.zeros_like(left))
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """The log of the product of each part and of the share that its break leaves."""
+        """The log of the product of all parts but the last and of the shares that breaks leave."""
         return (self._log(x)[..., :-1] + logsigmoid(-self._logits(x))).sum(-1)
 
 
 def bijection_to(support: constraints.Constraint) -> Transform:
-    """The bijection from real numbers to the support of a latent: :class:`StickBreaking`, else
-    ``biject_to``.
+    """The bijection from real numbers to the support of a latent.
+
+    It is :class:`StickBreaking` for a simplex, else ``biject_to``.
     """
     if base_of(support) is not constraints.simplex:
         return biject_to(support)
-    return (
-        IndependentTransform(StickBreaking(), support.event_dim - 1)
-        if support.event_dim > 1
-        else StickBreaking()
-    )
+    several = support.event_dim - 1
+    return IndependentTransform(StickBreaking(), several) if several else StickBreaking()
 
 
 def base_of(support: constraints.Constraint) -> constraints.Constraint:
@@ -67,15 +62,16 @@ def base_of(support: constraints.Constraint) -> constraints.Constraint:
 class ToDouble(Transform):
     """Single to double precision: the identity, before a map to a constrained support.
 
-    The edge of an interval, a simplex or the positive numbers is soon out of reach of single
-    precision: the map saturates while its log-determinant goes on, and log p(x) is wrong by nats
-    without a warning."""
+    Near the edge of an interval, a simplex or the positive numbers single precision soon gives the
+    edge itself. The map then saturates while its log-determinant goes on, and log p(x) is wrong by
+    nats without a warning.
+    """
 
     domain = codomain = constraints.real
     bijective = True
 
     def __init__(self, to_single: torch.dtype) -> None:
-        super().__init__(cache_size=1)  # a flow before it may know only the very draws that it made
+        super().__init__(cache_size=1)  # a planar flow knows only the very tensors that it drew
         self.to_single = to_single
 
     def _call(self, x: Tensor) -> Tensor:
@@ -90,18 +86,20 @@ class ToDouble(Transform):
 
 
 def to_single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tensor:
-    """Latents in the precision of `like`, still inside an open support: rounding must not put them
-    on its edge.
+    """Latents in the precision of `like`, still inside their support.
+
+    Rounding could put them on the edge of an open support, where they have no density.
     """
-    support, z = base_of(support), z.to(like.dtype)
+    support = base_of(support)
+    z = z.to(like.dtype)
     low = 0.0 if support is constraints.simplex else getattr(support, "lower_bound", None)
     high = getattr(support, "upper_bound", None)
     if support.is_discrete or low is None:
         return z
+
     low = torch.as_tensor(low).to(z)
-    z = torch.maximum(
-        z, torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1))
-    )
+    lowest = torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1))
+    z = torch.maximum(z, lowest)
     if high is None:
         return z.clamp(max=torch.finfo(z.dtype).max)
     return torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))
@@ -123,13 +121,17 @@ def inside(support: Any, like: Tensor) -> Tensor:
     """A value inside a support."""
     if hasattr(support, "blocks"):
         return _inside_blocks(support, like)
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    low = getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
     if low is None:
         return torch.zeros_like(like)
+
     low = torch.as_tensor(low).to(like)
     if support.is_discrete:
         return low.expand_as(like)
-    return (low + 1 if high is None else (low + torch.as_tensor(high).to(like)) / 2).expand_as(like)
+    if high is None:
+        return (low + 1).expand_as(like)
+    return ((low + torch.as_tensor(high).to(like)) / 2).expand_as(like)
 
 
 def _inside_blocks(support: Any, like: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The invertible maps of flows, each a module that ``condition(features)`` turns into a transform.
 
-They are Pyro's, bounded so that single precision can invert them, and inverted in the precision of
-their argument."""
+They are Pyro's, with two changes. They are bounded, so that single precision can invert them. They
+are inverted in the precision of their argument.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +16,9 @@ from pyro.nn import ConditionalAutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-BINS, BOUND = 8, 6.0  # of each spline
-STEEPEST = (
-    0.7  # what a network says about a spline is kept within +- this: slopes stay between 1/4 and 4
-)
+BINS = 8  # of each spline
+BOUND = 6.0  # a spline changes the numbers from -6 to 6
+STEEPEST = 0.7  # what a network gives a spline stays within +- this: slopes are from 1/4 to 4
 
 
 class _BoundedAutoregressive(ConditionalAutoRegressiveNN):
@@ -40,20 +40,21 @@ def _autoregressive(
 ) -> Any:
     """A masked network that starts near the identity map."""
     order = torch.arange(size)
+    order = order.flip(0) if backwards else order
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="ConditionalAutoRegressiveNN input_dim = 1")
-        return _gentle(kind(size, features, hidden, params, order.flip(0) if backwards else order))
+        return _gentle(kind(size, features, hidden, params, order))
 
 
 def _gentle(network: Any) -> Any:
-    """Smaller weights in the last layer: the map starts near the one of a constant network."""
+    """Smaller weights in the last layer, so that the map starts near that of a constant network."""
     network.layers[-1].weight.data.mul_(0.1)
     network.layers[-1].bias.data.mul_(0.1)
     return network
 
 
 class _Affine(transforms.AffineAutoregressive):
-    """Pyro's, inverted in the precision of its argument, where Pyro takes the default one."""
+    """Pyro's, inverted in the precision of its argument. Pyro takes the default precision."""
 
     def _inverse(self, y: Tensor) -> Tensor:
         x = torch.zeros_like(y)
@@ -71,12 +72,21 @@ class _ConditionalAffine(transforms.ConditionalAffineAutoregressive):
         return _Affine(functools.partial(self.nn, context=context), **self.kwargs)
 
 
+class _ConditionalSpline(transforms.ConditionalSplineAutoregressive):
+    """Pyro's, without attributes of a ``partial``, which ``torch.compile`` cannot trace."""
+
+    def condition(self, context: Tensor) -> Transform:
+        network = functools.partial(self.nn, context=context)
+        return transforms.SplineAutoregressive(self.input_dim, network, **self.kwargs)
+
+
 class Coupling(nn.Module):
-    """A layer of :class:`CouplingFlow`: which half moves, and the network that says how."""
+    """A layer of a coupling flow: which half moves, and the network that says how."""
 
     def __init__(self, size: int, features: int, hidden: list[int], backwards: bool) -> None:
         super().__init__()
-        self.backwards, self.moved = backwards, (size + 1) // 2
+        self.backwards = backwards
+        self.moved = (size + 1) // 2
         params = [self.moved * bins for bins in (BINS, BINS, BINS - 1)]
         network = _gentle(_BoundedDense(size - self.moved + features + 1, hidden, params))
         self.spline = transforms.ConditionalSpline(
@@ -94,17 +104,17 @@ class _Coupled(Transform):
 
     def __init__(self, layer: Coupling, features: Tensor) -> None:
         super().__init__(cache_size=1)
-        self.layer, self.features = layer, features
+        self.layer = layer
+        self.features = features
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Any]:
         """The half that stays, the half that moves, and the spline that moves it."""
         x = x.flip(-1) if self.layer.backwards else x
-        stays, moves = x[..., self.layer.moved :], x[..., : self.layer.moved]
+        moves = x[..., : self.layer.moved]
+        stays = x[..., self.layer.moved :]
         features = self.features.expand(*x.shape[:-1], self.features.shape[-1])
-        spline = self.layer.spline.condition(
-            torch.cat([stays, features, torch.ones_like(x[..., :1])], -1)
-        )
-        return stays, moves, spline
+        seen = torch.cat([stays, features, torch.ones_like(x[..., :1])], -1)
+        return stays, moves, self.layer.spline.condition(seen)
 
     def _join(self, stays: Tensor, moved: Tensor) -> Tensor:
         joined = torch.cat([moved, stays], -1)
@@ -141,9 +151,7 @@ def spline(size: int, features: int, hidden: list[int], backwards: bool) -> nn.M
     """Each element through a monotonic spline that depends on those before it."""
     params = [BINS, BINS, BINS - 1]
     network = _autoregressive(_BoundedAutoregressive, size, features, hidden, backwards, params)
-    return transforms.ConditionalSplineAutoregressive(
-        size, network, count_bins=BINS, bound=BOUND, order="quadratic"
-    )
+    return _ConditionalSpline(size, network, count_bins=BINS, bound=BOUND, order="quadratic")
 
 
 def planar(size: int, features: int, hidden: list[int]) -> nn.Module:

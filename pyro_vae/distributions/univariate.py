@@ -10,11 +10,13 @@ from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
+from torch.nn.functional import logsigmoid
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
-    """Without a domain for probs: Pyro works them out from the logits, rounds one to 1, and then
-    refuses it.
+    """Without a domain for probs.
+
+    Pyro works them out from the logits. It then refuses one that was rounded to 1.
     """
 
     arg_constraints = {
@@ -24,9 +26,22 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
     }
 
 
+class Categorical(dist.Categorical):
+    """With torch's density. Pyro's compares ids, which ``torch.compile`` cannot trace."""
+
+    log_prob = torch.distributions.Categorical.log_prob
+
+
+class OrderedLogistic(dist.OrderedLogistic):
+    """With torch's density, as :class:`Categorical`."""
+
+    log_prob = torch.distributions.Categorical.log_prob
+
+
 class DiscretizedLogistic(TorchDistribution):
-    r"""A logistic on the scale from -1 to 1, rounded to the nearest of n levels; the end levels
-    take the tails.
+    r"""A logistic on the scale from -1 to 1, rounded to the nearest of n levels.
+
+    The end levels take the tails.
     """
 
     arg_constraints = {
@@ -38,13 +53,13 @@ class DiscretizedLogistic(TorchDistribution):
     def __init__(
         self, loc: Tensor, scale: Tensor, levels: Any, validate_args: bool | None = None
     ) -> None:
-        self.loc, self.scale = broadcast_all(loc, scale)
-        self.levels = torch.as_tensor(levels).to(self.loc)
+        self.loc, self.scale, levels = broadcast_all(loc, scale, levels)
+        self.levels = levels.to(self.loc)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> Any:
-        return constraints.integer_interval(0, int(self.levels.max()) - 1)
+        return constraints.integer_interval(0, self.levels - 1)
 
     @property
     def mean(self) -> Tensor:
@@ -69,8 +84,10 @@ class DiscretizedLogistic(TorchDistribution):
             return (x + 1).mul((self.levels - 1) / 2).round().clamp(min=0).minimum(self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """With a = upper and b = lower edge: log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 -
-        exp(b - a)).
+        """Nats per element.
+
+        For the edges a > b of a level, log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b -
+        a)), where s is the logistic function.
         """
         if self._validate_args:
             self._validate_sample(value)
@@ -78,12 +95,12 @@ class DiscretizedLogistic(TorchDistribution):
         middle = (value * step - 1 - self.loc) / self.scale
         half = step / (2 * self.scale)
         last = value >= self.levels - 1
-        below_upper = torch.nn.functional.logsigmoid(middle + half).masked_fill(last, 0.0)
-        above_lower = torch.nn.functional.logsigmoid(half - middle).masked_fill(value <= 0, 0.0)
+        below_upper = logsigmoid(middle + half).masked_fill(last, 0.0)
+        above_lower = logsigmoid(half - middle).masked_fill(value <= 0, 0.0)
+
         both = (value > 0) & ~last
-        return (
-            below_upper + above_lower + torch.where(both, torch.log(-torch.expm1(-2 * half)), 0.0)
-        )
+        between = torch.where(both, torch.log(-torch.expm1(-2 * half)), 0.0)
+        return below_upper + above_lower + between
 
 
 class HorseshoeLike(TorchDistribution):
@@ -117,15 +134,13 @@ class HorseshoeLike(TorchDistribution):
         """Draws of shape ``sample_shape + batch_shape``."""
         shape = self._extended_shape(sample_shape)
         uniform = torch.rand(shape, dtype=self.scale.dtype, device=self.scale.device)
-        return (
-            self.scale
-            * uniform
-            * dist.Cauchy(torch.zeros_like(self.scale), 1.0).sample(torch.Size(sample_shape))
-        )
+        cauchy = dist.Cauchy(torch.zeros_like(self.scale), 1.0)
+        return self.scale * uniform * cauchy.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log(log1p(s² / z²)) - log(2 pi s), with the pole at zero held back at the smallest
-        number.
+        """Nats per element: log(log1p(s² / z²)) - log(2 pi s).
+
+        z² / s² is at least the smallest number, so that the pole at zero is finite.
         """
         if self._validate_args:
             self._validate_sample(value)

@@ -1,9 +1,11 @@
-r"""Annealed importance sampling: log p(x) where no guide will do, from below and, on simulated
-data, from above.
+r"""Annealed importance sampling: log p(x) where no guide will do, from below.
+
+On simulated data it also holds log p(x) from above.
 
 A path of densities leads from a base q, which can be drawn from, to the joint density:
 
-.. math:: \log f_t(u) = (1 - \beta_t) \log q(u) + \beta_t \log p(x, u), \qquad 0 = \beta_0 < \dots < \beta_T = 1
+.. math:: \log f_t(u) = (1 - \beta_t) \log q(u) + \beta_t \log p(x, u), \qquad
+    0 = \beta_0 < \dots < \beta_T = 1
 
 A chain is drawn from the base and moved by HMC that leaves :math:`f_t` invariant, for each t in
 turn; its weight :math:`\prod_t f_t(u_{t-1}) / f_{t-1}(u_{t-1})` has the mean p(x), however poorly
@@ -13,13 +15,14 @@ p(x), and its inverse gives an upper bound (bidirectional Monte Carlo, Grosse et
 https://arxiv.org/abs/1511.02543; of VAEs, Wu et al., 2017, https://arxiv.org/abs/1611.04273).
 
 The step sizes of each datum are found by chains of their own, run before, and then held: a step
-size that followed the chains that it moves would bias their weights."""
+size that followed the chains that it moves would bias their weights.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,12 +31,14 @@ import xarray
 from torch import Tensor
 
 from ..density.memory import TILE_ROWS
+from ..density.problem import Problem, Stream
 from ..density.target import Target
-from ..density.terms import Pair, entrance, trace_terms
-from ..guards import evaluating, seed_of, seeded, whole_number
-from ..posterior.hmc import State, covariance_factor, evaluate, transition
+from ..density.traced import Pair
+from ..guards import evaluating, whole_number
+from ..posterior.adaptation import covariance_factor
+from ..posterior.hmc import HMCState, evaluate, transition
 from ..vae import VAE
-from .results import as_dataset, describe_evidence, flags, observing, warn_of_flags
+from .results import as_dataset, flags, warn_of_flags
 from .weights import Weights, concatenate, from_blocks
 
 PILOT_CHAINS = 4
@@ -52,7 +57,7 @@ HARDLY = 0.2  # an acceptance with which chains hardly move
 
 
 class Base(Protocol):
-    """Where chains begin: a normalised density over positions ``(K, N, D)`` that can be drawn from."""
+    """Where chains begin: a normalised density over positions that can be drawn from."""
 
     def sample(self, shape: torch.Size) -> Tensor:
         """Positions of shape ``(*shape, N, D)``."""
@@ -64,26 +69,41 @@ class Base(Protocol):
 
 
 @dataclass(frozen=True)
-class Latents:
-    """The latents of a Pyro function, in unconstrained space: of the guide, or of the model, which
-    is the prior.
-    """
+class Guide:
+    """The guide as a base, in unconstrained space."""
 
     target: Target
-    function: Callable
 
     def sample(self, shape: torch.Size) -> Tensor:
         """Positions of shape ``(*shape, N, D)``."""
-        return self.target.draw(self.function, shape.numel())
+        return self.target.draw_guide(shape.numel())
 
     def log_prob(self, position: Tensor) -> Tensor:
         """Log densities of shape ``(K, N)``."""
-        return self.target.densities(self.function, position)[0]
+        return self.target.log_guide(position)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The prior as a base, in unconstrained space."""
+
+    target: Target
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Positions of shape ``(*shape, N, D)``."""
+        return self.target.draw_prior(shape.numel())
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)``."""
+        return self.target.log_model(position)[0]
+
+
+BASES: dict[str, Callable[[Target], Base]] = {"guide": Guide, "prior": Prior}
 
 
 def annealed_log_evidence(
-    vae: VAE | Pair,
-    x: Any,
+    vae: VAE | Pair | Problem,
+    x: Any = None,
     c: Any = None,
     *,
     z: Any = None,
@@ -128,39 +148,34 @@ def annealed_log_evidence(
     Warns:
         UserWarning: Some data are flagged.
     """
-    whole_number("num_distributions", num_distributions, at_least=1)
-    whole_number("num_steps", num_steps, at_least=1)
-    whole_number("chains", chains, at_least=1)
+    counts = {"num_distributions": num_distributions, "num_steps": num_steps, "chains": chains}
+    for name, value in counts.items():
+        whole_number(name, value, at_least=1)
     whole_number("seed", seed, at_least=0)
-    for name, value, known in (
-        ("start", start, ("guide", "prior")),
-        ("schedule", schedule, tuple(SCHEDULES)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; got {value!r}")
-    model, guide, rows, like = entrance(vae, x, c, chains)
+    for name, choice, known in (("start", start, BASES), ("schedule", schedule, SCHEDULES)):
+        if choice not in known:
+            names = " or ".join(map(repr, known))
+            raise ValueError(f"{name} must be {names}; got {choice!r}")
+    problem = Problem.of(vae, x, c)
     betas = temperatures(num_distributions, schedule)
+
     parts, bounds, moved = [], [], []
-    with torch.no_grad(), evaluating(model, guide):
-        about = describe_evidence(model, guide, rows)
-        for number, tile in enumerate(rows.chunks(max(1, TILE_ROWS // chains))):
-            with seeded(seed_of(seed, number, 2)):
-                batch = rows.batch(tile, like=like)
-                with observing(about):
-                    trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
-                target = Target(model, batch)
-                base = Latents(target, guide if start == "guide" else model)
-                path = AnnealingPath(target, base, betas, num_steps)
+    with torch.no_grad(), evaluating(problem.model, problem.guide):
+        about = problem.about
+        for tile in problem.tiles(max(1, TILE_ROWS // chains), (seed, Stream.ANNEALING)):
+            about["measure"] = tile.densities.measure
+            with tile.seeded():
+                target = tile.target()
+                path = AnnealingPath.tuned(target, BASES[start](target), betas, num_steps)
                 log_weight, acceptance = path.forward(chains)
-                parts.append(from_blocks([log_weight], torch.finfo(batch[0].dtype).eps))
+                parts.append(from_blocks([log_weight], tile.precision))
                 moved.append(acceptance)
                 if z is not None:
-                    bounds.append(
-                        -_log_mean(path.backward(_positions(target, z, tile, len(rows)), chains))
-                    )
-    result = _result(
-        concatenate(parts), about, torch.cat(moved), torch.cat(bounds).cpu() if bounds else None
-    )
+                    exact = _positions(target, z, tile.rows, len(problem))
+                    bounds.append(-_log_mean(path.backward(exact, chains)))
+
+    upper = torch.cat(bounds).cpu() if bounds else None
+    result = _result(concatenate(parts), about, torch.cat(moved), upper)
     warn_of_flags(result, REMEDY)
     return result
 
@@ -171,22 +186,34 @@ def temperatures(num_distributions: int, schedule: str) -> list[float]:
     return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
 
 
+@dataclass(frozen=True)
 class AnnealingPath:
-    """The way from a base to the joint density, with step sizes for each datum that a pilot has
-    found.
+    """The way from a base to the joint density.
 
     Arguments:
         target: The joint density of a batch of data.
         base: Where chains begin.
         betas: Inverse temperatures from 0 to 1.
         num_steps: The leapfrog steps of each transition.
+        scale: The factor of each datum that the momenta are scaled by, of shape ``(N, D, D)``.
+        step_sizes: For each temperature and datum, of shape ``(T + 1, N)``.
     """
 
-    def __init__(self, target: Target, base: Base, betas: list[float], num_steps: int) -> None:
-        self.target, self.base, self.betas, self.num_steps = target, base, betas, num_steps
+    target: Target
+    base: Base
+    betas: list[float]
+    num_steps: int
+    scale: Tensor
+    step_sizes: Tensor
+
+    @classmethod
+    def tuned(cls, target: Target, base: Base, betas: list[float], num_steps: int) -> AnnealingPath:
+        """A path whose step sizes are found by a pilot: chains that are thrown away."""
         draws = base.sample(torch.Size([SCALE_DRAWS])).detach()
-        self.scale = covariance_factor(draws, torch.diag_embed(draws.std(0)))
-        self.step_sizes = self._pilot()
+        scale = covariance_factor(draws, torch.diag_embed(draws.std(0)))
+        size = torch.full_like(draws[0, :, 0], draws.shape[-1] ** -0.25)
+        path = cls(target, base, betas, num_steps, scale, size.expand(len(betas), -1))
+        return replace(path, step_sizes=path._pilot(size))
 
     def forward(self, chains: int) -> tuple[Tensor, Tensor]:
         """Log weights of the way from the base, ``(chains, N)``, and the mean acceptance of each
@@ -220,10 +247,8 @@ class AnnealingPath:
         beta, base, target = self.betas[t], self.base, self.target
 
         def log_density(u: Tensor) -> Tensor:
-            if (
-                isinstance(base, Latents) and base.function is target.model
-            ):  # one run of the decoder is enough
-                prior, likelihood = target.densities(target.model, u)
+            if isinstance(base, Prior):  # one run of the decoder is enough
+                prior, likelihood = target.log_model(u)
                 return prior + beta * likelihood if beta else prior
             if beta == 0.0 or beta == 1.0:  # 0 times an infinite density is nothing
                 return target(u) if beta else base.log_prob(u)
@@ -231,10 +256,10 @@ class AnnealingPath:
 
         return log_density
 
-    def _at(self, t: int, position: Tensor) -> State:
+    def _at(self, t: int, position: Tensor) -> HMCState:
         return evaluate(self._density(t), position)
 
-    def _reweighted(self, log_weight: Tensor, state: State, t: int) -> tuple[Tensor, State]:
+    def _reweighted(self, log_weight: Tensor, state: HMCState, t: int) -> tuple[Tensor, HMCState]:
         """On to the next density, the chains where they are."""
         there = self._at(t, state.position)
         gained = there.log_density.double() - state.log_density.double()
@@ -242,21 +267,19 @@ class AnnealingPath:
             log_weight == -math.inf, -math.inf, log_weight + gained
         ), there  # a chain may be outside
 
-    def _moved(self, state: State, t: int) -> tuple[State, Tensor]:
-        jitter = 1 + JITTER * (2 * torch.rand_like(state.log_density) - 1)
-        step_size = self.step_sizes[t] * jitter
-        state, happened = transition(self._density(t), state, step_size, self.num_steps, self.scale)
-        return state, happened.acceptance.mean(0)
+    def _moved(self, state: HMCState, t: int) -> tuple[HMCState, Tensor]:
+        state, info = transition(
+            self._density(t), state, self.step_sizes[t], self.num_steps, self.scale, jitter=JITTER
+        )
+        return state, info.acceptance.mean(0)
 
-    def _pilot(self) -> Tensor:
-        """Step sizes of shape ``(T + 1, N)``, by chains that are thrown away."""
-        state = self._at(0, self.base.sample(torch.Size([PILOT_CHAINS])))
-        size = torch.full_like(state.log_density[0], state.position.shape[-1] ** -0.25)
-        self.step_sizes, found = size.expand(len(self.betas), -1), [size]
+    def _pilot(self, size: Tensor) -> Tensor:
+        """Step sizes of shape ``(T + 1, N)``, which follow the acceptance from t to t + 1."""
+        state, found = self._at(0, self.base.sample(torch.Size([PILOT_CHAINS]))), [size]
         for t in range(1, len(self.betas) - 1):
             state = self._at(t, state.position)
-            self.step_sizes = size.expand(len(self.betas), -1)
-            state, acceptance = self._moved(state, t)
+            path = replace(self, step_sizes=size.expand(len(self.betas), -1))
+            state, acceptance = path._moved(state, t)
             size = size * torch.exp(GAIN * (acceptance - TARGET_ACCEPTANCE))
             found.append(size)
         return torch.stack([*found, size])
@@ -266,7 +289,7 @@ def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:
     """The true latents of a tile, in unconstrained space."""
     if len(target.latents) != 1:
         raise TypeError(f"z needs a model with one latent site; this one has {len(target.latents)}")
-    values = torch.as_tensor(z).to(target.batch[0].device)
+    values = torch.as_tensor(z).to(target.densities.batch[0].device)
     if len(values) != num:
         raise ValueError(f"z needs a row for each datum; got {len(values)} rows for {num} data")
     latent = target.latents[0]

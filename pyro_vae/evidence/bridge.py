@@ -16,7 +16,8 @@ warp moves the posterior by an affine map onto the mean and covariance of the gu
 p(x) as it is, so that the two overlap (Meng & Schilling, 2002,
 https://doi.org/10.1198/106186002457). The map is found from draws that are not used again: half of
 those of the posterior, and others of the guide. A map from the same draws would fit them, and log
-p(x) would be too high."""
+p(x) would be too high.
+"""
 
 from __future__ import annotations
 
@@ -27,27 +28,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..density.identity import fingerprint
 from ..density.memory import TILE_ROWS
+from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
-from ..density.terms import Pair, entrance, trace_terms
-from ..guards import evaluating, seed_of, seeded, whole_number
+from ..density.traced import Pair
+from ..guards import evaluating, whole_number
+from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import have_mixed
-from ..posterior.hmc import covariance_factor
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
 from .importance import TILE_DATA
 from .pareto import KHAT_LIMIT, khat
-from .results import describe_evidence, fingerprint, means, observing, warn_of_flags
+from .results import means, warn_of_flags
 
 if TYPE_CHECKING:
     import xarray
 
-MOST_ROUNDS, CLOSE = 1000, 1e-10
+MOST_ROUNDS = 1000
+CLOSE = 1e-10  # nats between two rounds
 REMEDY = "or their chains have not mixed: leave warp=True, and draw longer chains"
 
 
 def bridge_log_evidence(
-    vae: VAE | Pair, x: Any, posterior: Any, c: Any = None, *, warp: bool = True, seed: int = 0
+    vae: VAE | Pair | Problem,
+    x: Any = None,
+    posterior: Any = None,
+    c: Any = None,
+    *,
+    warp: bool = True,
+    seed: int = 0,
 ) -> xarray.Dataset:
     """log p(x) for each datum, by bridge sampling between the posterior and the guide.
 
@@ -83,70 +93,62 @@ def bridge_log_evidence(
         UserWarning: Some data are flagged.
     """
     whole_number("seed", seed, at_least=0)
-    model, guide, rows, like = entrance(vae, x, c, 1)
-    needs_draws_of("bridge_log_evidence", posterior, rows)
-    draws = {
-        str(name): values.values for name, values in posterior["posterior"].to_dataset().items()
-    }
+    problem = Problem.of(vae, x, c)
+    posterior = needs_draws_of("bridge_log_evidence", posterior, problem.rows)
+    draws = {str(name): z.values for name, z in posterior["posterior"].to_dataset().items()}
     chains, each = next(iter(draws.values())).shape[:2]
     if chains * each < 50 or each < 8:
         needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"
         raise ValueError(f"{needs}; got {chains * each}, {each} of each")
+
     parts = []
-    with torch.no_grad(), evaluating(model, guide):
-        about = describe_evidence(model, guide, rows)
-        own = fingerprint(model, without="posterior")  # the guide may be another
-        if posterior.attrs.get("model", own) != own:
+    with torch.no_grad(), evaluating(problem.model, problem.guide):
+        about = problem.about
+        own = fingerprint(problem.model, without="posterior")  # the guide may be another
+        if posterior.attrs.get("model_digest", own) != own:
             raise ValueError(
                 "bridge_log_evidence needs draws from the posterior of this very model; it is of "
                 "another"
             )
-        for number, tile in enumerate(rows.chunks(TILE_DATA)):
-            with seeded(seed_of(seed, number, 4)):
-                batch = rows.batch(tile, like=like)
-                with observing(about):
-                    trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
-                target = Target(model, batch)
-                here = {name: torch.as_tensor(values[:, :, tile]) for name, values in draws.items()}
-                flat = target.unconstrain(
-                    {
-                        name: values.flatten(0, 1).to(batch[0].device)
-                        for name, values in here.items()
-                    }
-                )
-                position = flat.reshape(chains, each, *flat.shape[1:])
-                parts.append(_bridged(*_ratios(target, guide, position, warp)))
+        for tile in problem.tiles(TILE_DATA, (seed, Stream.BRIDGE)):
+            about["measure"] = tile.densities.measure
+            with tile.seeded():
+                target = tile.target()
+                position = _positions(target, draws, tile)
+                parts.append(_bridged(*_ratios(target, position, warp)))
+
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
     result = _result(found, have_mixed(posterior["diagnostics"]), about)
     warn_of_flags(result, REMEDY)
     return result
 
 
-def _ratios(target: Target, guide: Any, position: Tensor, warp: bool) -> tuple[Tensor, Tensor]:
-    """log p(x, u) - log q(u) at draws of the posterior ``(chain, draw, N)``, and at as many of the
-    guide ``(K, N)``.
+def _positions(target: Target, draws: dict[str, np.ndarray], tile: Tile) -> Tensor:
+    """The draws for a tile, in unconstrained space, of shape ``(chain, draw, N, D)``."""
+    device = tile.batch[0].device
+    here = {name: torch.as_tensor(z[:, :, tile.rows]).to(device) for name, z in draws.items()}
+    flat = target.unconstrain({name: z.flatten(0, 1) for name, z in here.items()})
+    return flat.unflatten(0, next(iter(here.values())).shape[:2])
+
+
+def _ratios(target: Target, position: Tensor, warp: bool) -> tuple[Tensor, Tensor]:
+    """log p(x, u) - log q(u): at draws of the posterior ``(chain, draw, N)``, and of the guide.
+
+    There are as many draws of the guide, ``(K, N)``, as of the posterior are used.
     """
     first = position.shape[1] // 2 if warp else 0
     used = position[:, first:].flatten(0, 1)
-    drawn = target.draw(guide, len(used))
+    drawn = target.draw_guide(len(used))
     there, back, log_abs_det = used, drawn, torch.zeros(())
     if warp:
-        ours, theirs = (
-            _moments(position[:, :first].flatten(0, 1)),
-            _moments(target.draw(guide, len(used))),
-        )
+        ours = _moments(position[:, :first].flatten(0, 1))
+        theirs = _moments(target.draw_guide(len(used)))
         there, back = _moved(used, ours, theirs), _moved(drawn, theirs, ours)
         log_abs_det = _log_det(ours[1]) - _log_det(theirs[1])
-    at_posterior = (
-        _in_blocks(target, used)
-        - _in_blocks(lambda u: target.densities(guide, u)[0], there)
-        + log_abs_det
-    )
-    at_guide = (
-        _in_blocks(target, back)
-        - _in_blocks(lambda u: target.densities(guide, u)[0], drawn)
-        + log_abs_det
-    )
+
+    log_guide = target.log_guide
+    at_posterior = _in_blocks(target, used) - _in_blocks(log_guide, there) + log_abs_det
+    at_guide = _in_blocks(target, back) - _in_blocks(log_guide, drawn) + log_abs_det
     return at_posterior.unflatten(0, (len(position), -1)).cpu(), at_guide.cpu()
 
 
@@ -172,7 +174,7 @@ def _in_blocks(log_density: Any, position: Tensor) -> Tensor:
 
 
 def _bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
-    """The estimate, its error, and the effective number of posterior draws, each of shape ``(N,)``."""
+    """The estimate, its error, and the effective number of posterior draws, each ``(N,)``."""
     ess = _ess(posterior, "bulk")
     flat, num = posterior.flatten(0, 1), len(guide)
     log_shares = (ess / (ess + num)).log(), (num / (ess + num)).log()

@@ -12,7 +12,8 @@ ones says so (Vehtari et al., 2024, https://arxiv.org/abs/1507.02646); above 0.7
 be trusted at any affordable K. Below 0.7 is no proof: what the guide never draws leaves no trace,
 and a low effective sample size is a second warning. A guide fitted with ``beta=2.0`` while the
 model is held fixed aims beyond the posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights
-are bounded where the likelihood is."""
+are bounded where the likelihood is.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +22,19 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 import xarray
 
 from ..density.memory import Memory
-from ..density.terms import Pair, entrance
-from ..guards import mode, own_store, owner_of, whole_number
+from ..density.problem import Problem
+from ..density.traced import Pair
+from ..guards import evaluating, whole_number
 from ..vae import VAE
-from .escalation import RUNGS, escalate
-from .importance import importance_weights
+from .escalation import RUNGS, Budget, escalate
+from .importance import TILE_DATA, importance_weights
 from .pareto import KHAT_LIMIT
-from .results import (
-    as_dataset,
-    describe_evidence,
-    exact_figures,
-    from_dataset,
-    observing,
-    warn_of_flags,
-)
+from .results import as_dataset, exact_figures, from_dataset, warn_of_flags
+from .weights import Weights, concatenate
 
 REMEDY = (
     "give a tolerance, which escalates; or fit the guide with beta=2.0 and the model held fixed"
@@ -48,8 +43,8 @@ SPENT = "no rung of the ladder held: raise max_samples, or look at these data an
 
 
 def log_evidence(
-    vae: VAE | Pair,
-    x: Any,
+    vae: VAE | Pair | Problem,
+    x: Any = None,
     c: Any = None,
     *,
     num_samples: int = 1000,
@@ -104,51 +99,66 @@ def log_evidence(
     Warns:
         UserWarning: Some data are flagged, or miss the tolerance.
     """
-    whole_number("seed", seed, at_least=0)
-    whole_number("max_bytes", max_bytes, at_least=1)
-    whole_number("max_samples", max_samples, at_least=1)
-    model, guide, rows, like = entrance(vae, x, c, num_samples)
+    for name, value, least in (
+        ("num_samples", num_samples, 1),
+        ("max_samples", max_samples, 1),
+        ("max_bytes", max_bytes, 1),
+        ("seed", seed, 0),
+    ):
+        whole_number(name, value, at_least=least)
     if tolerance is not None:
         _check(tolerance, max_samples, num_samples, more)
+    problem = Problem.of(vae, x, c)
     memory = Memory(max_bytes)
-    with (
-        torch.no_grad(),
-        own_store(),
-        mode(model, guide, training=False),
-        pyro.validation_enabled(False),
-    ):
-        about = describe_evidence(model, guide, rows)
+
+    with torch.no_grad(), evaluating(problem.model, problem.guide):
+        about = problem.about
         earlier = None if more is None else from_dataset(more, about)
-        done = 0 if earlier is None else int(earlier.num.max())
-        with observing(about):
-            weights = importance_weights(
-                model, guide, rows, like, num_samples, (seed, done), memory
-            )
-        if getattr(owner_of(guide), "is_discrete", False):
-            needed = {} if tolerance is None else {"rung": np.full(len(rows), RUNGS[0])}
-            result = as_dataset(weights, about, **exact_figures(weights), **needed)
-        elif tolerance is None:
-            result = as_dataset(weights if earlier is None else earlier.merge(weights), about)
+        if tolerance is not None and not problem.sums_exactly:
+            budget = Budget(num_samples, tolerance, max_samples)
+            weights, rung, of_guide = escalate(problem, budget, seed, memory, about)
+            extra = {"rung": rung, "elbo": of_guide.numpy(force=True)}
         else:
-            of_guide = (weights.total / weights.num).numpy(force=True)
-            weights, rung = escalate(
-                weights, model, guide, rows, like, tolerance, max_samples, seed, memory
-            )
-            result = as_dataset(weights, about, rung=rung, elbo=of_guide)
+            weights = _of_guide(problem, num_samples, seed, memory, about, earlier)
+            extra = {} if tolerance is None else {"rung": np.full(len(problem), RUNGS[0])}
+        if problem.sums_exactly:
+            extra |= exact_figures(weights)
+        result = as_dataset(weights, about, **extra)
+
     warn_of_flags(result, REMEDY if tolerance is None else SPENT)
-    missed = (
-        0
-        if tolerance is None
-        else int(((result.se > tolerance) & (result.khat <= KHAT_LIMIT)).sum())
-    )
+    if tolerance is not None:
+        _warn_of_tolerance(result, tolerance)
+    return result
+
+
+def _of_guide(
+    problem: Problem,
+    num_samples: int,
+    seed: int,
+    memory: Memory,
+    about: dict[str, Any],
+    earlier: Weights | None,
+) -> Weights:
+    """The weights of draws of the guide, and of those that were drawn earlier."""
+    done = 0 if earlier is None else int(earlier.num.max())
+    stream = (seed, done) if done else (seed,)  # added draws are others
+    parts = []
+    for tile in problem.tiles(TILE_DATA, stream):
+        parts.append(importance_weights(problem, tile, num_samples, memory))
+        about["measure"] = tile.densities.measure
+    weights = concatenate(parts)
+    return weights if earlier is None or problem.sums_exactly else earlier.merge(weights)
+
+
+def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
+    missed = int(((result.se > tolerance) & (result.khat <= KHAT_LIMIT)).sum())
     if missed:
         warnings.warn(
-            f"the standard error of {missed} of {len(rows)} data is above the tolerance of "
-            f"{tolerance}, the largest {float(result.se.max()):.2g}: raise max_samples, or the "
-            "tolerance",
-            stacklevel=2,
+            f"the standard error of {missed} of {result.sizes['datum']} data is above the "
+            f"tolerance of {tolerance}, the largest {float(result.se.max()):.2g}: raise "
+            "max_samples, or the tolerance",
+            stacklevel=3,
         )
-    return result
 
 
 def _check(tolerance: Any, max_samples: Any, num_samples: int, more: Any) -> None:

@@ -60,7 +60,8 @@ def _generalized_pareto_shape(x: Tensor) -> Tensor:
 
     Zhang & Stephens (2009, https://doi.org/10.1198/tech.2009.08017): a grid of values of b = k /
     sigma, weighted by their profile likelihood; then the prior of Vehtari et al. (2024, appendix
-    C), ten observations of k = 0.5."""
+    C), ten observations of k = 0.5.
+    """
     num = len(x)
     grid = torch.arange(1, 31 + math.isqrt(num), dtype=x.dtype, device=x.device)
     quartile = x[int(num / 4 + 0.5) - 1]

@@ -4,129 +4,17 @@ not to trust it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 import xarray
-from pyro.distributions import Unit
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
-from torch import nn
-from torch.distributions import constraints
 
-from ..data.rows import DataError, Rows
-from ..distributions.sphere import Sphere
-from ..distributions.supports import base_of
-from ..guards import owner_of
+from ..data.rows import DataError
 from .pareto import KHAT_LIMIT
 from .weights import Weights
-
-
-def describe_evidence(model: Callable, guide: Callable, rows: Rows) -> dict[str, Any]:
-    """What an estimate of log p(x) is of: the data, and how many cells of them are seen, and the
-    model.
-    """
-    return {
-        "cells": sum(int((~rows.take(chunk).isnan()).sum()) for chunk in rows.chunks()),
-        "data": rows.fingerprint() + ("" if rows.c is None else rows.c.fingerprint()),
-        "model": fingerprint(model, guide),
-        "num_data": len(rows),
-    }
-
-
-@contextmanager
-def observing(about: dict[str, Any]) -> Iterator[None]:
-    """Note the ``measure`` of what is observed inside: whether the likelihood gives densities or
-    probabilities.
-    """
-    with _Observing() as observed:
-        yield
-    about["measure"] = "; ".join(observed.measures[name] for name in sorted(observed.measures))
-
-
-class _Observing(Messenger):
-    def __init__(self) -> None:
-        super().__init__()
-        self.measures: dict[str, str] = {}
-
-    def _pyro_post_sample(self, message: Any) -> None:
-        name = message["name"]
-        if not message["is_observed"]:  # a latent, which only a guide was conditioned on
-            self.measures.pop(name, None)
-        elif message["infer"].get("_deterministic") or isinstance(message["fn"], Unit):
-            return  # no distribution of data
-        elif not site_is_subsample(message) and name not in self.measures:
-            self.measures[name] = _measure(message["fn"].support)
-
-
-def _measure(support: Any) -> str:
-    """What the likelihood is with respect to: densities of different kinds have no common scale."""
-    if hasattr(support, "blocks"):
-        kinds = sorted(
-            (column, _measure(part)) for columns, part in support.blocks for column in columns
-        )
-        same = {kind for _, kind in kinds}
-        return (
-            same.pop()
-            if len(same) == 1
-            else ", ".join(f"{kind} of column {column}" for column, kind in kinds)
-        )
-    if support.is_discrete:
-        return "probability"
-    base = base_of(support)
-    special = {type(constraints.simplex): "density on a simplex", Sphere: "density on a sphere"}
-    return special.get(type(base), "density")
-
-
-def fingerprint(*functions: Callable, without: str = "nothing") -> str:
-    """A digest of what some functions compute: parameters and parts of modules; code, and what it
-    closes over.
-
-    Of modules, the part named `without` is left out. Globals that a function reads are not seen.
-    """
-    digest, seen = hashlib.sha256(), set()
-
-    def add(thing: Any) -> None:
-        if isinstance(thing, nn.Module):
-            inner = [
-                (name, part) for name, part in thing.named_modules() if not name.startswith(without)
-            ]
-            digest.update(
-                " ".join(f"{name} {type(part).__qualname__}" for name, part in inner).encode()
-            )
-            add([item for item in thing.state_dict().items() if not item[0].startswith(without)])
-        elif isinstance(thing, (torch.Tensor, np.ndarray)):
-            digest.update(
-                torch.as_tensor(thing).detach().cpu().contiguous().view(-1).numpy().tobytes()
-            )
-        elif isinstance(thing, (bool, int, float, str)):
-            digest.update(f"{thing!r};".encode())
-        elif isinstance(thing, (tuple, list)):
-            for part in thing:
-                add(part)
-        elif isinstance(thing, CodeType):
-            digest.update(thing.co_code)
-            add([thing.co_names, thing.co_consts])
-        elif isinstance(thing, FunctionType) and id(thing) not in seen:
-            seen.add(id(thing))
-            add(
-                [
-                    thing.__code__,
-                    [cell.cell_contents for cell in thing.__closure__ or ()],
-                    thing.__defaults__,
-                ]
-            )
-
-    for owner in map(owner_of, functions):
-        add(owner)
-    return digest.hexdigest()[:16]
 
 
 def whole(result: xarray.Dataset) -> bool:
@@ -223,12 +111,12 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
             "more needs what log_evidence gave earlier, with its tail and num_samples; got "
             f"{type(result).__name__}"
         )
-    if result.attrs["data"] != about["data"] or not whole(result):
+    if result.attrs["data_digest"] != about["data_digest"] or not whole(result):
         raise DataError(
             "more needs the result for these very data, in this order: it is of others; leave it "
             "out"
         )
-    if result.attrs["model"] != about["model"]:
+    if result.attrs["model_digest"] != about["model_digest"]:
         raise ValueError(
             "more needs the result of this very model: its parameters are others; leave it out"
         )

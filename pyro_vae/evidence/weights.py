@@ -6,7 +6,8 @@ w_k` has the effective sample size :math:`1 / \sum_k s_k^2` (Kish), a standard e
 method, and a bias of :math:`(K - 1) (\frac1K \sum_k \log \hat p_{-k} - \log \hat p_K)` by the
 jackknife, which leaves out one draw at a time: :math:`\hat p_{-k} = \hat p_K \frac{K}{K - 1} (1 -
 s_k)`. The curve is the mean of :math:`\log \hat p_{2^j}` over disjoint blocks of :math:`2^j` draws:
-the ELBO at j = 0."""
+the ELBO at j = 0.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ class Weights:
         """The jackknife's estimate of E log p_K - log p, mostly below 0; NaN for one draw.
 
         Exact for the weights of the tail; of all others, which are small, to second order about
-        their mean."""
+        their mean.
+        """
         share = torch.exp(self.tail - self.log_sum)
         others = self.num - (self.tail > -math.inf).sum(0)
         mean = (1 - share.sum(0)).clamp(min=0) / others.clamp(min=1)

@@ -2,7 +2,8 @@
 
 Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et
 al., 2021, https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several
-cannot know of the others."""
+cannot know of the others.
+"""
 
 from __future__ import annotations
 

@@ -8,59 +8,60 @@ chains; everything else has its leading dimensions.
 With momentum :math:`r \sim \mathcal{N}(0, I)` and the scale :math:`L` of a datum (the inverse mass
 matrix is :math:`L L^\top`), a leapfrog step of size :math:`\epsilon` is
 
-.. math:: r \leftarrow r + \tfrac{\epsilon}{2} L^\top \nabla \log p(u), \quad u \leftarrow u + \epsilon L r, \quad
+.. math:: r \leftarrow r + \tfrac{\epsilon}{2} L^\top \nabla \log p(u), \quad
+    u \leftarrow u + \epsilon L r, \quad
     r \leftarrow r + \tfrac{\epsilon}{2} L^\top \nabla \log p(u)
 
-(Neal, 2011, https://arxiv.org/abs/1206.1901). Warm-up finds the step size by dual averaging
-(Hoffman & Gelman, 2014, https://arxiv.org/abs/1111.4246) and L as the Cholesky factor of the
-covariance of the chains so far. In whitened space a normal posterior decorrelates after a quarter
-of a period, :math:`\pi / 2`: this is the mean length of a trajectory, and it is jittered, so that
-no period of the target is met exactly."""
+(Neal, 2011, https://arxiv.org/abs/1206.1901). Step sizes and scales are found in the warm-up
+(:mod:`.adaptation`). Each step size is jittered, so that no period of the target is met exactly.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
-from pyro.ops.dual_averaging import DualAveraging
 from torch import Tensor
 
 from ..guards import whole_number
+from .adaptation import Adaptation
 
 LogDensity = Callable[[Tensor], Tensor]
 
-LENGTH, JITTER = (
-    math.pi / 2,
-    0.5,
-)  # the mean length of a trajectory, and by how much of it each one may differ
-MOST_STEPS = 64
+JITTER = 0.5  # by what share of its mean length a trajectory may differ
 DIVERGENT = 1000.0  # an energy error, in nats, that no accurate trajectory has
-RESCALED_AT = (
-    0.1,
-    0.25,
-    0.5,
-    0.8,
-)  # shares of the warm-up after which the scale is taken from the chains
 
 
 @dataclass(frozen=True)
-class State:
-    """Where the chains are: positions ``(K, N, D)``, log densities ``(K, N)`` and their gradients
-    ``(K, N, D)``.
+class HMCState:
+    """Where the chains are.
+
+    Arguments:
+        position: Of shape ``(K, N, D)``.
+        log_density: Of shape ``(K, N)``.
+        gradient: That of the log density, of shape ``(K, N, D)``.
     """
 
     position: Tensor
     log_density: Tensor
     gradient: Tensor
 
+    @property
+    def is_finite(self) -> Tensor:
+        """Where density and gradient are finite, of shape ``(K, N)``."""
+        return self.log_density.isfinite() & self.gradient.isfinite().all(-1)
+
 
 @dataclass(frozen=True)
-class Transition:
-    """What happened in one transition, each of shape ``(K, N)``; the energy is that of the state it
-    began with.
+class HMCInfo:
+    """What happened in one transition, each of shape ``(K, N)``.
+
+    Arguments:
+        acceptance: The probability of acceptance.
+        diverging: Whether the energy was lost on the way.
+        energy: That of the state at the beginning.
     """
 
     acceptance: Tensor
@@ -68,23 +69,23 @@ class Transition:
     energy: Tensor
 
 
-def evaluate(log_density: LogDensity, position: Tensor) -> State:
+def evaluate(log_density: LogDensity, position: Tensor) -> HMCState:
     """The state at `position`."""
     with torch.enable_grad():
         position = position.detach().requires_grad_()
         value = log_density(position)
         (gradient,) = torch.autograd.grad(value.sum(), position)
-    return State(position.detach(), value.detach(), gradient)
+    return HMCState(position.detach(), value.detach(), gradient)
 
 
 def leapfrog(
     log_density: LogDensity,
-    state: State,
+    state: HMCState,
     momentum: Tensor,
     step_size: Tensor,
     num_steps: int,
     scale: Tensor,
-) -> tuple[State, Tensor]:
+) -> tuple[HMCState, Tensor]:
     """Follow the dynamics.
 
     Arguments:
@@ -108,25 +109,50 @@ def leapfrog(
 
 
 def transition(
-    log_density: LogDensity, state: State, step_size: Tensor, num_steps: int, scale: Tensor
-) -> tuple[State, Transition]:
+    log_density: LogDensity,
+    state: HMCState,
+    step_size: Tensor,
+    num_steps: int,
+    scale: Tensor,
+    *,
+    jitter: float = 0.0,
+) -> tuple[HMCState, HMCInfo]:
     """One Metropolis step of HMC for each chain and datum, which leaves exp(log_density) invariant.
 
     Where the trajectory meets a density that is not finite, or loses the energy, the chain stays
-    where it was."""
+    where it was.
+
+    Arguments:
+        log_density: Maps positions ``(K, N, D)`` to ``(K, N)``.
+        state: Where to begin.
+        step_size: Of a shape that broadcasts to ``(K, N)``.
+        num_steps: How many leapfrog steps.
+        scale: The factor L for each datum, of shape ``(N, D, D)``.
+        jitter: By what share of it a step size may differ, at random and of each chain by itself,
+            so that no trajectory comes back to where it began.
+
+    Returns:
+        The state afterwards, and what happened.
+    """
+    if jitter:
+        uniform = torch.rand_like(state.log_density)
+        step_size = step_size * (1 + jitter * (2 * uniform - 1))
+
     momentum = torch.randn_like(state.position)
     proposal, last = leapfrog(log_density, state, momentum, step_size, num_steps, scale)
     before = state.log_density - momentum.square().sum(-1) / 2
     gain = proposal.log_density - last.square().sum(-1) / 2 - before
+
     known = gain.isfinite() & proposal.gradient.isfinite().all(-1)
     acceptance = torch.where(known, gain.clamp(max=0.0).exp(), 0.0)
     accepted = torch.rand_like(acceptance) < acceptance
-    moved = State(
+
+    moved = HMCState(
         torch.where(accepted[..., None], proposal.position, state.position),
         torch.where(accepted, proposal.log_density, state.log_density),
         torch.where(accepted[..., None], proposal.gradient, state.gradient),
     )
-    return moved, Transition(acceptance, ~(known & (gain > -DIVERGENT)), -before)
+    return moved, HMCInfo(acceptance, ~(known & (gain > -DIVERGENT)), -before)
 
 
 class BatchedHMC(MCMCKernel):
@@ -156,12 +182,10 @@ class BatchedHMC(MCMCKernel):
         scale: Tensor,
         target_acceptance: float = 0.8,
     ) -> None:
-        self.log_density, self.target_acceptance = log_density, target_acceptance
+        self.log_density = log_density
         self.transforms: dict = {}
         self.initial_params = {"position": position}
-        self.scale = torch.diag_embed(scale)
-        self.step_size = torch.full_like(scale[:, 0], 0.5)
-        self.num_steps = 4
+        self.adaptation = Adaptation(scale, target_acceptance)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -171,10 +195,25 @@ class BatchedHMC(MCMCKernel):
     def initial_params(self, params: dict[str, Tensor]) -> None:
         self._initial_params = params
 
+    @property
+    def step_size(self) -> Tensor:
+        """The step size of each datum, of shape ``(N,)``."""
+        return self.adaptation.step_size
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor L of each datum, of shape ``(N, D, D)``."""
+        return self.adaptation.scale
+
+    @property
+    def num_steps(self) -> int:
+        """The leapfrog steps of a transition."""
+        return self.adaptation.num_steps
+
     def setup(self, warmup_steps: int, *args: object, **kwargs: object) -> None:
         whole_number("warmup", warmup_steps, at_least=0)
         self.state = evaluate(self.log_density, self.initial_params["position"])
-        outside = ~(self.state.log_density.isfinite() & self.state.gradient.isfinite().all(-1))
+        outside = ~self.state.is_finite
         if outside.any():
             chain, datum = outside.nonzero()[0].tolist()
             needs = "fit the guide that the chains begin at, or give other positions"
@@ -182,50 +221,24 @@ class BatchedHMC(MCMCKernel):
                 f"HMC needs a finite density where it begins; chain {chain} of datum {datum} has "
                 f"none; {needs}"
             )
-        self._rescaled_at = {math.ceil(share * warmup_steps) for share in RESCALED_AT}
-        self._warmup, self._count = warmup_steps, 0
-        self._seen: list[Tensor] = []
-        self._restart()
+        self.adaptation.start(warmup_steps)
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         if params["position"] is not self.state.position:
             self.state = evaluate(self.log_density, params["position"])
-        jitter = 1 + JITTER * (2 * torch.rand_like(self.state.log_density) - 1)
-        step_size = self.step_size * jitter
         self.state, self.last = transition(
-            self.log_density, self.state, step_size, self.num_steps, self.scale
+            self.log_density,
+            self.state,
+            self.step_size,
+            self.num_steps,
+            self.scale,
+            jitter=JITTER,
         )
-        if self._count < self._warmup:
-            self._adapt()
+        self.adaptation.update(self.state.position, self.last.acceptance.mean(0))
         return {"position": self.state.position}
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"step size": self.step_size}
-
-    def _adapt(self) -> None:
-        self._count += 1
-        self._seen.append(self.state.position)
-        self._averaging.step(self.target_acceptance - self.last.acceptance.mean(0))
-        ahead, averaged = self._averaging.get_state()
-        self.step_size = ahead.exp()
-        if self._count in self._rescaled_at:
-            self.scale, self._seen = covariance_factor(torch.cat(self._seen), self.scale), []
-            self._settle(averaged.exp())
-            self._restart()
-        elif self._count == self._warmup:
-            self._settle(averaged.exp())
-
-    def _restart(self) -> None:
-        """Dual averaging from the step size that is."""
-        self._averaging = DualAveraging(prox_center=self.step_size.log())
-
-    def _settle(self, step_size: Tensor) -> None:
-        """As many steps as most data need for a whole trajectory; the others go as far by smaller
-        steps.
-        """
-        needed = (LENGTH / step_size).quantile(0.9)
-        self.num_steps = int(needed.ceil().clamp(1, MOST_STEPS))
-        self.step_size = step_size.clamp(max=LENGTH / self.num_steps)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -233,16 +246,16 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.einsum("nij,knj->kni", matrix, vector)
 
 
-def covariance_factor(draws: Tensor, before: Tensor) -> Tensor:
-    """The Cholesky factor of the covariance of draws ``(S, N, D)``, shrunk towards its diagonal
-    where they are few.
-    """
-    num, size = len(draws), draws.shape[-1]
-    centred = draws - draws.mean(0)
-    covariance = torch.einsum("sni,snj->nij", centred, centred) / max(num - 1, 1)
-    variance = covariance.diagonal(dim1=-2, dim2=-1)
-    share = num / (num + 5.0 * size)
-    shrunk = share * covariance + (1 - share) * torch.diag_embed(variance)
-    factor, failed = torch.linalg.cholesky_ex(shrunk)
-    stuck = (failed != 0) | ~factor.isfinite().all(-1).all(-1) | (variance <= 0).any(-1)
-    return torch.where(stuck[:, None, None], before, factor)
+def run_kernel(
+    kernel: MCMCKernel, start: Tensor, warmup: int, num_samples: int
+) -> Iterator[Tensor]:
+    """Run a kernel by Pyro's protocol, and give its positions after warm-up."""
+    kernel.initial_params = params = {"position": start}
+    kernel.setup(warmup)
+    for step in range(warmup + num_samples):
+        if step == warmup:
+            kernel.end_warmup()
+        params = kernel.sample(params)
+        if step >= warmup:
+            yield params["position"]
+    kernel.cleanup()

@@ -4,33 +4,30 @@ amortised guide.
 ``"hmc"`` runs :class:`.BatchedHMC`: every datum has its own chains, step size and divergences.
 ``"nuts"`` runs Pyro's NUTS on all data of a tile as one target, chain by chain: the reference,
 slower by an order of magnitude. Both run on the same :class:`.Target`, which is read off the model,
-and start at draws of the guide."""
+and start at draws of the guide.
+"""
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
 import torch
-from pyro.infer import NUTS
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, TransformedDistribution
 
-from ..data.rows import Rows
+from ..density.identity import fingerprint
 from ..density.memory import TILE_ROWS
+from ..density.problem import Problem, Tile
 from ..density.target import Target
-from ..density.terms import Batch, Pair, entrance, trace_terms
-from ..evidence.results import fingerprint
+from ..density.traced import Pair
 from ..guards import evaluating, seed_of, seeded, whole_number
 from ..vae import VAE
 from .diagnostics import diagnose
-from .hmc import BatchedHMC
+from .hmc import BatchedHMC, run_kernel
+from .nuts import nuts_chains
 from .trees import DRAWS, dataset, latents, observed_groups
 
 if TYPE_CHECKING:
@@ -43,8 +40,8 @@ Draws = dict[str, np.ndarray]
 
 
 def sample_posterior(
-    vae: VAE | Pair,
-    x: Any,
+    vae: VAE | Pair | Problem,
+    x: Any = None,
     c: Any = None,
     *,
     kernel: str = "hmc",
@@ -108,60 +105,44 @@ def sample_posterior(
             "program"
         )
     whole_number("seed", seed, at_least=0)
-    model, guide, rows, like = entrance(vae, x, c, chains)
-    run, tile = KERNELS[kernel](chains, processes)
+    problem = Problem.of(vae, x, c)
+    run, size = KERNELS[kernel](chains, processes)
     parts = []
-    with evaluating(model, guide), torch.enable_grad():
-        for number, part in enumerate(rows.chunks(tile)):
-            with seeded(seed_of(seed, number)):
-                batch = rows.batch(part, like=like)
-                with torch.no_grad():
-                    trace_terms(model, guide, batch, 1)  # says what is wrong with a pair
-                target = Target(model, batch, _flow(vae, batch) if neutra else None)
-                start, scale = _start(guide, batch, target, chains)
-            parts.append(run(target, start, scale, warmup, num_samples, (seed, number)))
-    tree = _tree(parts, rows, like)
-    tree.attrs["model"] = fingerprint(model, without="posterior")
+    with evaluating(problem.model, problem.guide), torch.enable_grad():
+        for tile in problem.tiles(size, (seed,)):
+            with tile.seeded():
+                target = tile.target()
+                if neutra:
+                    target = Target(tile.densities, _flow(problem.vae, tile))
+                start, scale = _start(target, chains)
+            parts.append(run(target, start, scale, warmup, num_samples, (seed, tile.number)))
+    tree = _tree(parts, problem)
+    tree.attrs["model_digest"] = fingerprint(problem.model, without="posterior")
     return tree
 
 
-def _flow(vae: Any, batch: Batch) -> Transform:
+def _flow(vae: VAE | None, tile: Tile) -> Transform:
     """The bijection of a flow guide, for these data."""
-    with torch.no_grad():
-        x, *given = batch
-        unconstrained = (
-            vae.posterior(vae.guide_input(x, vae.encode_condition(len(x), *given)))
-            if isinstance(vae, VAE)
-            else None
-        )
-    if not isinstance(unconstrained, TransformedDistribution):
-        raise TypeError(
-            "neutra needs a VAE whose guide is a flow, such as 'spline_flow'; leave it out"
-        )
-    return ComposeTransform(list(unconstrained.transforms))
+    guide = None
+    if vae is not None:
+        x, *given = tile.batch
+        with torch.no_grad():
+            guide = vae.unconstrained_guide_of(x, vae.encode_condition(len(x), *given))
+    if not isinstance(guide, TransformedDistribution):
+        needs = "neutra needs a VAE whose guide is a flow, such as 'spline_flow'"
+        raise TypeError(f"{needs}; leave it out")
+    return ComposeTransform(list(guide.transforms))
 
 
-def _start(guide: Callable, batch: Batch, target: Target, chains: int) -> tuple[Tensor, Tensor]:
+def _start(target: Target, chains: int) -> tuple[Tensor, Tensor]:
     """Draws of the guide: where the chains begin, and the spread of each datum's."""
     if target.through is not None:
-        drawn = torch.randn(chains, len(batch[0]), target.size).to(batch[0])
+        x = target.densities.batch[0]
+        drawn = torch.randn(chains, len(x), target.size).to(x)
         return drawn, torch.ones_like(drawn[0])
     with torch.no_grad():
-        drawn = target.draw(guide, chains + PILOT)
+        drawn = target.draw_guide(chains + PILOT)
     return drawn[:chains], drawn[chains:].std(0)
-
-
-def _steps(kernel: MCMCKernel, start: Tensor, warmup: int, num_samples: int) -> Iterator[Tensor]:
-    """Run a kernel by Pyro's protocol, and give its positions after warm-up."""
-    kernel.initial_params = params = {"position": start}
-    kernel.setup(warmup)
-    for step in range(warmup + num_samples):
-        if step == warmup:
-            kernel.end_warmup()
-        params = kernel.sample(params)
-        if step >= warmup:
-            yield params["position"]
-    kernel.cleanup()
 
 
 def _hmc(
@@ -173,43 +154,19 @@ def _hmc(
     seed: tuple[int, int],
 ) -> tuple[Draws, Draws]:
     """All chains at once."""
-    positions, stats = [], []
+    positions = []
+    stats: dict[str, list[Tensor]] = {}
     with seeded(seed_of(*seed, 1)):
         kernel = BatchedHMC(target, start, scale=scale)
-        for position in _steps(kernel, start, warmup, num_samples):
+        for position in run_kernel(kernel, start, warmup, num_samples):
             positions.append(position)
-            stats.append(
-                (
-                    kernel.last.acceptance,
-                    kernel.last.diverging,
-                    kernel.last.energy,
-                    kernel.state.log_density,
-                )
-            )
-    names = ("acceptance_rate", "diverging", "energy", "lp")
-    by_name = dict(
-        zip(names, (torch.stack(stat, 1) for stat in zip(*stats, strict=True)), strict=True)
-    )
+            stats.setdefault("acceptance_rate", []).append(kernel.last.acceptance)
+            stats.setdefault("diverging", []).append(kernel.last.diverging)
+            stats.setdefault("energy", []).append(kernel.last.energy)
+            stats.setdefault("lp", []).append(kernel.state.log_density)
+    by_name = {name: torch.stack(values, 1) for name, values in stats.items()}
     by_name["step_size"] = kernel.step_size.expand_as(by_name["lp"])
     return _arrays(target.constrain(torch.stack(positions, 1))), _arrays(by_name)
-
-
-class _Nuts(NUTS):
-    """Pyro's, which keeps the energy with which its last transition began, and that transition's
-    acceptance.
-    """
-
-    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        before, count = self._mean_accept_prob, self._t + 1
-        moved = super().sample(params)
-        count = count - self._warmup_steps if count > self._warmup_steps else count
-        self.acceptance = before + (self._mean_accept_prob - before) * count
-        return moved
-
-    def _sample_r(self, name: str) -> Any:
-        r, unscaled = super()._sample_r(name)
-        self.energy = float(self._kinetic_energy(unscaled) + (self._potential_energy_last or 0.0))
-        return r, unscaled
 
 
 def _nuts(
@@ -221,70 +178,18 @@ def _nuts(
     num_samples: int,
     seed: tuple[int, int],
 ) -> tuple[Draws, Draws]:
-    """Chain by chain, each with a seed of its own, here or in other processes."""
-    tasks = [
-        (target, begin, warmup, num_samples, seed_of(*seed, number + 1))
-        for number, begin in enumerate(start)
-    ]
-    if processes == 1:
-        chains = [_nuts_chain(*task) for task in tasks]
-    else:
-        setting = (
-            torch.get_default_dtype(),
-            torch.get_num_threads(),
-            pyro.get_param_store().get_state(),
-        )
-        with ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), _as_here, setting
-        ) as pool:
-            chains = list(pool.map(_nuts_chain, *zip(*tasks, strict=True)))
-    positions = torch.stack([position for position, _ in chains])
-    stats = {
-        name: np.stack([np.asarray(stat[name]) for _, stat in chains]) for name in chains[0][1]
-    }
+    """Chain by chain, each with a seed of its own; NUTS finds its own scale."""
+    seeds = [seed_of(*seed, number + 1) for number in range(len(start))]
+    positions, stats = nuts_chains(target, start, warmup, num_samples, seeds, processes)
     with torch.no_grad():
         blocks = positions.flatten(0, 1).split(max(1, TILE_ROWS // positions.shape[2]))
-        stats["lp"] = (
-            torch.cat([target(block) for block in blocks])
-            .reshape(positions.shape[:3])
-            .numpy(force=True)
-        )
+        log_density = torch.cat([target(block) for block in blocks])
+    stats["lp"] = log_density.reshape(positions.shape[:3]).numpy(force=True)
     return _arrays(target.constrain(positions)), stats
 
 
-def _as_here(dtype: torch.dtype, threads: int, store: Any) -> None:
-    """In a new process: the parameters, and what decides the last bits of a result."""
-    torch.set_default_dtype(dtype)
-    torch.set_num_threads(threads)
-    pyro.get_param_store().set_state(store)
-    pyro.enable_validation(False)
-
-
-def _nuts_chain(
-    target: Target, start: Tensor, warmup: int, num_samples: int, seed: int
-) -> tuple[Tensor, Any]:
-    positions = []
-    stats: dict[str, list] = {
-        name: [] for name in ("acceptance_rate", "diverging", "energy", "step_size")
-    }
-    with seeded(seed):
-        kernel = _Nuts(potential_fn=functools.partial(_potential, target))
-        for position in _steps(kernel, start, warmup, num_samples):
-            positions.append(position)
-            diverging = kernel._t - 1 - warmup in kernel._divergences[-1:]
-            last = kernel.acceptance, diverging, kernel.energy, kernel.step_size
-            for name, value in zip(stats, last, strict=True):
-                stats[name].append(value)
-    return torch.stack(positions), stats
-
-
-def _potential(target: Target, params: dict[str, Tensor]) -> Tensor:
-    return -target(params["position"][None]).sum()
-
-
-KERNELS: dict[
-    str, Callable[[int, int], tuple[Callable, int]]
-] = {  # how to run it, and how many data at once
+# For each kernel, of the chains and the processes: how to run it, and how many data at once.
+KERNELS: dict[str, Callable[[int, int], tuple[Callable, int]]] = {
     "hmc": lambda chains, _: (_hmc, max(1, TILE_ROWS // chains)),
     "nuts": lambda _, processes: (functools.partial(_nuts, processes), NUTS_DATA),
 }
@@ -294,7 +199,7 @@ def _arrays(tensors: dict[str, Tensor]) -> Draws:
     return {name: tensor.numpy(force=True) for name, tensor in tensors.items()}
 
 
-def _tree(parts: list[tuple[Draws, Draws]], rows: Rows, like: Tensor | None) -> xarray.DataTree:
+def _tree(parts: list[tuple[Draws, Draws]], problem: Problem) -> xarray.DataTree:
     """The groups of the result, data beside each other."""
     import xarray
 
@@ -315,4 +220,4 @@ def _tree(parts: list[tuple[Draws, Draws]], rows: Rows, like: Tensor | None) -> 
         "sample_stats": sample_stats,
         "diagnostics": diagnose(posterior, each),
     }
-    return xarray.DataTree.from_dict(groups | observed_groups(rows, like))
+    return xarray.DataTree.from_dict(groups | observed_groups(problem.rows, problem.like))

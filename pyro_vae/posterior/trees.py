@@ -21,7 +21,8 @@ def dataset(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rest: str) 
     latent, x over feature.
 
     One further dimension is called `rest`, several are ``rest_0``, ``rest_1``, ...; each has its
-    index as coordinate."""
+    index as coordinate.
+    """
     import xarray
 
     variables: dict[str, tuple] = {}
@@ -77,8 +78,8 @@ def observed_groups(rows: Rows, like: Tensor | None) -> dict[str, xarray.Dataset
     return groups
 
 
-def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
-    """Raise unless `posterior` is a tree of MCMC draws for these very data.
+def needs_draws_of(who: str, posterior: Any, rows: Rows) -> xarray.DataTree:
+    """The tree of MCMC draws that was given, if it is one for these very data.
 
     Raises:
         TypeError: It is no such tree.
@@ -104,3 +105,4 @@ def needs_draws_of(who: str, posterior: Any, rows: Rows) -> None:
                 raise DataError(
                     f"{who} needs the data that the posterior was drawn for: its {group} are others"
                 )
+    return posterior

@@ -1,1 +1,1 @@
-"""Names to a VAE and back; one file with weights and spec."""
+"""A VAE from names and plain values, and back; one file with weights and spec."""

@@ -1,4 +1,4 @@
-"""The declarative form: a VAE from names and plain values, and its exact inverse.
+"""A VAE from names and plain values (:func:`build`), and the exact inverse (:func:`describe`).
 
 A spec has no classes of its own: the constructor is the schema. Each part is a table with the
 ``name`` of a registered conditional, the constructor's own arguments, and where the part reads a
@@ -11,16 +11,12 @@ context, a ``network``. Sizes that follow from ``event`` and ``latent`` are neve
     guide = {name = "normal", network = {name = "mlp", hidden = [200]}}
 
 A conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports
-modules that register conditionals or networks of one's own, from beside the file or from the Python
-path."""
+modules that register conditionals or networks of one's own; they lie beside the spec file or on the
+Python path."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +32,11 @@ from ..data.arrays import as_rows
 from ..data.rows import Rows
 from ..guards import seeded
 from ..vae import VAE
+from .files import import_modules, importable, read_toml
 from .parts import Part, as_table, condition_of, named_part, unconstrained
 
-KEYS = ("event", "latent", "prior", "likelihood", "guide", "condition", "modules")
+REQUIRED = ("event", "latent")
+KEYS = (*REQUIRED, "prior", "likelihood", "guide", "condition", "modules")
 
 
 def build(
@@ -57,9 +55,8 @@ def build(
     """A VAE from names, or from a spec.
 
     ``build(x, latent=8, prior="gamma", likelihood="binomial")`` works out from the data what they
-       imply: the shape of
-    one datum, the total of a binomial, the number of categories, the mean and spread of the guide's
-    inputs. A part is a name or a table ``{"name": ..., ...}``.
+    imply: the shape of one datum, the total of a binomial, the number of categories, the mean and
+    spread of the guide's inputs. A part is a name or a table ``{"name": ..., ...}``.
 
     Arguments:
         source: Data of shape ``(N, *X)``; or a spec: a dict, or the path of a ``.toml`` file.
@@ -87,35 +84,27 @@ def build(
     """
     folder = None
     if isinstance(source, (str, Path)):
-        folder, source = Path(source).parent, _read_toml(Path(source))
-    given = {
+        folder = Path(source).parent
+        source = read_toml(Path(source))
+    parts = {
         "latent": latent,
         "prior": prior,
         "likelihood": likelihood,
         "guide": guide,
         "condition": condition,
     }
-    given = {key: value for key, value in given.items() if value is not None}
-    if isinstance(source, dict):
-        for key in given:
-            raise ValueError(
-                f"build takes {key}= with data; a spec says it itself: change the spec"
-            )
-        spec, rows = dict(source), None if x is None else as_rows(x)
-    else:
-        if x is not None:
-            raise ValueError(
-                "build takes x with a spec; got data and x: give latent=, prior=, c=, ... by "
-                "keyword"
-            )
-        spec, rows = {"latent": [8], **given}, as_rows(source)
+    given = {key: value for key, value in parts.items() if value is not None}
+    spec, rows = _spec_and_rows(source, x, given)
+
     if c is not None:
         spec["condition"] = _suggested(c, as_table("condition", spec.get("condition", {})))
     if rows is not None:
         spec = {"event": list(rows.event_shape), **spec}
         rows = as_rows(rows, as_shape(spec["event"]))
+    mlp = {} if hidden is None else {"hidden": _plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
-        vae = _from_spec(spec, rows, {} if hidden is None else {"hidden": _plain(hidden)})
+        vae = _from_spec(spec, rows, mlp)
+
     if rows is not None:
         rows = vae.check(rows, c)
         with seeded(seed):
@@ -123,34 +112,58 @@ def build(
     return vae
 
 
+def _spec_and_rows(
+    source: Any, x: Any, given: dict[str, Any]
+) -> tuple[dict[str, Any], Rows | None]:
+    """The spec, and the data if there are any, from what :func:`build` takes."""
+    if not isinstance(source, dict):
+        if x is not None:
+            raise ValueError(
+                "build takes x with a spec; got data and x; give latent=, prior=, c=, ... by "
+                "keyword"
+            )
+        return {"latent": [8], **given}, as_rows(source)
+    for key in given:
+        raise ValueError(
+            f"build takes {key}= with data; a spec says it itself; write {key} in the spec"
+        )
+    return dict(source), None if x is None else as_rows(x)
+
+
 def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
-    """The condition that data c suggest, unless the table says whether they are numbers or classes."""
-    return table if {"size", "categories"} & set(table) else {**Condition.of(c).describe(), **table}
+    """The table of the condition, completed by what c suggests: numbers or classes, how many."""
+    if "size" in table or "categories" in table:
+        return table
+    return {**Condition.of(c).describe(), **table}
 
 
 def _initialize(vae: VAE, rows: Rows) -> None:
-    """A Vamp prior starts at data; networks learn the mean and spread of what they read of x and of
-    a numeric c.
+    """Set what starts at the data: pseudo-inputs of a prior, and the mean and spread that networks
+    know of their inputs.
     """
     vae.prior.initialize(rows)
     mean, sd = rows.moments()
-    if vae.condition is None or rows.c is None:
+    condition = vae.condition
+    if condition is None or rows.c is None:
         _standardize(vae.posterior, mean, sd)
         return
+
     c_mean, c_sd = (moment.flatten() for moment in rows.c.moments())
-    if vae.condition.categories:
-        c_mean, c_sd = mean.new_zeros(vae.condition.width), mean.new_ones(vae.condition.width)
-    latent = mean.new_zeros(vae.prior.visible_shape)
-    for role, part, first, second in (
-        ("guide", vae.posterior, mean, sd),
-        ("likelihood", vae.likelihood, latent, latent + 1),
-    ):
-        joined = (
-            vae.condition.join(role, moment, c, moment.dim())
-            for moment, c in ((first, c_mean), (second, c_sd))
-        )
-        _standardize(part, *joined)
-    if "prior" in vae.condition.seen_by:
+    if condition.categories:
+        c_mean = mean.new_zeros(condition.width)
+        c_sd = mean.new_ones(condition.width)
+
+    def joined(role: str, moment: Tensor, of_c: Tensor) -> Tensor:
+        return condition.join(role, moment, of_c, moment.dim())
+
+    zeros = mean.new_zeros(vae.prior.visible_shape)
+    _standardize(vae.posterior, joined("guide", mean, c_mean), joined("guide", sd, c_sd))
+    _standardize(
+        vae.likelihood,
+        joined("likelihood", zeros, c_mean),
+        joined("likelihood", zeros + 1, c_sd),
+    )
+    if "prior" in condition.seen_by:
         _standardize(vae.prior, c_mean, c_sd)
 
 
@@ -159,77 +172,47 @@ def _standardize(part: Conditional, mean: Tensor, sd: Tensor) -> None:
         part.network.standardize(mean, sd)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    if path.suffix != ".toml" or not path.is_file():
-        raise FileNotFoundError(
-            f"there is no spec file {str(path)!r}, ending in .toml; data come from pv.data.load"
-        )
-    try:
-        return tomllib.loads(path.read_text())
-    except ValueError as error:  # no TOML, or no text
-        raise ValueError(f"{path.name} is no TOML: {error}") from None
-
-
-@contextlib.contextmanager
-def importable(folder: Path | None) -> Iterator[None]:
-    """The modules that a spec file names may lie beside it."""
-    before = list(sys.path)
-    sys.path[:0] = [] if folder is None else [str(folder.resolve())]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
+    """The VAE that a spec declares; `mlp` are arguments for networks that the spec does not
+    name.
+    """
     for key in spec.keys() - set(KEYS):
         raise ValueError(f"{key}: a spec has no such entry{nearest(key, KEYS)}")
-    for key in KEYS[:2]:
+    for key in REQUIRED:
         if key not in spec:
             raise ValueError(
                 f"{key}: the spec does not say it; write {key} = [8], or give the data"
             )
-    modules = spec.get("modules", [])
-    if not isinstance(modules, list) or not all(
-        isinstance(module, str) and module for module in modules
-    ):
-        raise ValueError(f"modules: must be a list of module names; got {modules!r}")
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except (ImportError, TypeError) as error:
-            raise ValueError(
-                f"modules: {error}; put it beside the spec file or on PYTHONPATH"
-            ) from None
+    import_modules(spec.get("modules", []))
     with at("event"):
         event = as_shape(spec["event"])
     with at("latent"):
         latent = as_shape(spec["latent"])
     condition = condition_of(spec)
-    seen = {} if condition is None else dict.fromkeys(condition.seen_by, condition)
-    given_c = torch.Size([condition.width]) if condition and "prior" in seen else None
-    prior = named_part("prior", spec.get("prior", "normal"), (latent, event), None, given_c, mlp)
-    shown = (
-        prior.visible_shape
-        if condition is None
-        else condition.joined_shape("likelihood", prior.visible_shape)
+
+    prior_context = None
+    if condition is not None and "prior" in condition.seen_by:
+        prior_context = torch.Size([condition.width])
+    prior = named_part(
+        "prior", spec.get("prior", "normal"), (latent, event), None, prior_context, mlp
     )
+
+    likelihood_context = prior.visible_shape
+    guide_context = event
+    if condition is not None:
+        likelihood_context = condition.joined_shape("likelihood", likelihood_context)
+        guide_context = condition.joined_shape("guide", guide_context)
     likelihood = named_part(
-        "likelihood", spec.get("likelihood", "normal"), (event,), rows, shown, mlp
+        "likelihood", spec.get("likelihood", "normal"), (event,), rows, likelihood_context, mlp
     )
-    observed = event if condition is None else condition.joined_shape("guide", event)
-    guide: Part = spec.get("guide") or prior.usual_guide()
-    return VAE(
-        prior,
-        likelihood,
-        named_part("guide", guide, (unconstrained(prior),), None, observed, mlp),
-        condition=condition,
-    )
+    table: Part = spec.get("guide") or prior.usual_guide()
+    guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp)
+    return VAE(prior, likelihood, guide, condition=condition)
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:
-    """The spec of a VAE, or of one part: names and plain values, from which :func:`build` makes its
-    equal.
+    """The spec of a VAE, or of one part: names and plain values. :func:`build` makes an equal VAE
+    from it.
 
     Arguments:
         vae: A VAE, a conditional or a network.
@@ -244,8 +227,11 @@ def describe(vae: nn.Module) -> dict[str, Any]:
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
         sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
         spec = sizes | {role: describe(part) for role, part in parts.items()}
-        spec |= {} if vae.condition is None else {"condition": vae.condition.describe()}
-        return spec | ({"modules": modules} if (modules := _modules(vae)) else {})
+        if vae.condition is not None:
+            spec["condition"] = vae.condition.describe()
+        modules = _modules(vae)
+        return spec | ({"modules": modules} if modules else {})
+
     if isinstance(vae, Amortised) and not isinstance(vae.head, Amortised):
         return describe(vae.head) | {"network": describe(vae.network)}
     if not isinstance(vae, Declared) or vae.name is None:
@@ -258,7 +244,7 @@ def describe(vae: nn.Module) -> dict[str, Any]:
 
 
 def _modules(vae: VAE) -> list[str]:
-    """Where the user's own conditionals and networks are defined."""
+    """The modules that define the user's own conditionals and networks."""
     package = __name__.partition(".")[0]
     defined = {
         type(part).__module__ for part in vae.modules() if isinstance(part, Declared) and part.name
@@ -274,4 +260,6 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, (tuple, list, range)) else value
+    if isinstance(value, (tuple, list, range)):
+        return [_plain(part) for part in value]
+    return value

@@ -10,6 +10,7 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,21 +48,23 @@ def save(vae: VAE, path: str | Path) -> None:
 
 
 def _verified(vae: VAE) -> str:
-    """The spec as JSON, once it has been seen to give the same parameters: what cannot be loaded is
-    not written.
+    """The spec as JSON, after a VAE was built from it that has the same parameters: what cannot be
+    loaded is not written.
     """
     try:
         spec = json.dumps(describe(vae))
         again = build(json.loads(spec)).state_dict()
     except ValueError as error:
         raise TypeError(f"no spec can build this VAE again: {error}") from error
-    if {name: t.shape for name, t in again.items()} != {
-        name: t.shape for name, t in vae.state_dict().items()
-    }:
+    if _shapes(again) != _shapes(vae.state_dict()):
         raise TypeError(
             "no spec can build this VAE again: its parameters are not those that its parts imply"
         )
     return spec
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def load(path: str | Path) -> VAE:
@@ -87,25 +90,28 @@ def load(path: str | Path) -> VAE:
         raise CheckpointError(
             f"{path.name} is damaged: its content does not match its SHA-256; copy it again"
         )
+
     try:
-        with torch.inference_mode(
-            False
-        ):  # cloned, for a view into the file is not aligned, and sums round differently
-            spec = json.loads(about["spec"])
-            for module in spec.pop("modules", []):
-                if module not in sys.modules:
-                    raise ValueError(
-                        f"its parts are defined in the module {module!r}; import it first "
-                        f"(--module {module})"
-                    )
-            vae = build(spec)
-            vae.load_state_dict(
-                {name: tensor.clone() for name, tensor in tensors.items()}, assign=True
-            )
+        return _rebuilt(json.loads(about["spec"]), tensors)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path.name} holds a model that cannot be built here: {error}"
         ) from error
+
+
+def _rebuilt(spec: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
+    """The VAE of a spec, with these tensors."""
+    for module in spec.pop("modules", []):
+        if module not in sys.modules:
+            raise ValueError(
+                f"its parts are defined in the module {module!r}; import it first "
+                f"(--module {module})"
+            )
+    with torch.inference_mode(False):
+        vae = build(spec)
+        # A view into the file may be unaligned in memory, and sums over it round differently.
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        vae.load_state_dict(copies, assign=True)
     return vae
 
 
@@ -120,9 +126,8 @@ def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in list(file.keys())}, dict(
-                file.metadata() or {}
-            )
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            return tensors, dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
 
@@ -132,11 +137,6 @@ def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            tensor.flatten()
-            .clone(memory_format=torch.contiguous_format)
-            .view(torch.uint8)
-            .numpy()
-            .tobytes()
-        )
+        contiguous = tensor.flatten().clone(memory_format=torch.contiguous_format)
+        digest.update(contiguous.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,5 +1,5 @@
-"""Parts by name: a table of plain values becomes a conditional, and an error says where in the spec
-it is wrong.
+"""Parts by name: a table of plain values becomes a conditional. An error says where in the spec it
+arose.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ def condition_of(spec: dict[str, Any]) -> Condition | None:
 
 
 def unconstrained(prior: Conditional) -> torch.Size:
-    """The shape of the latents where the guide lives."""
+    """The shape of the latents in unconstrained space, where the guide lives."""
     if prior.support.is_discrete:
         return prior.event_shape
     try:
         shape = torch.Size(bijection_to(prior.support).inverse_shape(prior.event_shape))
     except NotImplementedError:
-        return prior.event_shape  # the VAE says that it cannot be
+        return prior.event_shape  # VAE refuses this prior, and says why
+
     if 0 in shape:
         raise ValueError(
             f"latent: a prior over {prior.support} needs at least 2; got {list(prior.event_shape)}"
@@ -52,16 +53,22 @@ def named_part(
     context: torch.Size | None,
     mlp: dict[str, Any],
 ) -> Conditional:
-    """One part; a context of shape `context` is read through a network, no context means that it
-    stands alone.
+    """One part of a VAE.
+
+    Arguments:
+        role: The part: prior, likelihood or guide.
+        table: Its name, or a table.
+        sizes: The shapes that the constructor may take: one draw, and for a prior one datum.
+        rows: The data, where they may imply arguments.
+        context: The shape of the context, which is read through a network. None: it has none.
+        mlp: Arguments for a network that the table does not name.
     """
     given = {"name": table} if isinstance(table, str) else dict(as_table(role, table))
     network: Any = given.pop("network", {})
-    network = (
-        {"name": network}
-        if isinstance(network, str)
-        else dict(as_table(f"{role}.network", network))
-    )
+    if isinstance(network, str):
+        network = {"name": network}
+    network = dict(as_table(f"{role}.network", network))
+
     with at(role):
         cls = _named(Conditional, given.pop("name", None))
         if cls.reads_guide and role != "prior":
@@ -71,22 +78,27 @@ def named_part(
                 f"{cls.name} reads the guide and cannot see c; leave 'prior' out of the "
                 "condition's seen_by"
             )
-        given = given if rows is None else cls.with_data(given, rows)
-        given = given if context is not None else {**cls.standalone(given), **given}
+        if rows is not None:
+            given = cls.with_data(given, rows)
+        if context is None:
+            given = {**cls.standalone(given), **given}
         head = _construct(cls, *sizes[: cls.num_sizes], **{**cls.required(), **given})
+
     if context is None or not _num_params(role, head):
         if role == "prior" and context is not None:
-            needs = "leave a parameter out, or leave 'prior' out of the condition's seen_by"
-            raise ValueError(f"prior: {head.name} reads nothing here, so it cannot see c; {needs}")
+            remedy = "leave a parameter out, or leave 'prior' out of the condition's seen_by"
+            raise ValueError(f"prior: {head.name} reads nothing here, so it cannot see c; {remedy}")
         if network:
             raise ValueError(
                 f"{role}.network: {head.name} reads no context here, so it takes no network; leave "
                 "it out"
             )
         return head
+
     with at(f"{role}.network"):
         reader: Any = _named(Network, network.pop("name", "mlp"))
-        options = {**reader.implied(head.event_shape), **(mlp if reader is MLP else {}), **network}
+        defaults = mlp if reader is MLP else {}
+        options = {**reader.implied(head.event_shape), **defaults, **network}
         return Amortised(_construct(reader, context, head.num_params, **options), head)
 
 
@@ -108,27 +120,27 @@ def as_table(path: str, value: Any) -> dict[str, Any]:
 def _named(root: Any, name: Any) -> Any:
     if name is None:
         raise ValueError(f"name: a table needs one; there are {', '.join(root.registry)}")
-    if not isinstance(name, str) or name not in root.registry:
-        raise ValueError(f"no {root.kind} is named {name!r}{nearest(name, root.registry)}")
-    return root.registry[name]
+    return root.named(name)
 
 
 def _construct(cls: Any, *sizes: Any, **options: Any) -> Any:
-    """An instance; an option that does not exist or makes no sense is named by its path."""
+    """An instance. The error for an option that does not exist or makes no sense begins with its
+    name.
+    """
     takes = cls.takes()
     for key in options.keys() - set(takes):
         raise ValueError(f"{key}: {cls.name} has no such argument{nearest(key, takes)}")
     if not isinstance(options.get("learned", False), bool):
         raise ValueError(f"learned: must be true or false; got {options['learned']!r}")
+
     try:
         return cls(*sizes, **options)
     except TypeError as error:
         lacks = cls.lacks(options)
-        raise ValueError(
-            f"{cls.name} needs {', '.join(lacks)}" if lacks else f"{cls.name}: {error}"
-        ) from error
+        reason = f" needs {', '.join(lacks)}" if lacks else f": {error}"
+        raise ValueError(f"{cls.name}{reason}") from error
     except ValueError as error:
         named = [key for key in options if str(error).startswith(f"{key} ")]
-        raise ValueError(
-            f"{named[0]}: {str(error).removeprefix(named[0])[1:]}" if named else str(error)
-        ) from None
+        if not named:
+            raise ValueError(str(error)) from None
+        raise ValueError(f"{named[0]}: {str(error).removeprefix(named[0])[1:]}") from None

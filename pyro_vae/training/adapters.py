@@ -1,4 +1,4 @@
-"""What Pyro's SVI lacks for a VAE: a weight on the KL term, and one optimiser for all parameters."""
+"""What Pyro's SVI lacks for a VAE: a weight on the KL term, one optimiser for all parameters."""
 
 from __future__ import annotations
 

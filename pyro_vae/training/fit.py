@@ -5,7 +5,8 @@ things that a user expects and Pyro leaves open: one fused optimiser instead of 
 tensor, gradients per datum (so that learning rate, clipping and weight decay mean the same at any
 batch size), a weight :math:`\beta` on the KL term (Higgins et al., 2017,
 https://openreview.net/forum?id=Sy2fzU9gl) with warm-up, validation with early stopping, and a stop
-before the first step that a NaN would spoil."""
+before the first step that a NaN would spoil.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from pyro import infer
 from pyro.infer import ELBO
 
-from ..data.rows import DataError, Rows
+from ..data.rows import DataError
+from ..density.problem import Problem
 from ..guards import mode, own_store, seeded, whole_number
 from ..vae import VAE
-from .em import MonteCarloEM
+from .losses import objective
 from .monitor import warn_of_collapse, watch
-from .objectives import FreeBits, ImportanceWeighted, Objective
 from .progress import progress_bar
 from .run import Run
 from .schedules import Schedule, as_schedule
@@ -34,22 +34,6 @@ if TYPE_CHECKING:
     import pandas
 
 fused_adam = functools.partial(torch.optim.Adam, fused=True)
-
-losses: dict[
-    str, tuple[type[ELBO], int, dict[str, Any]]
-] = {  # the ELBO, its usual particles, its options
-    "elbo": (infer.Trace_ELBO, 1, {}),
-    "mean_field": (infer.TraceMeanField_ELBO, 1, {}),
-    "enum": (infer.TraceEnum_ELBO, 1, {}),
-    "iwae": (infer.RenyiELBO, 16, {"alpha": 0.0}),
-    "renyi": (infer.RenyiELBO, 16, {"alpha": 0.5}),
-    "wake_sleep": (infer.ReweightedWakeSleep, 2, {"insomnia": 0.0, "num_sleep_particles": 1}),
-    "stl": (ImportanceWeighted, 16, {"gradient": "stl"}),
-    "dreg": (ImportanceWeighted, 16, {"gradient": "dreg"}),
-    "mcem": (MonteCarloEM, 4, {}),
-    "miwae": (ImportanceWeighted, 8, {"groups": 8}),
-    "piwae": (ImportanceWeighted, 8, {"groups": 8, "gradient": "piwae"}),
-}
 
 
 def fit(
@@ -127,30 +111,26 @@ def fit(
             "fit needs parameters made outside torch.inference_mode(); build the VAE outside it"
         )
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
-    run = Run(vae, _elbo_for(vae, loss, particles, beta, free_bits), *schedules, clip_norm)
+    run = Run(vae, objective(vae, loss, particles, beta, free_bits), *schedules, clip_norm)
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
         raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
-    for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
-        if not (name == "patience" and value is None):
-            whole_number(name, value, at_least=1)
-    rows = vae.check(x, c)
-    held_out = None if validation is None else _checked_validation(vae, validation)
-    with (
-        own_store(),
-        seeded(seed),
-        mode(vae, training=True),
-        run,
-        progress_bar(epochs, progress) as show,
-    ):
-        run.start(optimizer)
+    counts = {"epochs": epochs, "batch_size": batch_size}
+    for name, value in (counts if patience is None else counts | {"patience": patience}).items():
+        whole_number(name, value, at_least=1)
+    problem = Problem.of(vae, x, c)
+    held_out = None if validation is None else _held_out(vae, validation)
+
+    show_progress = progress_bar(epochs, progress)
+    with own_store(), seeded(seed), mode(vae, training=True), run, show_progress as show:
+        run.start(optimizer, problem)
         for epoch in range(epochs):
-            run.epoch(epoch, rows, batch_size)
+            run.epoch(epoch, batch_size)
             if held_out is not None:
-                run.validate(epoch, held_out, epochs, batch_size / len(rows))
+                run.validate(epoch, held_out, epochs, batch_size / len(problem))
             with mode(vae, training=False), pyro.validation_enabled(False):
-                seen = watch(vae, rows)
+                seen = watch(vae, run.watched.batch)
             run.history[-1].update(seen)
-            show(len(rows), run.history[-1])
+            show(len(problem), run.history[-1])
             if held_out is not None and patience is not None and epoch - run.best_epoch >= patience:
                 break
     warn_of_collapse(seen, len(run.history))
@@ -159,75 +139,14 @@ def fit(
     return pandas.DataFrame(run.history)
 
 
-def _checked_validation(vae: VAE, validation: Any) -> Rows:
+def _held_out(vae: VAE, validation: Any) -> Problem:
     try:
         if vae.condition is None:
-            return vae.check(validation)
+            return Problem.of(vae, validation)
         if not (isinstance(validation, tuple) and len(validation) == 2):
             raise DataError(
                 f"a conditional VAE needs a pair (x, c); got {type(validation).__name__}"
             )
-        return vae.check(*validation)
+        return Problem.of(vae, *validation)
     except DataError as error:
         raise DataError(f"validation data: {error}") from None
-
-
-def _elbo_for(
-    vae: VAE, loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None
-) -> ELBO:
-    """The ELBO, if the latents are of a kind that it can train."""
-    if (
-        vae.is_discrete
-        and isinstance(loss, str)
-        and (loss not in ("elbo", "enum") or free_bits is not None)
-    ):
-        raise ValueError(
-            "fit: the latents are discrete, and sums over them exact; use loss='elbo' and no "
-            "free_bits"
-        )
-    elbo = _elbo("enum" if loss == "elbo" and vae.is_discrete else loss, particles, beta, free_bits)
-    if isinstance(elbo, infer.TraceEnum_ELBO) and vae.is_mixed_precision():
-        raise ValueError(
-            "fit: enum needs all densities in one precision; use loss='elbo', or train vae.double()"
-        )
-    return elbo
-
-
-def _elbo(loss: str | ELBO, particles: int | None, beta: Schedule, free_bits: float | None) -> ELBO:
-    if free_bits is not None:
-        if loss != "elbo":
-            raise ValueError(
-                f"fit: free_bits changes the KL term of loss='elbo'; got loss={loss!r}"
-            )
-        return FreeBits(free_bits, 1 if particles is None else particles)
-    if isinstance(loss, str):
-        if loss not in losses:
-            raise ValueError(
-                f"no loss is named {loss!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO"
-            )
-        cls, usual, options = losses[loss]
-        particles = usual if particles is None else particles
-        whole_number("particles", particles, at_least=2 if loss == "wake_sleep" else 1)
-        if not issubclass(cls, Objective):
-            options = {"max_plate_nesting": 1, "vectorize_particles": particles > 1, **options}
-        loss = cls(num_particles=particles, **options)
-    elif not isinstance(loss, ELBO):
-        raise TypeError(
-            f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}"
-        )
-    elif particles is not None:
-        raise ValueError(
-            f"fit takes particles= with the name of a loss; {type(loss).__name__} has its own"
-        )
-    if (
-        isinstance(
-            loss, (infer.RenyiELBO, infer.ReweightedWakeSleep, ImportanceWeighted, MonteCarloEM)
-        )
-        and beta != 1.0
-    ):
-        raise ValueError(
-            f"fit: beta weighs the KL term of an ELBO, and {type(loss).__name__} has none: a "
-            "weight inside the mean of importance weights bounds nothing; use loss='elbo' or "
-            "'mean_field', or leave beta at 1"
-        )
-    return loss

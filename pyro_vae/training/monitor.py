@@ -1,12 +1,13 @@
-r"""Is the latent used at all? What the history of training says about the collapse of the
-posterior.
+r"""Is the latent used at all? What the history of training says about posterior collapse.
 
-.. math:: I(x; z) = \mathrm{E}_x\, \mathrm{KL}(q(z \mid x) \,\|\, p(z)) - \mathrm{KL}(q(z) \,\|\, p(z))
+.. math:: I(x; z) = \mathrm{E}_x\, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
+    - \mathrm{KL}(q(z) \,\|\, p(z))
 
 (Hoffman & Johnson, 2016, http://approximateinference.org/accepted/HoffmanJohnson2016.pdf), with
 q(z) the average of the guide over the data that are looked at. A latent dimension is active where
 the mean of the guide moves with x: where :math:`\mathrm{Var}_x\, \mathrm{E}_q z_j` exceeds 1 % of
-the prior's variance (Burda et al., 2015, section 5)."""
+the prior's variance (Burda et al., 2015, section 5).
+"""
 
 from __future__ import annotations
 
@@ -18,46 +19,72 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.rows import Rows
+from ..density.terms import Batch
 from ..guards import seeded
 from ..vae import VAE
-from .objectives import kl_by_part
+from .free_bits import kl_by_part
 
-ROWS, PAIRED, SCORED, DRAWS, ACTIVE = 128, 50, 4, 32, 0.01
+ROWS = 128  # that are looked at
+PAIRED = 50  # rows whose guides are averaged, for the mutual information
+SCORED = 4  # draws of each guide, for the KL
+DRAWS = 32  # draws of each guide, for the mean that moves
+ACTIVE = 0.01  # the share of the prior's variance by which the mean of an active unit moves
 
 
-def watch(vae: VAE, rows: Rows) -> dict[str, float]:
-    """What the guide tells about at most 128 rows, in nats per datum; the VAE is in eval mode.
+class Watched:
+    """The rows that are looked at after each epoch, kept when the first epoch reads them.
+
+    Arguments:
+        num: How many rows there are.
+    """
+
+    def __init__(self, num: int) -> None:
+        self.index = np.unique(np.linspace(0, num - 1, min(ROWS, num)).astype(int))
+        self._kept: dict[int, Batch] = {}
+
+    def take(self, index: np.ndarray, batch: Batch) -> None:
+        """Keep those rows of a batch that are looked at; `index` says which rows they are."""
+        for place in np.flatnonzero(np.isin(index, self.index)).tolist():
+            self._kept[int(index[place])] = tuple(part[place : place + 1] for part in batch)
+
+    @property
+    def batch(self) -> Batch:
+        """x, and c if there is one, in the order of the data."""
+        kept = [self._kept[number] for number in sorted(self._kept)]
+        return tuple(torch.cat(parts) for parts in zip(*kept, strict=True))
+
+
+def watch(vae: VAE, batch: Batch) -> dict[str, float]:
+    """What the guide tells about some rows, in nats per datum; the VAE is in eval mode.
 
     Returns:
         ``kl``, its mean; ``kl_0``, ``kl_1``, ... for each latent dimension where prior and guide
         factorise; ``mutual_information``, at most log 50, NaN for a guide that scores its own draws
         only; ``active_units``.
     """
-    picked = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int)
-    x, *given = rows.batch(np.unique(picked), like=vae.reference)
+    x, *given = batch
     with torch.no_grad(), seeded(0):
         c = vae.encode_condition(len(x), *given)
         guide, prior = vae.guide_of(x, c), vae.prior_of(c).expand(torch.Size([len(x)]))
         z = guide.sample(torch.Size([SCORED]))
         kl = kl_by_part(guide.expand(z.shape[:2]), prior.expand(z.shape[:2]), z).mean(0)
         by_part = {f"kl_{j}": float(part) for j, part in enumerate(kl)} if len(kl) > 1 else {}
-        return {
-            "kl": float(kl.sum()),
-            **by_part,
-            "mutual_information": _mutual_information(vae, guide, z[0]),
-            "active_units": _active_units(
-                guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS]))
-            )
-            if len(x) > 1
-            else math.nan,
-        }
+
+        mutual_information = _mutual_information(vae, guide, z[0])
+        active_units = math.nan
+        if len(x) > 1:
+            drawn = guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([DRAWS]))
+            active_units = _active_units(*drawn)
+    return {
+        "kl": float(kl.sum()),
+        **by_part,
+        "mutual_information": mutual_information,
+        "active_units": active_units,
+    }
 
 
 def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
-    """log q(z|x) less the log of the average of the guide, in the mean over one draw for each
-    datum.
-    """
+    """log q(z|x) less the log of the average of the guide, the mean over one draw a datum."""
     if not vae.posterior.scores_any_value:
         return math.nan
     each = guide.log_prob(z[:PAIRED].unsqueeze(1))[:, :PAIRED]
@@ -68,7 +95,8 @@ def _active_units(z: Tensor, prior: Tensor) -> float:
     """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
 
     In ranks among draws of the prior, whose variance is 1/12: heavy tails have no variance to
-    compare with. For a collapsed normal the share of 1 % is that of the reference."""
+    compare with. For a collapsed normal the share of 1 % is that of the reference.
+    """
     ranks = _ranks(z.flatten(2).movedim(-1, 0), prior.flatten(0, 1).flatten(1).T)
     moved = ranks.mean(1).var(1) - ranks.var(1).mean(1) / len(z)
     return int((moved > ACTIVE / 12).sum())
@@ -90,5 +118,5 @@ def warn_of_collapse(seen: dict[str, float], epochs: int) -> None:
             f"posterior collapse: after {epochs} epochs no latent dimension moves with x (KL "
             f"{seen['kl']:.3f} nats per datum); try beta=pv.linear_warmup(20), free_bits=0.1, a "
             "weaker likelihood, or more epochs",
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -15,11 +15,13 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
-from ..data.rows import Rows
+from ..density.problem import Problem
 from ..density.terms import Batch
 from ..guards import mode, seeded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
+from .monitor import Watched
+from .objectives import Objective
 
 EVALUATION_ROWS = 1024
 ADVICE = (
@@ -46,65 +48,83 @@ class Run:
     best_state: dict[str, Tensor] | None = None
 
     def __enter__(self) -> None:
-        """No gradient of the caller enters, and gradients are on whatever the caller has switched
-        off.
-        """
+        """Clear existing gradients; enable gradients even under ``no_grad``."""
         self.vae.zero_grad(set_to_none=True)
         self.grad = contextlib.ExitStack()
         self.grad.enter_context(torch.inference_mode(False))
         self.grad.enter_context(torch.enable_grad())
 
     def __exit__(self, *_: object) -> None:
-        """However training ends: the best parameters, if validation data told them, and no gradient
-        left behind.
-        """
+        """Restore the best parameters, if validation data told them, and leave no gradient."""
         self.grad.close()
         self.vae.zero_grad(set_to_none=True)
         if self.best_state is not None:
             self.vae.load_state_dict(self.best_state)
 
-    def start(self, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
-        """Make the optimiser and Pyro's SVI."""
+    def start(self, optimizer: Callable[..., torch.optim.Optimizer], problem: Problem) -> None:
+        """Make the optimiser and Pyro's SVI for the data of a problem."""
         parameters = [p for p in self.vae.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError(
                 "fit has nothing to train: no parameter of the VAE requires a gradient"
             )
-        self.optim = OneOptimiser(
-            _made(optimizer, parameters, self.learning_rate(0.0)), self.clip_norm
-        )
+        made = _made(optimizer, parameters, self.learning_rate(0.0))
+        self.optim = OneOptimiser(made, self.clip_norm)
+        self.problem = self.seen = problem
+        self.is_direct = isinstance(self.elbo, Objective) and problem.vae is not None
+        self.watched = Watched(len(problem))
         model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
-        self.svi = SVI(model, guide, self.optim, self.elbo.loss, loss_and_grads=self._finite_loss)
+        self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
         self.started = time.perf_counter()
 
-    def epoch(self, epoch: int, rows: Rows, batch_size: int) -> None:
+    def epoch(self, epoch: int, batch_size: int) -> None:
         """Go through the data once, and write a row of the history."""
-        order = torch.randperm(len(rows), device="cpu").numpy()
-        total = 0.0
-        for start in range(0, len(rows), batch_size):
-            self._schedule(epoch + start / len(rows))
-            batch = rows.batch(order[start : start + batch_size], like=self.vae.reference)
+        num = len(self.problem)
+        order = torch.randperm(num, device="cpu").numpy()
+        self.seen, total = self.problem, 0.0
+        for start in range(0, num, batch_size):
+            self._schedule(epoch + start / num)
+            index = order[start : start + batch_size]
+            batch = self.problem.batch(index)
+            if epoch == 0:
+                self.watched.take(index, batch)
             self.optim.batch = len(batch[0])
             try:
                 total += self._step(batch, validate=epoch == 0 and start == 0)
             except FloatingPointError as error:
-                raise FloatingPointError(
-                    self._report(error, epoch, start // batch_size, batch)
-                ) from None
+                where = f"epoch {epoch}, batch {start // batch_size}"
+                raise FloatingPointError(self._report(error, where, batch)) from None
+
         self.history.append(
             {
                 "epoch": epoch,
-                "loss": total / len(rows),
+                "loss": total / num,
                 "beta": self.tempered.beta,
                 "learning_rate": self.optim.optimiser.param_groups[0]["lr"],
                 "seconds": time.perf_counter() - self.started,
             }
         )
 
+    def validate(self, epoch: int, held_out: Problem, epochs: int, stride: float) -> None:
+        """The loss on held-out data: with the same draws each time, and the largest beta."""
+        if self.largest_beta is None:
+            steps = range(math.ceil(1 / stride))
+            self.largest_beta = max(self.beta(e + s * stride) for e in range(epochs) for s in steps)
+        self.tempered.beta = self.largest_beta
+        self.seen, total = held_out, 0.0
+        with seeded(0), mode(self.vae, training=False), pyro.validation_enabled(False):
+            for chunk in held_out.rows.chunks(EVALUATION_ROWS):
+                total += _scalar(self.svi.evaluate_loss(*held_out.batch(chunk)))
+
+        self.history[-1]["validation"] = loss = total / len(held_out)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"fit: the validation loss is {loss} at epoch {epoch}{ADVICE}")
+        if loss < self.best_loss:
+            self.best_epoch, self.best_loss = epoch, loss
+            self.best_state = {k: tensor.clone() for k, tensor in self.vae.state_dict().items()}
+
     def _step(self, batch: Batch, validate: bool) -> float:
-        """One step of SVI. Pyro's validation sees it first, for the first step; then only finite
-        numbers count.
-        """
+        """One step of SVI; the first one under Pyro's validation."""
         try:
             with pyro.validation_enabled(validate):
                 return _scalar(self.svi.step(*batch))
@@ -113,45 +133,27 @@ class Run:
                 raise
             raise FloatingPointError(f"first step ({str(error).splitlines()[0]})") from None
 
-    def validate(self, epoch: int, rows: Rows, epochs: int, stride: float) -> None:
-        """The loss on held-out data, with the same draws each time and the largest beta that
-        training uses.
-        """
-        if self.largest_beta is None:
-            self.largest_beta = max(
-                self.beta(e + s * stride)
-                for e in range(epochs)
-                for s in range(math.ceil(1 / stride))
-            )
-        self.tempered.beta = self.largest_beta
-        total = 0.0
-        with seeded(0), mode(self.vae, training=False), pyro.validation_enabled(False):
-            for chunk in rows.chunks(EVALUATION_ROWS):
-                total += _scalar(
-                    self.svi.evaluate_loss(*rows.batch(chunk, like=self.vae.reference))
-                )
-        self.history[-1]["validation"] = loss = total / len(rows)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"fit: the validation loss is {loss} at epoch {epoch}{ADVICE}")
-        if loss < self.best_loss:
-            self.best_epoch, self.best_loss = epoch, loss
-            self.best_state = {
-                name: tensor.clone() for name, tensor in self.vae.state_dict().items()
-            }
-
     def _schedule(self, epoch: float) -> None:
         self.tempered.beta = self.beta(epoch)
         for group in self.optim.optimiser.param_groups:
             group["lr"] = self.learning_rate(epoch)
 
-    def _finite_loss(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
-        loss = self.elbo.loss_and_grads(model, guide, *batch)
+    def _loss(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
+        if isinstance(self.elbo, Objective) and self.is_direct:
+            return self.elbo.evaluate(self.seen.densities(batch), self.tempered.beta)
+        return self.elbo.loss(model, guide, *batch)
+
+    def _loss_and_grads(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
+        if isinstance(self.elbo, Objective) and self.is_direct:
+            loss: Any = self.elbo.backward(self.seen.densities(batch), self.tempered.beta)
+        else:
+            loss = self.elbo.loss_and_grads(model, guide, *batch)
         if not math.isfinite(_scalar(loss)):
             raise FloatingPointError(f"loss ({_scalar(loss)})")
         return loss
 
-    def _report(self, error: FloatingPointError, epoch: int, number: int, batch: Batch) -> str:
-        return f"fit: the {error} is not finite at epoch {epoch}, batch {number}{_culprit(self.vae, batch)}{ADVICE}"
+    def _report(self, error: FloatingPointError, where: str, batch: Batch) -> str:
+        return f"fit: the {error} is not finite at {where}{_culprit(self.vae, batch)}{ADVICE}"
 
 
 def _made(

@@ -1,0 +1,222 @@
+"""One name explained in plain text: what a conditional or a network is for, its arguments, a spec
+with it. A saved model is shown as its spec."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import safetensors
+import tomli_w
+import typer
+
+from ..conditionals.base import Conditional
+from ..conditionals.declared import Declared, nearest
+from ..conditionals.networks import Network
+from ..conditionals.parametric import Parametric
+from ..data.arrays import as_rows
+from ..spec.build import build, describe
+from ..spec.checkpoint import load
+from .arguments import Modules, import_modules
+from .catalogue import roles, small_spec
+from .plaintext import plain
+
+WIDTH = 100
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model.")
+]
+
+
+def describe_name(name: Name, modules: Modules = None) -> None:
+    """Explain a conditional or a network by name, or show what a saved model is.
+
+    `pyro-vae describe gamma`
+
+    `pyro-vae describe digits.safetensors > digits.toml`
+    """
+    import_modules(modules)
+    typer.echo(explain(name))
+
+
+def explain(name: str) -> str:
+    """A registered conditional or network, or a saved model, in plain text.
+
+    Arguments:
+        name: A registered name, or the path of a model.
+
+    Raises:
+        ValueError: There is neither.
+        CheckpointError: The file is no model.
+    """
+    conditional = Conditional.lookup(name)
+    if conditional is not None:
+        return _explain_conditional(conditional)
+    network = Network.lookup(name)
+    if network is not None:
+        return _explain_network(network)
+    if Path(name).is_file() or name.endswith(".safetensors"):
+        return _explain_model(Path(name))
+
+    hint = nearest(name, [*Conditional.registry, *Network.registry])
+    if "did you mean" not in hint:
+        hint = "; pyro-vae list shows the names"
+    raise ValueError(f"no conditional, network or model file is named {name!r}{hint}")
+
+
+def _explain_conditional(cls: type[Conditional]) -> str:
+    found = roles(cls)
+    specs = [(f"As a {role}, in a spec:", _example(cls, role)) for role in found]
+    return _page(cls, f"can stand as {', '.join(found) or 'nothing that is known here'}", specs)
+
+
+def _explain_network(cls: type[Network]) -> str:
+    return _page(cls, "a network", [("In a spec:", _example_of_network(cls))])
+
+
+def _explain_model(path: Path) -> str:
+    """A saved model as TOML that ``fit --spec`` takes, with the rest as comments."""
+    vae = load(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        versions = json.loads(file.metadata()["versions"])
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    number = sum(parameter.numel() for parameter in vae.parameters())
+    head = f"# {path.name}: a VAE with {number:,} parameters, saved with {used}"
+    return f"{head}\n{_toml(describe(vae))}".rstrip()
+
+
+def _page(cls: type[Declared], kind: str, specs: list[tuple[str, dict[str, Any]]]) -> str:
+    text, *rest = re.split(
+        r"^(Arguments|Raises|Example|References|See also):\n", inspect.getdoc(cls) or "", flags=re.M
+    )
+    sections = dict(zip(rest[::2], rest[1::2], strict=True))
+
+    blocks = [f"{cls.name}: {cls.__name__}, {kind}", plain(text), *_notes(cls)]
+    for title in ("See also", "References"):
+        if title in sections:
+            blocks.append(f"{title}:\n{plain(sections[title])}")
+    if cls.takes():
+        blocks.append(f"Arguments:\n{_arguments(cls)}")
+    for title, spec in specs:
+        blocks.append(f"{title}\n\n{textwrap.indent(_toml(spec), '    ')}")
+    if "Example" in sections:
+        blocks.append(f"In Python:\n\n{sections['Example']}")
+    return "\n\n".join(block.rstrip() for block in blocks)
+
+
+def _notes(cls: type[Declared]) -> list[str]:
+    """What the module says about the formulas of all its families."""
+    if "math:" not in (cls.__doc__ or ""):
+        return []
+    text = inspect.getdoc(inspect.getmodule(cls)) or ""
+    paragraphs = text.split("\n\n")
+    return [plain(each) for each in paragraphs if each.startswith("In the formulas")]
+
+
+def _arguments(cls: Any) -> str:
+    """What a table may say beside the name: defaults and meaning."""
+    described: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        described |= _described_arguments(base)
+    defaults = _defaults(cls)
+    implied = _implied(cls)
+
+    lines = []
+    for name in cls.takes():
+        value = ""
+        text = described.get(name, "")
+        if name in defaults:
+            value = f" = {json.dumps(defaults[name], default=repr)}"
+        elif name in getattr(cls, "params", ()):
+            text = _parameter(cls, name, name in implied)
+        else:
+            value = f" ({implied.get(name, 'must be given')})"
+        indent = " " * 8
+        lines.append(f"    {name}{value}")
+        lines.append(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent))
+    return "\n".join(line for line in lines if line.strip())
+
+
+def _described_arguments(cls: type) -> dict[str, str]:
+    """The entries under Arguments of a class's own docstring."""
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    section = re.search(r"^Arguments:\n((?:    .*\n?|\n)+)", doc, flags=re.M)
+    if section is None:
+        return {}
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section[1], flags=re.M)
+    return {name: " ".join(plain(text).split()) for name, text in entries}
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """The defaults of the arguments that have one, as a spec writes them."""
+    parameters = inspect.signature(cls.__init__).parameters
+    defaults = {name: parameters[name].default for name in cls.takes() if name in parameters}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in defaults.items()
+        if value is not inspect.Parameter.empty
+    }
+
+
+def _implied(cls: Any) -> dict[str, str]:
+    """Arguments without a default that need not be given: where their values come from."""
+    if issubclass(cls, Network):
+        return dict.fromkeys(cls.implied([1, 8, 8]), "follows from the likelihood")
+    names = cls.implied(as_rows(np.ones((1, 3))))
+    return dict.fromkeys(names, "a likelihood takes it from the data")
+
+
+def _parameter(cls: type[Parametric], name: str, implied: bool) -> str:
+    """What a parameter of a family may be."""
+    standard = f"{cls.standard[name]:g}"
+    if not cls.readable(name):
+        first = "a likelihood takes it from the data, else " if implied else ""
+        return f"A number or a list; left out, {first}{standard}."
+    learned = '"learned"' if cls.is_matrix(name) else '"learned" or "shared"'
+    return (
+        f"A number or a list, {learned}; left out, it is read from the context, in a prior "
+        f"{standard}."
+    )
+
+
+def _example(cls: type[Conditional], role: str) -> dict[str, Any]:
+    """What a spec may say of a conditional in a role."""
+    spec = small_spec(cls, role)
+    size = "event" if role == "likelihood" else "latent"
+    network = {} if role == "prior" else {"network": {"name": "mlp", "hidden": [200]}}
+    return {size: spec[size], role: spec[role] | network}
+
+
+def _example_of_network(cls: type[Network]) -> dict[str, Any]:
+    """A spec with a network: in front of a guide, or of a likelihood where it fits only there."""
+    table = {"name": cls.name, **_defaults(cls)}
+    for role in ("guide", "likelihood"):
+        spec = {"event": [1, 8, 8], "latent": [2], role: {"name": "normal", "network": table}}
+        try:
+            build(spec)
+        except (ValueError, TypeError):
+            continue
+        return {role: spec[role]}
+    return {"network": table}
+
+
+def _toml(table: dict[str, Any]) -> str:
+    """TOML, with short lists on one line and without what is None."""
+
+    def on_one_line(found: re.Match[str]) -> str:
+        return f"[{' '.join(line.strip() for line in found[1].splitlines())}]"
+
+    return re.sub(r"\[\n([^\[\]{}]*),\n\s*\]", on_one_line, tomli_w.dumps(_without_none(table)))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list):
+        return [_without_none(part) for part in value]
+    return value

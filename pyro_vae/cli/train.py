@@ -1,0 +1,236 @@
+"""The commands that make a model and draw from it: fit, sample."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ..data.rows import Rows
+from ..evidence.evidence import log_evidence
+from ..spec.build import build, describe
+from ..spec.checkpoint import load, save
+from ..training.fit import fit as fit_vae
+from ..training.losses import losses
+from ..vae import VAE
+from .arguments import (
+    ConditionFile,
+    ModelFile,
+    Modules,
+    Seed,
+    Source,
+    import_modules,
+    option,
+    parse_part,
+    parse_sizes,
+    prepare_file,
+    read_condition,
+    read_rows,
+    require_condition,
+    select,
+)
+
+NUM_DRAWN = 16
+
+SpecFile = Annotated[
+    Path | None, option("The VAE as a .toml file, in place of the next five options.", "FILE")
+]
+Prior = Annotated[
+    str | None, option("p(z): a name, or a table in TOML.", "PART", show_default="normal")
+]
+Likelihood = Annotated[
+    str | None, option("p(x|z), in the same way.", "PART", show_default="normal")
+]
+Guide = Annotated[
+    str | None, option("q(z|x), in the same way.", "PART", show_default="what suits the prior")
+]
+Latent = Annotated[str | None, option("The shape of the latents.", "SIZES", show_default="8")]
+Hidden = Annotated[
+    str | None, option("The widths of the hidden layers.", "SIZES", show_default="400")
+]
+Validation = Annotated[
+    float, option("The share of data held out, at random.", "SHARE", min=0, max=1)
+]
+Loss = Annotated[str, option("A name that pyro-vae list shows.", "NAME")]
+Particles = Annotated[
+    int | None, option("Samples of z for each datum.", "K", show_default="the loss's own", min=1)
+]
+Epochs = Annotated[int, option("The most passes over the data.", "N", min=1)]
+BatchSize = Annotated[int, option("The number of data in a step.", "N", min=1)]
+LearningRate = Annotated[float, option("The learning rate of Adam.", "RATE", min=0)]
+NumSamples = Annotated[int, option("Samples of z for each datum, for log p(x).", "K", min=1)]
+ArrayKey = Annotated[str | None, option("The array to read, of an .npz file with several.", "NAME")]
+SavedModel = Annotated[Path, option("The .safetensors file to write.", "MODEL", "--out", "-o")]
+NumDrawn = Annotated[
+    int | None, option("How many data.", "N", "--num", "-n", show_default=str(NUM_DRAWN), min=1)
+]
+DrawnFile = Annotated[
+    Path | None,
+    option("A .npy or .csv file.", "FILE", "--out", "-o", show_default="CSV to stdout"),
+]
+
+
+def fit(
+    source: Source,
+    out: SavedModel,
+    spec: SpecFile = None,
+    prior: Prior = None,
+    likelihood: Likelihood = None,
+    guide: Guide = None,
+    latent: Latent = None,
+    hidden: Hidden = None,
+    validation: Validation = 0.1,
+    loss: Loss = "elbo",
+    particles: Particles = None,
+    epochs: Epochs = 100,
+    batch_size: BatchSize = 128,
+    learning_rate: LearningRate = 1e-3,
+    num_samples: NumSamples = 1000,
+    seed: Seed = 0,
+    key: ArrayKey = None,
+    condition: ConditionFile = None,
+) -> None:
+    """Fit a VAE to data and save it.
+
+    `pyro-vae fit digits --likelihood binomial -o digits.safetensors`
+
+    `pyro-vae fit counts.csv --prior '{name="gamma", rate=2.0}' --likelihood poisson --hidden
+    200,200 -o m.safetensors`
+
+    The VAE is built for all data, trained on most of them, and scored on the share held out: log
+    p(x) by importance sampling, in nats per datum."""
+    prepare_file(out)
+    if loss not in losses:
+        raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
+    parts = _parse_parts(prior, likelihood, guide, latent, hidden)
+    if spec is not None and parts:
+        raise ValueError(f"--spec says what to build: leave out --{', --'.join(parts)}, or --spec")
+
+    x = read_rows(source, key)
+    c = read_condition(condition)
+    train, held_out = _split(len(x), validation, seed)
+    vae = build(x, c=c, seed=seed, **parts) if spec is None else build(spec, x, c, seed=seed)
+    typer.echo(_summary(vae))
+
+    options: dict[str, Any] = {
+        "loss": loss,
+        "particles": particles,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    x_held_out, c_held_out = x.only(held_out), select(c, held_out)
+    if len(held_out):
+        options["validation"] = x_held_out if c_held_out is None else (x_held_out, c_held_out)
+    typer.echo(_train(vae, x.only(train), select(c, train), **options))
+    save(vae, out)
+    if len(held_out):
+        typer.echo(_score(vae, x_held_out, c_held_out, num_samples, seed))
+    typer.echo(f"The model is in {out}.")
+
+
+def _parse_parts(
+    prior: str | None,
+    likelihood: str | None,
+    guide: str | None,
+    latent: str | None,
+    hidden: str | None,
+) -> dict[str, Any]:
+    """The arguments of :func:`build` that were given."""
+    parts = {
+        "prior": parse_part("prior", prior),
+        "likelihood": parse_part("likelihood", likelihood),
+        "guide": parse_part("guide", guide),
+        "latent": parse_sizes(latent),
+        "hidden": parse_sizes(hidden),
+    }
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows to train on, and which to hold out."""
+    num_held_out = 0 if share == 0 else max(1, round(share * num))
+    if num_held_out >= num:
+        raise ValueError(
+            f"--validation {share:g} of {num} data leaves none to train on; use a smaller share, "
+            "or 0"
+        )
+    order = np.random.default_rng(seed).permutation(num)
+    return order[num_held_out:], order[:num_held_out]
+
+
+def _summary(vae: VAE) -> str:
+    """What was built, in a sentence."""
+    spec = describe(vae)
+    number = sum(parameter.numel() for parameter in vae.parameters())
+    parts = ", ".join(f"{role} {spec[role]['name']}" for role in ("prior", "likelihood", "guide"))
+    shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
+    return f"Built a VAE: {parts}; {shapes}, {number:,} parameters."
+
+
+def _train(vae: VAE, x: Rows, c: Rows | None, **options: Any) -> str:
+    """Train, and say in a sentence how it went."""
+    start = time.perf_counter()
+    history = fit_vae(vae, x, c, **options)
+    seconds = time.perf_counter() - start
+
+    loss = f"loss is {history.loss.iloc[-1]:.2f}"
+    if "validation" in options:
+        loss = f"best validation loss is {history.validation.min():.2f}"
+    return (
+        f"Trained {len(history)} epochs on {len(x)} data in {seconds:.0f} s; the {loss} nats per "
+        "datum."
+    )
+
+
+def _score(vae: VAE, x: Rows, c: Rows | None, num_samples: int, seed: int) -> str:
+    """log p(x) of the data held out, in a sentence."""
+    score = log_evidence(vae, x, c, num_samples=num_samples, seed=seed).attrs
+    return (
+        f"log p(x) of {len(x)} validation data: {score['mean']:.2f} ± {score['mean_se']:.2f} nats "
+        f"per datum (K = {num_samples}, {score['flagged']} flagged)."
+    )
+
+
+def sample(
+    model: ModelFile,
+    num: NumDrawn = None,
+    out: DrawnFile = None,
+    seed: Seed = 0,
+    condition: ConditionFile = None,
+    modules: Modules = None,
+) -> None:
+    """Draw data from a saved model.
+
+    `pyro-vae sample digits.safetensors -n 100 -o drawn.npy`
+
+    A conditional model draws one datum for each row of --condition. In CSV a datum is a line."""
+    prepare_file(out, ".npy", ".csv")
+    import_modules(modules)
+    vae = load(model)
+    c = read_condition(condition)
+    require_condition(vae, model, c, "draw")
+
+    if num is None:
+        num = NUM_DRAWN if c is None else len(c)
+    drawn = vae.sample(num, c, seed=seed).numpy()
+
+    if out is None:
+        typer.echo(_csv(drawn), nl=False)
+    elif out.suffix == ".npy":
+        np.save(out, drawn)
+    else:
+        out.write_text(_csv(drawn))
+
+
+def _csv(drawn: np.ndarray) -> str:
+    """A line for each datum, flat; whole numbers without a decimal point."""
+    import pandas
+
+    flat = drawn.reshape(len(drawn), -1)
+    frame = pandas.DataFrame(flat, columns=[f"x{number}" for number in range(flat.shape[1])])
+    return frame.convert_dtypes().to_csv(index=False)

@@ -1,0 +1,143 @@
+"""Pictures of a model: what it reconstructs, what it draws, its latents, its training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...distributions.summaries import mean_of, mode_of
+from ...guards import mode, seeded
+from ...vae import VAE
+from .figure import new_figure
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def reconstructions(vae: VAE, x: Any, *, seed: int = 0) -> Figure:
+    """Each datum above its reconstruction.
+
+    Arguments:
+        vae: A VAE over square images.
+        x: Data of shape ``(N, *X)``.
+        seed: The seed of the draws from the guide.
+    """
+    above = _as_images(vae.check(x).take(slice(None)))
+    below = _as_images(vae.reconstruct(x, seed=seed))
+    limits = float(above.min()), float(above.max())
+
+    figure = new_figure(0.75 * len(above), 2.0)
+    grid = figure.subplots(2, len(above), squeeze=False)
+    for row, images in zip(grid, (above, below), strict=True):
+        for axes, image in zip(row, images, strict=True):
+            _show(axes, image, limits)
+    grid[0][0].set_ylabel("data")
+    grid[1][0].set_ylabel("model")
+    return figure
+
+
+def samples(vae: VAE, *, rows: int = 5, columns: int = 12, seed: int = 0) -> Figure:
+    """What the model makes of draws from its prior: the mean of p(x|z), or its mode where it has no
+    mean.
+
+    Arguments:
+        vae: A VAE over square images.
+        rows: The number of rows of images.
+        columns: The number of columns of images.
+        seed: The seed of the draws from the prior.
+    """
+    with torch.no_grad(), seeded(seed), mode(vae, training=False):
+        decoded = vae.decode(vae.prior_of(None).expand(torch.Size([rows * columns])).sample())
+        mean = mean_of(decoded)
+        known = mean.isfinite()
+        images = _as_images(mean if known.all() else torch.where(known, mean, mode_of(decoded)))
+
+    figure = new_figure(0.6 * columns, 0.6 * rows)
+    limits = float(images.min()), float(images.max())
+    for axes, image in zip(figure.subplots(rows, columns).flat, images, strict=True):
+        _show(axes, image, limits)
+    return figure
+
+
+def _as_images(x: Tensor) -> np.ndarray:
+    """Data of shape ``(N, *X)`` as N images, where X is a square, flat or not."""
+    images = x.reshape(len(x), -1).numpy(force=True)
+    side = math.isqrt(images.shape[1])
+    if side * side != images.shape[1]:
+        raise ValueError(f"a picture needs square images; got data of shape {tuple(x.shape[1:])}")
+    return images.reshape(-1, side, side)
+
+
+def _show(axes: Axes, image: np.ndarray, limits: tuple[float, float]) -> None:
+    axes.imshow(image, cmap="gray_r", vmin=limits[0], vmax=limits[1])
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure:
+    """Where the guide puts the data: means of q(z|x), along their first two principal axes.
+
+    Arguments:
+        vae: A VAE.
+        x: Data of shape ``(N, *X)``.
+        labels: A class for each datum; it gives the colour of the point, nothing else.
+    """
+    labels = np.asarray(labels)
+    with torch.no_grad(), seeded(0), mode(vae, training=False):
+        z = vae.encode(x).sample(torch.Size([64])).mean(0).flatten(1).double()
+    if len(labels) != len(z) or z.shape[1] < 2:
+        got = f"{len(labels)} labels, {len(z)} data, {z.shape[1]} latents"
+        raise ValueError(
+            f"latent_space needs a label for each datum, and two latents or more; got {got}"
+        )
+
+    centred = z - z.mean(0)
+    *_, directions = torch.linalg.svd(centred, full_matrices=False)
+    plane = (centred @ directions[:2].T).numpy(force=True)
+
+    figure = new_figure(6.0, 5.0)
+    axes = figure.subplots()
+    for label in np.unique(labels):
+        across, up = plane[labels == label].T
+        axes.scatter(across, up, s=14, alpha=0.8, color=_colour(label, labels), label=str(label))
+    axes.set(
+        xlabel="first principal axis", ylabel="second principal axis", title="means of q(z | x)"
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def _colour(label: Any, labels: np.ndarray) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](int(np.searchsorted(np.unique(labels), label)) % 10)
+
+
+def training(history: pandas.DataFrame) -> Figure:
+    """Loss and validation loss by epoch; the KL of the guide from the prior and the mutual
+    information of x and z.
+
+    Arguments:
+        history: What :func:`~pyro_vae.fit` gave.
+    """
+    figure = new_figure(9.0, 3.2)
+    left, right = figure.subplots(1, 2)
+    for axes, names in ((left, ("loss", "validation")), (right, ("kl", "mutual_information"))):
+        for name in names:
+            if name in history:
+                axes.plot(history.epoch, history[name], label=name.replace("_", " "))
+        axes.set(xlabel="epoch", ylabel="nats per datum")
+        axes.legend(frameon=False)
+
+    # the first tenth of the epochs would set the scale
+    settled = history.filter(items=["loss", "validation"]).iloc[len(history) // 10 :].values
+    spread = np.ptp(settled)
+    left.set_ylim(settled.min() - 0.05 * spread - 1e-3, settled.max() + 0.1 * spread + 1e-3)
+    return figure

@@ -1,0 +1,83 @@
+"""What a number is of: digests of data and model, and what the likelihood is with respect to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributions import constraints
+
+from ..data.rows import Rows
+from ..distributions.sphere import Sphere
+from ..distributions.supports import base_of
+from ..guards import owner_of
+
+
+def describe(model: Callable, guide: Callable, rows: Rows) -> dict[str, Any]:
+    """What an estimate of log p(x) is of: the data, how many of their cells are seen, the model."""
+    return {
+        "cells": rows.summary.seen,
+        "data_digest": data_digest(rows),
+        "model_digest": fingerprint(model, guide),
+        "num_data": len(rows),
+    }
+
+
+def data_digest(rows: Rows) -> str:
+    """A digest of data and of what they are conditional on."""
+    return rows.summary.digest + ("" if rows.c is None else rows.c.summary.digest)
+
+
+def measure_of(support: Any) -> str:
+    """What a likelihood is with respect to: densities of different kinds have no common scale."""
+    if hasattr(support, "blocks"):
+        kinds = sorted((col, measure_of(part)) for cols, part in support.blocks for col in cols)
+        same = {kind for _, kind in kinds}
+        if len(same) == 1:
+            return same.pop()
+        return ", ".join(f"{kind} of column {column}" for column, kind in kinds)
+    if support.is_discrete:
+        return "probability"
+    base = base_of(support)
+    special = {type(constraints.simplex): "density on a simplex", Sphere: "density on a sphere"}
+    return special.get(type(base), "density")
+
+
+def fingerprint(*functions: Callable, without: str = "nothing") -> str:
+    """A digest of what some functions compute: parameters and parts of modules; code, and what it
+    closes over.
+
+    Of modules, the part named `without` is left out. Globals that a function reads are not seen.
+    """
+    digest, seen = hashlib.sha256(), set()
+
+    def add(thing: Any) -> None:
+        if isinstance(thing, nn.Module):
+            inner = [(n, part) for n, part in thing.named_modules() if not n.startswith(without)]
+            digest.update(" ".join(f"{n} {type(part).__qualname__}" for n, part in inner).encode())
+            state = thing.state_dict().items()
+            add([item for item in state if not item[0].startswith(without)])
+        elif isinstance(thing, (torch.Tensor, np.ndarray)):
+            flat = torch.as_tensor(thing).detach().cpu().contiguous().view(-1)
+            digest.update(flat.numpy().tobytes())
+        elif isinstance(thing, (bool, int, float, str)):
+            digest.update(f"{thing!r};".encode())
+        elif isinstance(thing, (tuple, list)):
+            for part in thing:
+                add(part)
+        elif isinstance(thing, CodeType):
+            digest.update(thing.co_code)
+            add([thing.co_names, thing.co_consts])
+        elif isinstance(thing, FunctionType) and id(thing) not in seen:
+            seen.add(id(thing))
+            closed_over = [cell.cell_contents for cell in thing.__closure__ or ()]
+            add([thing.__code__, closed_over, thing.__defaults__])
+
+    for owner in map(owner_of, functions):
+        add(owner)
+    return digest.hexdigest()[:16]

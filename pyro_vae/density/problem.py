@@ -1,0 +1,295 @@
+"""The door of every estimator: a model, a guide and the data they are about, checked once."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor
+
+from ..data.arrays import as_rows
+from ..data.rows import Rows
+from ..guards import mode, own_store, owner_of, seed_of, seeded, whole_number
+from ..vae import VAE
+from .direct import Direct
+from .identity import describe
+from .memory import Memory
+from .target import Target
+from .terms import Batch, Densities, Terms
+from .traced import Pair, Traced, sites
+
+
+class Stream(enum.IntEnum):
+    """What the draws of a tile are for: with one seed, each use has draws of its own."""
+
+    ANNEALING = 2
+    ESCALATION = 3
+    BRIDGE = 4
+    LENGTHENING = 5
+    GUIDE = 6
+    GAPS = 7
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, a guide, and the data they are about.
+
+    Arguments:
+        model: A Pyro function of x, and of c if there is one.
+        guide: Its guide.
+        rows: The data, and beside them c: checked, read a few at a time.
+        like: A tensor with the dtype and device that the data are wanted in; none for torch's
+            default dtype on the CPU.
+
+    Example:
+        >>> vae = VAE(
+        ...     prior=Normal((1,), loc=0.0, scale=1.0),
+        ...     likelihood=Amortised(MLP(1, 2), Normal((2,), scale=1.0)),
+        ...     guide=Amortised(MLP(2, 2), Normal((1,))),
+        ... )
+        >>> problem = Problem.of(vae, torch.zeros(5, 2))
+        >>> len(problem), problem.is_discrete
+        (5, False)
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    rows: Rows
+    like: Tensor | None = None
+
+    @classmethod
+    def of(cls, vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Problem:
+        """The problem of a VAE, or of a pair, and data. All data are read once, and checked.
+
+        Arguments:
+            vae: A VAE; any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in
+                one data plate; or a problem, which is given back. What a pair closes over is taken
+                as it is: its data are not checked against a support.
+            x: Data of shape ``(N, *X)``, NaN where missing.
+            c: What the model is conditional on, a row for each datum.
+
+        Raises:
+            DataError: The data do not fit the likelihood.
+            TypeError: `vae` is none of these, or there are no data, or there are data twice.
+        """
+        if isinstance(vae, Problem):
+            if x is not None or c is not None:
+                raise TypeError("a Problem holds its data: give it alone, without x and c")
+            return vae
+        owner: VAE | None
+        if isinstance(vae, VAE):
+            owner, model, guide = vae, vae.model, vae.guide
+        elif isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
+            model, guide = vae
+            owners = (part for part in map(owner_of, vae) if isinstance(part, VAE))
+            owner = next(owners, None)
+        else:
+            needs = "log p(x) needs a VAE or a pair (model, guide) of Pyro functions"
+            raise TypeError(f"{needs}; got {type(vae).__name__}")
+        if x is None:
+            raise TypeError("log p(x) needs data x beside a VAE or a pair; got none")
+
+        if owner is not None:
+            return cls(model, guide, owner.check(x, c), owner.reference)
+        rows = as_rows(x).given(None if c is None else as_rows(c))
+        for part in (rows, rows.c):
+            for _ in part.scan() if part is not None else ():
+                pass
+        return cls(model, guide, rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def vae(self) -> VAE | None:
+        """The VAE whose own model and guide these are, if its densities can be had directly.
+
+        They cannot where a subclass writes its own model, where a handler is around, or where a
+        part draws sites of its own.
+        """
+        vae = plain_vae(self.model, self.guide)
+        if vae is None or am_i_wrapped() or not self._draws_only_z(vae):
+            return None
+        return vae
+
+    def _draws_only_z(self, vae: VAE) -> bool:
+        no_validation = pyro.validation_enabled(False)
+        with torch.no_grad(), own_store(), seeded(0), mode(vae, training=False), no_validation:
+            guide, model = (
+                poutine.trace(function).get_trace(*self._first)
+                for function in (vae.guide, vae.model)
+            )
+        drawn = [site["name"] for trace in (guide, model) for site in sites(trace, observed=False)]
+        return drawn == ["z", "z"]
+
+    @property
+    def _first(self) -> Batch:
+        """The first datum, which was kept when all were read."""
+        parts = (part for part in (self.rows, self.rows.c) if part is not None)
+        firsts = (part.summary.first for part in parts)
+        return tuple(first if self.like is None else first.to(self.like) for first in firsts)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether a latent is discrete."""
+        return self.densities(self._first).is_discrete
+
+    @property
+    def sums_exactly(self) -> bool:
+        """Whether log p(x) is a sum over the values of a discrete latent: the guide is a VAE's."""
+        owner = owner_of(self.guide)
+        return isinstance(owner, VAE) and owner.is_discrete
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What an estimate is of: digests of data and model, and how many cells are seen."""
+        return describe(self.model, self.guide, self.rows)
+
+    @property
+    def measure(self) -> str:
+        """Whether the likelihood gives densities, and on what space, or probabilities."""
+        return self.densities(self._first).measure
+
+    def batch(self, index: np.ndarray | slice) -> Batch:
+        """What model and guide are called with: some rows of x, and of c if there is one."""
+        return self.rows.batch(index, like=self.like)
+
+    def densities(self, batch: Batch) -> Densities:
+        """What model and guide say of a batch: directly for a VAE, else by traces."""
+        if self.vae is not None:
+            return Direct(self.vae, batch, missing=self.rows.has_missing)
+        return Traced(self.model, self.guide, batch)
+
+    def tiles(self, size: int, stream: tuple[int, ...]) -> Iterator[Tile]:
+        """The data in tiles of at most `size`, each with a seed of its own.
+
+        The draws of a tile depend on its place and on nothing else: not on memory, and not on what
+        happens in other tiles.
+
+        Arguments:
+            size: How many data make a tile.
+            stream: The user's seed, and what the draws are for (:class:`Stream`).
+        """
+        for number, rows in enumerate(self.rows.chunks(size)):
+            seed = seed_of(stream[0], number, *stream[1:])
+            yield Tile(self, number, rows, seed, self.batch(rows))
+
+    def only(self, index: np.ndarray) -> Problem:
+        """The same for some of the data."""
+        return replace(self, rows=self.rows.only(index))
+
+    def in_memory(self) -> Problem:
+        """The same with all data read now, and not again."""
+        return replace(self, rows=self.rows.in_memory(self.like))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some neighbouring data of a problem, read, with a seed of their own.
+
+    Arguments:
+        problem: What they are part of.
+        number: The how manieth tile it is.
+        rows: Which rows.
+        seed: The seed of all that is drawn for them.
+        batch: x, and c if there is one.
+    """
+
+    problem: Problem
+    number: int
+    rows: slice
+    seed: int
+    batch: Batch
+
+    def __len__(self) -> int:
+        return len(self.batch[0])
+
+    @property
+    def precision(self) -> float:
+        """The relative precision of a log density."""
+        return torch.finfo(self.batch[0].dtype).eps
+
+    @functools.cached_property
+    def densities(self) -> Densities:
+        """What model and guide say of these data."""
+        return self.problem.densities(self.batch)
+
+    def split(self, size: int, stream: tuple[int, ...]) -> Iterator[Tile]:
+        """The tiles of `size` into which :meth:`Problem.tiles` would cut the same data."""
+        for start in range(self.rows.start, self.rows.stop, size):
+            rows = slice(start, min(start + size, self.rows.stop))
+            own = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+            batch = tuple(part[own] for part in self.batch)
+            seed = seed_of(stream[0], start // size, *stream[1:])
+            yield Tile(self.problem, start // size, rows, seed, batch)
+
+    def select(self, index: Tensor) -> Tile:
+        """The same for some of the data."""
+        return replace(self, batch=tuple(part[index.to(part.device)] for part in self.batch))
+
+    def terms(self, num_samples: int, memory: Memory | None = None) -> Terms:
+        """The terms of as many draws of the guide, from torch's current random state."""
+        return self.densities.terms(num_samples, memory)
+
+    def target(self) -> Target:
+        """The joint density of the latents on real vectors, for MCMC and its kin.
+
+        Raises:
+            ValueError: The pair has sites outside the data plate, or model and guide have
+                different latents.
+        """
+        with seeded(0), torch.no_grad():
+            self.terms(1)  # says what is wrong with a pair
+        return Target(self.densities)
+
+    def seeded(self) -> AbstractContextManager[None]:
+        """Torch draws from the tile's seed inside."""
+        return seeded(self.seed)
+
+
+def plain_vae(model: Callable, guide: Callable) -> VAE | None:
+    """The VAE whose own methods two functions are, as the class VAE writes them."""
+    vae = getattr(model, "__self__", None)
+    if not isinstance(vae, VAE) or getattr(guide, "__self__", None) is not vae:
+        return None
+    own = getattr(model, "__func__", None), getattr(guide, "__func__", None)
+    return vae if own == (VAE.model, VAE.guide) else None
+
+
+def terms(
+    vae: VAE | Pair | Problem, x: Any = None, c: Any = None, *, num_samples: int = 64, seed: int = 0
+) -> Terms:
+    """The log densities of `num_samples` draws from the guide for each datum.
+
+    Arguments:
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
+            data plate; or a :class:`Problem`, which holds the data too. What a pair closes over is
+            taken as it is: its data are not checked against a support.
+        x: Data of shape ``(N, *X)``, NaN where missing.
+        c: What the model is conditional on, a row for each datum: the second argument of model and
+            guide.
+        num_samples: The number of particles K.
+        seed: The seed of the draws.
+
+    Returns:
+        :class:`Terms` of shape ``(num_samples, N)``, with gradients where gradients are on.
+
+    Raises:
+        DataError: The data do not fit the likelihood.
+        ValueError: The pair has sites outside the data plate, or model and guide have different
+            latents.
+    """
+    whole_number("num_samples", num_samples, at_least=1)
+    problem = Problem.of(vae, x, c)
+    owners, no_validation = (problem.model, problem.guide), pyro.validation_enabled(False)
+    with own_store(), seeded(seed), mode(*owners, training=False), no_validation:
+        return problem.densities(problem.batch(slice(None))).terms(num_samples)

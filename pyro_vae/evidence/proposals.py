@@ -1,0 +1,148 @@
+"""Proposals for importance sampling that are better than the guide, in unconstrained space.
+
+Each is an equal mixture of multivariate Student-t distributions about one centre: that of the
+guide, or that of the datum's own posterior, from short chains of HMC. A share of the draws comes
+from the prior. It bounds the weights by the likelihood (a defensive mixture: Hesterberg, 1995,
+https://doi.org/10.1080/00401706.1995.10484303), and it is drawn as a stratum of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..density.memory import TILE_ROWS
+from ..density.target import Target
+from ..posterior.adaptation import covariance_factor
+from ..posterior.hmc import BatchedHMC, evaluate
+
+FREEDOM = 8.0  # degrees of freedom of the Student-t distributions
+MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
+PRIOR_SHARE = 0.1  # of the draws
+CHAINS = 16  # of HMC, for the moments of the posterior
+WARMUP = 150
+DRAWS = 100
+
+
+@dataclass(frozen=True)
+class StudentTMixture:
+    """Equal shares of Student-t distributions of several widths about one centre, for N data.
+
+    Arguments:
+        mean: The centres, of shape ``(N, D)``.
+        factor: Cholesky factors of the scale matrices, of shape ``(N, D, D)``.
+        widths: What the factor is multiplied by, in each component.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    widths: tuple[float, ...] = (1.0,)
+
+    def select(self, index: Tensor) -> StudentTMixture:
+        """Those of some of the data."""
+        return replace(self, mean=self.mean[index], factor=self.factor[index])
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Draws of shape ``(*shape, N, D)``."""
+        normal = torch.randn(*shape, *self.mean.shape).to(self.mean)
+        component = torch.randint(len(self.widths), normal.shape[:-1])
+        widths = torch.tensor(self.widths)[component].to(self.mean)
+        freedom = torch.full(normal.shape[:-1], FREEDOM).to(self.mean)
+        chi = torch.distributions.Chi2(freedom).sample()
+        radius = widths * (FREEDOM / chi).sqrt()
+        return self.mean + radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
+        size = self.mean.shape[-1]
+        centred = (position - self.mean).permute(1, 2, 0)
+        whitened = torch.linalg.solve_triangular(self.factor, centred, upper=False)
+        square = whitened.square().sum(1).T
+
+        half = (FREEDOM + size) / 2
+        constant = math.lgamma(half) - math.lgamma(FREEDOM / 2)
+        constant -= size / 2 * math.log(FREEDOM * math.pi)
+        log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        components = [
+            -size * math.log(width) - half * torch.log1p(square / (FREEDOM * width**2))
+            for width in self.widths
+        ]
+        mixed = torch.stack(components).logsumexp(0) - math.log(len(components))
+        return constant - log_det + mixed
+
+
+def of_guide(target: Target) -> StudentTMixture:
+    """A proposal with the mean and the covariance of the guide."""
+    draws = target.draw_guide(MOMENT_DRAWS)
+    impossible = ~draws.isfinite().all(-1, keepdim=True)
+    draws = draws.masked_fill(impossible, math.nan)
+    draws = torch.where(draws.isnan(), draws.nanmean(0).nan_to_num(0.0), draws)
+    return StudentTMixture(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
+
+
+def of_posterior(target: Target, guide: StudentTMixture) -> tuple[Tensor, StudentTMixture] | None:
+    """A proposal with the mean and the covariance of each posterior, from short chains of HMC.
+
+    Arguments:
+        target: The joint density.
+        guide: The moments of the guide, which say how far the chains may step at first.
+
+    Returns:
+        Which data have a finite density somewhere, and the proposal for these; none, if no datum
+        has.
+    """
+    draws = torch.cat([target.draw_guide(4 * CHAINS), target.draw_prior(4 * CHAINS)])
+    states = [evaluate(target, block) for block in draws.split(max(1, TILE_ROWS // draws.shape[1]))]
+    inside = torch.cat([state.is_finite for state in states])
+    alive = inside.any(0).nonzero()[:, 0].cpu()
+    if len(alive) == 0:
+        return None
+
+    start = _first_inside(draws, inside)[:, alive]
+    scale = guide.factor[alive].square().sum(-1).sqrt()
+    kernel = BatchedHMC(target.select(alive), start, scale=scale)
+    kernel.setup(WARMUP)
+    positions = []
+    params = kernel.initial_params
+    for step in range(WARMUP + DRAWS):
+        params = kernel.sample(params)
+        if step >= WARMUP:
+            positions.append(params["position"])
+
+    flat = torch.cat(positions)
+    return alive, StudentTMixture(flat.mean(0), covariance_factor(flat, kernel.scale))
+
+
+def _first_inside(draws: Tensor, inside: Tensor) -> Tensor:
+    """As many draws as there are chains: of each datum the first with a finite density, repeated
+    where they are too few.
+    """
+    order = (~inside).byte().sort(dim=0, stable=True).indices
+    chain = torch.arange(CHAINS, device=order.device)[:, None]
+    num = inside.sum(0).clamp(min=1, max=CHAINS)[None]
+    picked = order[chain % num, torch.arange(draws.shape[1], device=order.device)]
+    return draws.gather(0, picked[..., None].expand(-1, -1, draws.shape[-1]))
+
+
+def defended(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
+    """Log weights of `num` draws, in blocks ``(K', N)``: some of the prior, the rest proposed."""
+    size = max(10, TILE_ROWS // len(proposal.mean))
+    for done in range(0, num, size):
+        block = min(size, num - done)
+        from_prior = round(PRIOR_SHARE * block)
+        parts = [proposal.sample(torch.Size([block - from_prior]))]
+        if from_prior:
+            parts.append(target.draw_prior(from_prior))
+        u = torch.cat(parts)
+
+        share = from_prior / block
+        prior, likelihood = target.log_model(u)
+        log_proposal = math.log1p(-share) + proposal.log_prob(u)
+        if from_prior:
+            log_proposal = torch.logaddexp(log_proposal, math.log(share) + prior)
+        mixed_strata = torch.randperm(block, device=u.device)
+        yield (prior + likelihood - log_proposal)[mixed_strata]
