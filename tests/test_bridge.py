@@ -34,6 +34,7 @@ def test_bridge_meets_the_truth_whatever_the_guide(latents, guide):
     assert found.attrs["flagged"] == 0
 
 
+@pytest.mark.slow
 def test_without_a_warp_no_overlap_is_flagged():
     x = SMALL.draw(20)
     vae = SMALL.vae(shift=8.0)

@@ -591,6 +591,7 @@ def test_module_and_help():
     assert done("--version").output.strip() == pv.__version__
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_of_its_own():
     command = [sys.executable, "-m", "pyro_vae", "fit", "none.npy", "-o", "model.safetensors"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -654,6 +655,7 @@ def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
         pv.Conditional.registry.pop("cli_gumbel", None)
 
 
+@pytest.mark.slow
 def test_the_guide_is_held_against_mcmc(files):
     result = done(
         "compare",
@@ -693,6 +695,7 @@ def test_a_condition_of_another_length_is_refused(files):
     assert "--condition needs a row for each datum; got 5 rows for 40 data" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_report_of_a_saved_model(files):
     assert (
         "The report is in r.html"

@@ -182,6 +182,7 @@ def test_discretized_logistic_equals_differences_of_scipys_logistic(x, loc, scal
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(z=st.floats(-30, 30).filter(lambda z: abs(z) > 1e-3), scale=positive)
 def test_horseshoe_like_equals_its_scale_mixture(z, scale):

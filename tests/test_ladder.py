@@ -125,6 +125,7 @@ def test_memory_never_changes_the_answer():
         np.testing.assert_allclose(part[name], whole[name], rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_last_rung_is_reached_and_right(monkeypatch):
     """With the moments of the posterior of no use, annealing must do it."""
     monkeypatch.setattr("pyro_vae.evidence.escalation.DISTRIBUTIONS", (100,))

@@ -104,7 +104,7 @@ def test_missing_cells_and_a_condition_count():
     x[:, 0] = np.nan
     seen = LinearGaussian(TRUTH.weight[1:], TRUTH.bias[1:], TRUTH.noise[1:])
     covariance, gain = seen.posterior()
-    tree = pv.sample_posterior(TRUTH.vae(), x, num_samples=500, warmup=200)
+    tree = pv.sample_posterior(TRUTH.vae(), x, num_samples=250, warmup=200)
     check_moments(draws(tree), (x[:, 1:] - seen.bias) @ gain.T, np.diag(covariance))
 
     c = np.linspace(-3, 3, 40)[:, None]
@@ -117,7 +117,7 @@ def test_missing_cells_and_a_condition_count():
         condition=pv.Condition(size=1, seen_by=["prior"]),
     )
     y = c[::-1].copy()
-    tree = pv.sample_posterior(vae, y, c, num_samples=500, warmup=200)
+    tree = pv.sample_posterior(vae, y, c, num_samples=250, warmup=200)
     check_moments(draws(tree), (c + y) / 2, np.full((40, 1), 0.5))
     assert tree["constant_data"].c.shape == (40, 1)
 
@@ -140,7 +140,8 @@ def two_guides(x):
 def test_any_pair_of_pyro_functions(kernel):
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.poisson(2.0, 20), rng.normal(size=(20, 2))]).astype(float)
-    options = {"num_samples": 1000, "warmup": 200, "chains": 4 if kernel == "hmc" else 2}
+    size = {"hmc": (500, 4), "nuts": (1000, 2)}[kernel]
+    options = dict(zip(("num_samples", "chains"), size, strict=True), warmup=200)
     tree = pv.sample_posterior((two_sites, two_guides), x, kernel=kernel, **options)
     check_moments(draws(tree, "rate"), (x[:, 0] + 2) / 2, (x[:, 0] + 2) / 4, floor=200)
     check_moments(draws(tree, "level"), x[:, 1:] / 2, np.full((20, 2), 0.5), floor=200)
@@ -244,6 +245,7 @@ def quietly(*arguments, **options):
         return pv.sample_posterior(*arguments, num_samples=20, warmup=20, **options)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_draws():
     vae = TRUTH.vae()
     first, second, third = (quietly(vae, X[:5], seed=seed, chains=2) for seed in (0, 0, 1))
@@ -262,6 +264,7 @@ def shifted(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.uses_store
 def test_other_processes_know_the_parameters_of_a_pair():
     pyro.get_param_store()["shift"] = torch.tensor(10.0)

@@ -40,6 +40,7 @@ def test_an_exact_guide_is_not_told_from_the_posterior():
     np.testing.assert_allclose(found.kl, 0.0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_guide_that_is_shifted_and_narrow():
     """Means one posterior sd too high, sds 0.6 of the posterior's: every measure says so, with its
     sign and size.

@@ -56,6 +56,7 @@ def test_warning_lights_of_an_exact_guide_are_green(tmp_path):
     assert "log p(x) of 30 of 30 data can be trusted" in text
 
 
+@pytest.mark.slow
 def test_discrete_and_conditional_models_have_reports_too(tmp_path):
     x = np.random.default_rng(0).poisson(2.0, (30, 3)).astype(float)
     discrete = pv.build(x, latent=3, prior="one_hot", likelihood="poisson", hidden=[4])

@@ -34,9 +34,8 @@ def equal(before, vae):
     return all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize(
-    "load", [pytest.param(load_breast_cancer, marks=pytest.mark.slow), load_wine]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
 def test_a_linear_vae_reaches_factor_analysis(load):
     """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the
     maximum likelihood.
