@@ -374,6 +374,7 @@ def two_modes():
     return model, guide, math.log(2 * half)
 
 
+@pytest.mark.slow
 def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
     model, guide, exact = two_modes()
     result = quiet((model, guide), torch.ones(40), num_samples=1000, tolerance=0.1)

@@ -104,7 +104,7 @@ def test_missing_cells_and_a_condition_count():
     x[:, 0] = np.nan
     seen = LinearGaussian(TRUTH.weight[1:], TRUTH.bias[1:], TRUTH.noise[1:])
     covariance, gain = seen.posterior()
-    tree = pv.sample_posterior(TRUTH.vae(), x, num_samples=250, warmup=200)
+    tree = pv.sample_posterior(TRUTH.vae(), x, num_samples=400, warmup=200)
     check_moments(draws(tree), (x[:, 1:] - seen.bias) @ gain.T, np.diag(covariance))
 
     c = np.linspace(-3, 3, 40)[:, None]
@@ -117,7 +117,7 @@ def test_missing_cells_and_a_condition_count():
         condition=pv.Condition(size=1, seen_by=["prior"]),
     )
     y = c[::-1].copy()
-    tree = pv.sample_posterior(vae, y, c, num_samples=250, warmup=200)
+    tree = pv.sample_posterior(vae, y, c, num_samples=400, warmup=200)
     check_moments(draws(tree), (c + y) / 2, np.full((40, 1), 0.5))
     assert tree["constant_data"].c.shape == (40, 1)
 
