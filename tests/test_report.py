@@ -9,7 +9,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
+from setting import setting
 from truth import LinearGaussian
 
 import pyro_vae as pv
@@ -22,12 +24,11 @@ QUICK = {"num_samples": 100, "num_mcmc": 5, "num_simulations": 60}
 def digits(tmp_path_factory):
     """A report on a VAE of digits, barely trained."""
     x = pv.data.load("digits")[:200]
-    vae = pv.build(
-        x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20]
-    ).float()
-    history = pv.fit(vae, x, validation=x[:50], epochs=5, progress=False)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
+    with setting(torch.float32):
+        vae = pv.build(x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20])
+        history = pv.fit(vae, x, validation=x[:50], epochs=5, progress=False)
+        return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
 
 
 @pytest.mark.slow
