@@ -1,12 +1,16 @@
 # make env   the environment in .venv, from Python 3.11+ and pip
 # make demo  fit a VAE to digits and judge it
-# make test  the tests
+# make test  the fast lane of the tests, three minutes at most on two cores
+# make test-slow  all others: conjugate grids, many seeds, NUTS, the README, the examples
 # make check format, lint, types
 
 PYTHON ?= $(shell for python in python3 python python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: env demo test check clean
+# two workers, each with one thread of torch; what one has not begun, the other takes over
+PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
+
+.PHONY: env demo test test-slow check clean
 
 env: .venv/ready
 
@@ -20,7 +24,10 @@ demo: env
 	.venv/bin/pyro-vae demo
 
 test: env
-	.venv/bin/python -m pytest
+	$(PYTEST) -m 'not slow'
+
+test-slow: env
+	$(PYTEST) -m slow
 
 check: env
 	.venv/bin/ruff format --check .

@@ -2,7 +2,6 @@
 data, from above.
 """
 
-import itertools
 import math
 import os
 import warnings
@@ -32,7 +31,7 @@ def quiet(*args, method=pv.annealed_log_evidence, **kwargs):
 
 
 def annealed(vae, x, **options):
-    options = {"num_distributions": 100, "chains": 32, "num_steps": 5} | options
+    options = {"num_distributions": 50, "chains": 32, "num_steps": 5} | options
     return quiet(vae, x, **options)
 
 
@@ -50,7 +49,13 @@ def simulated(model, num, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("q", "method"), [*itertools.product(MODELS, ("importance", "guide")), (2, "prior")]
+    ("q", "method"),
+    [
+        *((q, "importance") for q in MODELS),
+        (2, "guide"),
+        *(pytest.param(q, "guide", marks=pytest.mark.slow) for q in (10, 50)),
+        (2, "prior"),
+    ],
 )
 def test_estimates_are_within_four_standard_errors(q, method):
     """Many data, each with draws of its own: at least 99 % within four, z-scores standard normal.
@@ -118,7 +123,7 @@ def test_an_exact_guide_gives_the_evidence_itself():
     np.testing.assert_allclose(result.gap, 0.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("start", [pytest.param("guide", marks=pytest.mark.slow), "prior"])
 def test_the_truth_lies_between_the_bounds(start):
     """In the mean over simulated data; and the gap closes with a longer path."""
     model, gaps = MODELS[10], []
@@ -191,7 +196,7 @@ def test_betas(schedule, num):
 
 
 def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
-    """The chains that are weighed do not change the step sizes, and start from draws of their own."""
+    """Chains that are weighed do not change the step sizes, and start from draws of their own."""
     seen = []
 
     class Watched(module.AnnealingPath):
@@ -267,7 +272,7 @@ def test_data_that_are_impossible_or_unknown():
         assert np.isfinite(result.log_evidence[0])
 
 
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("start", [pytest.param("guide", marks=pytest.mark.slow), "prior"])
 def test_a_constrained_prior(start):
     """Gamma-Poisson, with bounds from latents that made the data."""
     rng = np.random.default_rng(0)
@@ -356,7 +361,7 @@ def test_data_of_many_tiles(monkeypatch):
     z, x = simulated(MODELS[2], 10)
     vae = MODELS[2].vae(shrink=1.1)
     monkeypatch.setattr(module, "TILE_ROWS", 3 * 32)
-    result = annealed(vae, x, z=z, num_distributions=40)
+    result = annealed(vae, x, z=z, num_distributions=20)
     exact = MODELS[2].log_evidence(x)
     np.testing.assert_allclose(result.log_evidence, exact, atol=0.1)
     np.testing.assert_allclose(result.upper, exact, atol=0.1)

@@ -18,7 +18,9 @@ SMALL = LinearGaussian.with_diagonal_posterior(features=8, latents=3)
 
 
 @pytest.mark.parametrize("guide", [{"shrink": 1.2}, {"shrink": 0.2}, {"shift": 3.0}], ids=str)
-@pytest.mark.parametrize("latents", [2, 10, 50])
+@pytest.mark.parametrize(
+    "latents", [2, *(pytest.param(num, marks=pytest.mark.slow) for num in (10, 50))]
+)
 def test_bridge_meets_the_truth_whatever_the_guide(latents, guide):
     model = LinearGaussian.with_diagonal_posterior(features=latents + 10, latents=latents)
     x = model.draw(30)
@@ -32,6 +34,7 @@ def test_bridge_meets_the_truth_whatever_the_guide(latents, guide):
     assert found.attrs["flagged"] == 0
 
 
+@pytest.mark.slow
 def test_without_a_warp_no_overlap_is_flagged():
     x = SMALL.draw(20)
     vae = SMALL.vae(shift=8.0)
@@ -75,6 +78,7 @@ def both_sides(num_distributions):
 class TestBothSides:
     """On data that the model makes, the truth lies between the bounds."""
 
+    @pytest.mark.slow
     def test_they_hold_the_truth(self):
         found = [both_sides(num) for num in (10, 100)]
         for bounds in found:
@@ -107,7 +111,7 @@ class TestBothSides:
             pv.bidirectional_log_evidence(classes)
 
     def test_pictures(self, tmp_path):
-        plots.bidirectional(both_sides(100)).savefig(tmp_path / "both.png")
+        plots.bidirectional(both_sides(10)).savefig(tmp_path / "both.png")
         vae, x = SMALL.vae(shrink=1.3), SMALL.draw(40)
         for name, result in {
             "plain": pv.log_evidence(vae, x, num_samples=300),
@@ -130,6 +134,7 @@ def test_a_guide_without_a_density_is_named():
 
 
 class TestSelfTest:
+    @pytest.mark.slow
     def test_every_estimator_passes(self):
         found = selftest.check_estimators(seed=3)
         assert len(found) == 20

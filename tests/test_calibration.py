@@ -61,6 +61,7 @@ def test_a_missed_correlation_is_seen_by_the_joint_density():
     assert float(found.p_location.sel(quantity="log_joint")) < 1e-6
 
 
+@pytest.mark.slow
 def test_mcmc_as_the_control():
     found = pv.calibrate(TRUTH.vae(shrink=0.5), kernel="hmc", num_simulations=200, num_samples=39)
     assert found.attrs["calibrated"]

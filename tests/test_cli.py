@@ -64,6 +64,7 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_demo_writes_a_table_a_model_and_four_pictures(tmp_path):
     result = done("demo", "--out", tmp_path / "demo", "--epochs", 3, "--num-samples", 200)
     for part in (
@@ -590,6 +591,7 @@ def test_module_and_help():
     assert done("--version").output.strip() == pv.__version__
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_of_its_own():
     command = [sys.executable, "-m", "pyro_vae", "fit", "none.npy", "-o", "model.safetensors"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -653,6 +655,7 @@ def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
         pv.Conditional.registry.pop("cli_gumbel", None)
 
 
+@pytest.mark.slow
 def test_the_guide_is_held_against_mcmc(files):
     result = done(
         "compare",
@@ -692,6 +695,7 @@ def test_a_condition_of_another_length_is_refused(files):
     assert "--condition needs a row for each datum; got 5 rows for 40 data" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_report_of_a_saved_model(files):
     assert (
         "The report is in r.html"

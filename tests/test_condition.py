@@ -1,4 +1,4 @@
-"""Conditional VAEs: each part sees c exactly when told so, and an exact conditional model is met."""
+"""Conditional VAEs: each part sees c exactly when told so, and an exact one has the exact log p."""
 
 import itertools
 

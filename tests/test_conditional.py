@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.testing import gof
+from setting import place
 from torch import nn
 from torch.distributions import biject_to
 
@@ -20,6 +21,7 @@ from pyro_vae.distributions.links import link
 from pyro_vae.distributions.sphere import Sphere
 from pyro_vae.distributions.supports import innermost, is_real
 
+pytestmark = pytest.mark.usefixtures("device")
 FAILURE_RATE = 2e-5  # of one goodness-of-fit test
 BATCHES = [(), (7,), (2, 7)]
 NAMES = [name for name, cls in pv.Conditional.registry.items() if not cls.reads_guide]
@@ -29,18 +31,18 @@ per_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def example(name):
-    return pv.Conditional.registry[name].example()
+    return place(pv.Conditional.registry[name].example())
 
 
 def context(head, batch=(), scale=0.5):
-    return (scale * torch.randn(*batch, head.num_params)).requires_grad_()
+    return place(scale * torch.randn(*batch, head.num_params)).requires_grad_()
 
 
 def learnable(cls):
     """An instance that stands without a context, with every parameter learned that can be."""
     example = cls.example()
     takes = {"learned": True} if "learned" in cls.takes() else {}
-    return cls(example.event_shape, **{**example.options, **takes})
+    return place(cls(example.event_shape, **{**example.options, **takes}))
 
 
 def stands_alone(name):
@@ -119,7 +121,8 @@ def test_shared_parameter_is_one_number(name):
     for parameter in example(name).read:
         if cls.is_matrix(parameter):
             continue
-        head = cls(cls.example().event_shape, **cls.example().options, **{parameter: "shared"})
+        options = {**cls.example().options, parameter: "shared"}
+        head = place(cls(cls.example().event_shape, **options))
         assert getattr(head, parameter).shape == ()
         assert head(context(head, (7,))).batch_shape == (7,)
 
@@ -127,21 +130,21 @@ def test_shared_parameter_is_one_number(name):
 @per_family
 def test_context_of_zeros_is_the_standard_distribution(name):
     cls = pv.Conditional.registry[name]
-    head = cls.example()
+    head = example(name)
     shape = head.event_shape
     fixed = head.options | {p: cls.standard[p] for p in head.read}
-    standard = cls(shape, **fixed)
+    standard = place(cls(shape, **fixed))
     x = standard().sample((5,))
-    torch.testing.assert_close(
-        head(torch.zeros(head.num_params)).log_prob(x), standard().log_prob(x)
-    )
+    zeros = place(torch.zeros(head.num_params))
+    torch.testing.assert_close(head(zeros).log_prob(x), standard().log_prob(x))
 
 
 def goodness_of_fit(distribution, x):
     """Do draws `x` of shape (20000, 3) belong to the density? Looks at one element where elements
     are independent.
     """
-    cell, probs = innermost(distribution), innermost(distribution).log_prob(x).double().exp()
+    cell = innermost(distribution)
+    x, probs = x.cpu(), cell.log_prob(x).double().exp().cpu()
     if cell.event_shape == ():
         x, probs = x[:, :1].double(), probs[:, 0]
     if cell.support.is_discrete:
@@ -189,7 +192,7 @@ def test_spec_round_trip(name):
     head = example(name)
     spec = pv.describe(head)
     assert spec.pop("name") == name
-    again = type(head)(head.event_shape, **spec)
+    again = place(type(head)(head.event_shape, **spec))
     assert pv.describe(again) == pv.describe(head)
     again.load_state_dict(head.state_dict())
     given = context(head, (7,))
@@ -262,23 +265,22 @@ def as_likelihood(head):
     prior = pv.Normal((2,), loc=0.0, scale=1.0)
     guide = pv.Amortised(pv.MLP(head.event_shape, 4, hidden=[8]), pv.Normal((2,)))
     reads = head.num_params > 0
-    return pv.VAE(
-        prior, pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head) if reads else head, guide
-    )
+    likelihood = pv.Amortised(pv.MLP(2, head.num_params, hidden=[8]), head) if reads else head
+    return place(pv.VAE(prior, likelihood, guide))
 
 
 def as_prior(head):
     latents = biject_to(head.support).inverse_shape(head.event_shape)
     guide = pv.Amortised(pv.MLP(4, 2 * latents[0], hidden=[8]), pv.Normal(latents))
-    return pv.VAE(
-        head, pv.Amortised(pv.MLP(head.visible_shape, 4, hidden=[8]), pv.Poisson((4,))), guide
-    )
+    likelihood = pv.Amortised(pv.MLP(head.visible_shape, 4, hidden=[8]), pv.Poisson((4,)))
+    return place(pv.VAE(head, likelihood, guide))
 
 
 def as_guide(head):
     likelihood = pv.Amortised(pv.MLP(3, 4, hidden=[8]), pv.Poisson((4,)))
     prior = pv.Normal((3,), loc=0.0, scale=1.0)
-    return pv.VAE(prior, likelihood, pv.Amortised(pv.MLP(4, head.num_params, hidden=[8]), head))
+    guide = pv.Amortised(pv.MLP(4, head.num_params, hidden=[8]), head)
+    return place(pv.VAE(prior, likelihood, guide))
 
 
 def support_of(name):

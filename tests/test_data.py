@@ -364,6 +364,7 @@ def test_other_bad_cells_are_counted():
         vae_for("bernoulli").encode(GREY)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500, derandomize=True)
 @given(
     x=hnp.arrays(

@@ -167,7 +167,9 @@ class Restless(pv.Conditional):
 
     def forward(self, context=None):
         pyro.sample("own", pyro.distributions.Normal(torch.zeros(()), 1.0))
-        return pyro.distributions.Normal(context.repeat(*[1] * (context.dim() - 1), 2), 1.0).to_event(1)
+        return pyro.distributions.Normal(
+            context.repeat(*[1] * (context.dim() - 1), 2), 1.0
+        ).to_event(1)
 
     @classmethod
     def example(cls):

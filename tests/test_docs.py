@@ -91,7 +91,9 @@ def blocks(path, language="python"):
 
 
 @pytest.mark.uses_store
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("README.md", marks=pytest.mark.slow), "CONTRIBUTING.md"]
+)
 def test_code_in_documents_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
@@ -104,6 +106,7 @@ def test_code_in_documents_runs(name, tmp_path, monkeypatch, capsys):
     pv.Conditional.registry.pop("weibull", None)
 
 
+@pytest.mark.slow
 def test_commands_in_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)

@@ -32,6 +32,7 @@ def test_the_gradient_is_that_of_log_evidence():
     assert z.abs().max() < 5
 
 
+@pytest.mark.slow
 def test_it_reaches_the_likelihood_of_factor_analysis():
     """A correlated posterior, which a diagonal guide bounds loosely, is no matter here."""
     truth = LinearGaussian(

@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 import xarray
+from setting import setting
 from truth import LinearGaussian
 
 import pyro_vae as pv
@@ -26,14 +26,10 @@ GROUPS |= {"posterior_predictive", "prior", "prior_predictive"}
 
 @pytest.fixture(scope="module")
 def tree():
-    torch.set_default_dtype(torch.float64)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with setting():
         vae = TRUTH.vae(shrink=1.2)
         posterior = pv.sample_posterior(vae, X, num_samples=300, warmup=200)
-        found = pv.to_datatree(vae, X, posterior=posterior, num_samples=100)
-    torch.set_default_dtype(torch.float32)
-    return found
+        return pv.to_datatree(vae, X, posterior=posterior, num_samples=100)
 
 
 def test_groups_dimensions_and_numbers(tree):

@@ -182,6 +182,7 @@ def test_discretized_logistic_equals_differences_of_scipys_logistic(x, loc, scal
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(z=st.floats(-30, 30).filter(lambda z: abs(z) > 1e-3), scale=positive)
 def test_horseshoe_like_equals_its_scale_mixture(z, scale):
@@ -246,7 +247,7 @@ def test_a_full_normal_with_sharp_directions_scores_its_draws_in_single_precisio
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(seed=st.integers(0, 2**20), size=st.integers(2, 6))
 def test_logistic_normal_equals_a_normal_of_log_ratios(seed, size):
-    """By the change of variables to log-ratios of sticks: u_i = log(x_i / rest_i) + log(remaining)."""
+    """By change of variables to log-ratios of sticks: u_i = log(x_i / rest_i) + log(remaining)."""
     rng = np.random.default_rng(seed)
     loc, scale, x = (
         rng.normal(size=size - 1),

@@ -14,7 +14,7 @@ SHAPE = 3.0  # of the gamma whose logarithm is the skewed target
 
 
 def log_gamma(u):
-    """The log of a Gamma(3, 1) variable, in each dimension: skewed, with exact draws and moments."""
+    """The log of a Gamma(3, 1) variable in each dimension: skewed, with exact draws and moments."""
     return (SHAPE * u - u.exp()).sum(-1) - u.shape[-1] * math.lgamma(SHAPE)
 
 
@@ -152,7 +152,7 @@ def test_each_datum_has_its_own_scale_and_step():
 
 
 def test_a_density_that_ends_is_survived_and_counted():
-    """Gamma(3) itself, NaN below zero: chains turn back, and the divergences are counted by datum."""
+    """Gamma(3) itself, NaN below zero: chains turn back, and divergences are counted by datum."""
     torch.manual_seed(0)
 
     def gamma(u):

@@ -47,7 +47,7 @@ def test_a_bad_guide_is_seen(q, bad):
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("q", MODELS)
+@pytest.mark.parametrize("q", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_bad_guide_is_brought_to_the_truth(q, bad):
     """Over data and seeds z-scores are standard normal, and the error is what was asked for."""
     vae, exact, z = MODELS[q].vae(**BAD[bad]), MODELS[q].log_evidence(DATA[q]), []
@@ -101,7 +101,7 @@ def test_a_good_guide_stays_where_it_is():
 
 
 def test_draws_are_added_only_where_they_are_needed():
-    """An error between those of the data: some have enough draws, the others get more of the guide."""
+    """An error between those of the data: some have enough draws, others get more of the guide."""
     vae, exact = MODELS[2].vae(shrink=1.5), MODELS[2].log_evidence(DATA[2])
     plain = pv.log_evidence(vae, DATA[2], num_samples=500)
     tolerance = float(plain.se.median())
@@ -125,6 +125,7 @@ def test_memory_never_changes_the_answer():
         np.testing.assert_allclose(part[name], whole[name], rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_last_rung_is_reached_and_right(monkeypatch):
     """With the moments of the posterior of no use, annealing must do it."""
     monkeypatch.setattr("pyro_vae.evidence.escalation.DISTRIBUTIONS", (100,))
@@ -206,6 +207,7 @@ def test_a_pair_of_plain_functions():
     assert 0.7 < z.std() < 1.3
 
 
+@pytest.mark.slow
 def test_a_pair_with_two_latents_one_of_them_positive():
     """The scale of x has a prior of its own; the truth by quadrature."""
 
@@ -372,6 +374,7 @@ def two_modes():
     return model, guide, math.log(2 * half)
 
 
+@pytest.mark.slow
 def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
     model, guide, exact = two_modes()
     result = quiet((model, guide), torch.ones(40), num_samples=1000, tolerance=0.1)

@@ -10,34 +10,26 @@ from arviz_stats.base import array_stats
 from pyro import distributions as dist
 from scipy import stats
 from torch import nn
-from truth import Direct, LinearGaussian
+from truth import Direct, LinearGaussian, check_moments
 
 import pyro_vae as pv
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(200)
+KERNELS = ["hmc", pytest.param("nuts", marks=pytest.mark.slow)]
 
 
 def draws(tree, name="z"):
     return tree["posterior"][name].values
 
 
-def check_moments(z, mean, variance, floor=400):
-    """Two gates: an ESS that says something, then 5 standard errors from that ESS; z of shape
-    (chain, draw, ...).
-    """
-    for values, expected in ((z, mean), ((z - mean) ** 2, variance)):
-        ess = array_stats.ess(values.astype(float), chain_axis=0, draw_axis=1, method="mean")
-        assert ess.min() > floor, ess.min()
-        error = np.abs(values.mean((0, 1)) - expected) / (values.std((0, 1)) / np.sqrt(ess))
-        assert error.max() < 5, error.max()
-
-
 @pytest.mark.parametrize(
     ("kernel", "options"),
     [
         ("hmc", {"num_samples": 500, "warmup": 200}),
-        ("nuts", {"num_samples": 400, "warmup": 150, "chains": 2}),
+        pytest.param(
+            "nuts", {"num_samples": 400, "warmup": 150, "chains": 2}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_200_exact_posteriors_at_once(kernel, options):
@@ -95,6 +87,7 @@ def conjugate(name):
     return pv.Dirichlet((4,), concentration=1.0), likelihood, x, mean, mean * (1 - mean) / 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
 @pytest.mark.parametrize("name", ["gamma x Poisson", "beta x binomial", "dirichlet x multinomial"])
 def test_latents_on_a_constrained_support(name, dtype):
@@ -111,7 +104,7 @@ def test_missing_cells_and_a_condition_count():
     x[:, 0] = np.nan
     seen = LinearGaussian(TRUTH.weight[1:], TRUTH.bias[1:], TRUTH.noise[1:])
     covariance, gain = seen.posterior()
-    tree = pv.sample_posterior(TRUTH.vae(), x, num_samples=500, warmup=200)
+    tree = pv.sample_posterior(TRUTH.vae(), x, num_samples=400, warmup=200)
     check_moments(draws(tree), (x[:, 1:] - seen.bias) @ gain.T, np.diag(covariance))
 
     c = np.linspace(-3, 3, 40)[:, None]
@@ -124,7 +117,7 @@ def test_missing_cells_and_a_condition_count():
         condition=pv.Condition(size=1, seen_by=["prior"]),
     )
     y = c[::-1].copy()
-    tree = pv.sample_posterior(vae, y, c, num_samples=500, warmup=200)
+    tree = pv.sample_posterior(vae, y, c, num_samples=400, warmup=200)
     check_moments(draws(tree), (c + y) / 2, np.full((40, 1), 0.5))
     assert tree["constant_data"].c.shape == (40, 1)
 
@@ -143,16 +136,18 @@ def two_guides(x):
         pyro.sample("level", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_any_pair_of_pyro_functions(kernel):
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.poisson(2.0, 20), rng.normal(size=(20, 2))]).astype(float)
-    options = {"num_samples": 1000, "warmup": 200, "chains": 4 if kernel == "hmc" else 2}
+    size = {"hmc": (500, 4), "nuts": (1000, 2)}[kernel]
+    options = dict(zip(("num_samples", "chains"), size, strict=True), warmup=200)
     tree = pv.sample_posterior((two_sites, two_guides), x, kernel=kernel, **options)
     check_moments(draws(tree, "rate"), (x[:, 0] + 2) / 2, (x[:, 0] + 2) / 4, floor=200)
     check_moments(draws(tree, "level"), x[:, 1:] / 2, np.full((20, 2), 0.5), floor=200)
 
 
+@pytest.mark.slow
 def test_the_base_space_of_a_flow_gives_the_same_posterior():
     torch.manual_seed(0)
     vae = TRUTH.vae()
@@ -197,8 +192,9 @@ def test_gradients_need_not_be_on(kernel, around):
     assert np.isfinite(draws(tree)).all()
 
 
+@pytest.mark.slow
 def test_both_kernels_agree_on_a_nonlinear_decoder():
-    """No closed form: means and variances of HMC and NUTS within 5 standard errors of each other."""
+    """No closed form: means and variances of HMC and NUTS are within 5 standard errors."""
     x = np.random.default_rng(0).poisson(3.0, (8, 5)).astype(float)
     torch.manual_seed(0)
     vae = pv.build(x, latent=2, likelihood="poisson", hidden=[16])
@@ -227,6 +223,7 @@ def wide(x):
         pyro.sample("z", dist.Normal(torch.zeros(len(x)), 2.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["hmc", "nuts"])
 def test_two_modes_are_told(kernel):
     """z and -z are as likely; no chain ever crosses. The warning is about the line that called."""
@@ -248,6 +245,7 @@ def quietly(*arguments, **options):
         return pv.sample_posterior(*arguments, num_samples=20, warmup=20, **options)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_draws():
     vae = TRUTH.vae()
     first, second, third = (quietly(vae, X[:5], seed=seed, chains=2) for seed in (0, 0, 1))
@@ -266,6 +264,7 @@ def shifted(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.uses_store
 def test_other_processes_know_the_parameters_of_a_pair():
     pyro.get_param_store()["shift"] = torch.tensor(10.0)
@@ -295,7 +294,7 @@ def test_nothing_of_the_callers_is_touched(kernel):
         assert p.grad is grad
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_the_statistics_of_the_sampler(kernel):
     tree = pv.sample_posterior(TRUTH.vae(), X[:7], kernel=kernel, num_samples=200, warmup=100)
     stats_ = tree["sample_stats"]

@@ -1,4 +1,4 @@
-"""Mixtures: against their family, against the average of the guide, and against finite differences."""
+"""Mixtures: against their family, the average of the guide, and finite differences."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_each_element_has_a_mixture_of_its_own():
 
 @pytest.mark.parametrize("each", ["event", "element"])
 def test_draws_have_the_gradient_of_the_expectation(each):
-    """d E[f(x)] / d parameters, by draws against finite differences of the exact mean of x1 + x2^2."""
+    """d E[x1 + x2^2] / d parameters, by draws against finite differences of the exact mean."""
     head = pv.Mixture((2,), components=3, each=each)
     given = torch.randn(head.num_params, requires_grad=True)
 

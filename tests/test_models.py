@@ -178,8 +178,10 @@ def test_models_that_differ_in_everything_but_the_likelihoods_kind():
 
 def test_conditional_models():
     c = np.arange(60) % 3
-    models = {seen: pv.build(X, c=c, latent=2, hidden=[4], condition={"categories": 3, "seen_by": [seen]})
-              for seen in ("likelihood", "guide")}  # fmt: skip
+    models = {
+        seen: pv.build(X, c=c, latent=2, hidden=[4], condition={"categories": 3, "seen_by": [seen]})
+        for seen in ("likelihood", "guide")
+    }
     found = compare_models(models, X, c, num_samples=20)
     assert np.isfinite(found[COLUMNS[:5]]).all(axis=None)
     earlier = evidence(models["guide"], X, c, num_samples=20)

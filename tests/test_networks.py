@@ -351,7 +351,8 @@ def test_errors(case):
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_a_context_of_another_shape_is_refused(name, batch):
     network = example(name)
-    expected = f"{type(network).__name__} reads a context of shape {('*', *network.in_shape)}; got {(*batch, 5)}"
+    shape = ("*", *network.in_shape)
+    expected = f"{type(network).__name__} reads a context of shape {shape}; got {(*batch, 5)}"
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         network(torch.zeros(*batch, 5))
     assert str(caught.value) == expected

@@ -40,6 +40,7 @@ def test_an_exact_guide_is_not_told_from_the_posterior():
     np.testing.assert_allclose(found.kl, 0.0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_guide_that_is_shifted_and_narrow():
     """Means one posterior sd too high, sds 0.6 of the posterior's: every measure says so, with its
     sign and size.
@@ -56,7 +57,14 @@ def test_a_guide_that_is_shifted_and_narrow():
     assert (found.wasserstein > 0.4).all()
 
 
-@pytest.mark.parametrize(("shrink", "shift"), [(1.3, 0.0), (1.2, 0.5), (1.5, -0.7)])
+@pytest.mark.parametrize(
+    ("shrink", "shift"),
+    [
+        pytest.param(1.3, 0.0, marks=pytest.mark.slow),
+        (1.2, 0.5),
+        pytest.param(1.5, -0.7, marks=pytest.mark.slow),
+    ],
+)
 def test_kl_equals_the_closed_form(shrink, shift):
     found = compared(TRUTH.vae(shrink=shrink, shift=shift), num_samples=5000)
     exact = 2 * (-np.log(shrink) + (shrink**2 + shift**2) / 2 - 0.5)
@@ -68,6 +76,7 @@ def test_kl_equals_the_closed_form(shrink, shift):
     np.testing.assert_allclose(found.mean_error, shift, atol=0.15)
 
 
+@pytest.mark.slow
 def test_a_guide_that_is_rotated_misses_the_correlation():
     """A diagonal guide with the exact marginals of a correlated posterior: only the correlation is
     missed.

@@ -9,7 +9,9 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
+from setting import setting
 from truth import LinearGaussian
 
 import pyro_vae as pv
@@ -22,21 +24,26 @@ QUICK = {"num_samples": 100, "num_mcmc": 5, "num_simulations": 60}
 def digits(tmp_path_factory):
     """A report on a VAE of digits, barely trained."""
     x = pv.data.load("digits")[:200]
-    vae = pv.build(
-        x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20]
-    ).float()
-    history = pv.fit(vae, x, validation=x[:50], epochs=5, progress=False)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
+    with setting(torch.float32):
+        vae = pv.build(x, latent=3, likelihood={"name": "binomial", "total_count": 16}, hidden=[20])
+        history = pv.fit(vae, x, validation=x[:50], epochs=5, progress=False)
+        return pv.report(vae, x[:40], path, history=history, labels=np.arange(40) % 10, **QUICK)
 
 
+@pytest.mark.slow
 def test_it_has_every_part_and_nothing_outside(digits):
     text = digits.read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == [
-        "Model", "Training", "Evidence", "Data and predictions", "Latents", "Guide against MCMC, 5 data",
+        "Model",
+        "Training",
+        "Evidence",
+        "Data and predictions",
+        "Latents",
+        "Guide against MCMC, 5 data",
         "Calibration of the guide",
-    ]  # fmt: skip
+    ]
     assert text.count('src="data:image/png;base64,') == 7
     assert not re.search(r"<script|<link|@import|https?://|url\((?!#)", text)
     assert '<meta name="viewport"' in text
@@ -50,6 +57,7 @@ def test_warning_lights_of_an_exact_guide_are_green(tmp_path):
     assert "log p(x) of 30 of 30 data can be trusted" in text
 
 
+@pytest.mark.slow
 def test_discrete_and_conditional_models_have_reports_too(tmp_path):
     x = np.random.default_rng(0).poisson(2.0, (30, 3)).astype(float)
     discrete = pv.build(x, latent=3, prior="one_hot", likelihood="poisson", hidden=[4])
@@ -114,6 +122,7 @@ def test_the_diagram_says_who_sees_c(seen_by, tmp_path):
     assert "reconstructions" not in text  # 6 columns are no image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
 def test_a_browser_shows_it(digits, width, tmp_path):
     browser = (

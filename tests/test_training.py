@@ -34,6 +34,7 @@ def equal(before, vae):
     return all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
 def test_a_linear_vae_reaches_factor_analysis(load):
     """Lucas et al. (2019): with an exact guide in the family, the optimum of the ELBO is the
@@ -74,7 +75,9 @@ def test_a_linear_vae_reaches_factor_analysis(load):
     assert abs(evidence.attrs["mean"] - exact.mean()) < 4 * error
 
 
-@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+@pytest.mark.parametrize(
+    "load", [pytest.param(load_breast_cancer, marks=pytest.mark.slow), load_wine]
+)
 def test_evidence_under_the_parameters_of_factor_analysis(load):
     x = load().data
     x = (x - x.mean(0)) / x.std(0)
@@ -113,6 +116,7 @@ class TestLosses:
         for name, parameter in other.named_parameters():  # the order of the sums is another
             torch.testing.assert_close(snapshot(vae)[name], parameter, rtol=1e-9, atol=1e-12)
 
+    @pytest.mark.slow
     def test_wake_sleep_learns_the_guide_from_dreams(self):
         """With the model right and frozen, sleep teaches the guide the exact posterior: KL falls
         towards 0.
@@ -384,6 +388,7 @@ class TestDeterminism:
         assert equal(snapshot(first), second)
         assert not equal(snapshot(first), third)
 
+    @pytest.mark.slow
     def test_two_processes_give_the_same_weights(self):
         code = (
             "import hashlib, numpy as np, torch, pyro_vae as pv; torch.set_num_threads(1); x = "

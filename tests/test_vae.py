@@ -303,6 +303,7 @@ class TestPyro:
             torch.stack(posterior.log_weights).detach(), expected, rtol=0, atol=1e-9
         )
 
+    @pytest.mark.slow
     def test_nuts(self):
         vae = MODEL.vae()
         mcmc = MCMC(NUTS(vae.model), num_samples=400, warmup_steps=200, disable_progbar=True)

@@ -14,12 +14,14 @@ import xarray
 from arviz_stats.base import array_stats
 from pyro import distributions as dist
 from scipy.special import logsumexp
+from setting import place
 from truth import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence.pareto import tail_length
 from pyro_vae.evidence.weights import concatenate, from_blocks
 
+pytestmark = pytest.mark.usefixtures("device")
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 EPS = float(np.finfo(float).eps)
 SIZES = [1, 2, 7, 64, 1000, 5000]
@@ -95,7 +97,7 @@ def test_bias_is_the_jackknife(num, sizes):
 
 def test_bias_of_a_weight_that_is_all_of_the_sum():
     """What is left without it is far too small to be one less its share."""
-    log_weight = torch.tensor([0.0, -1000.0, -1001.0])[:, None]
+    log_weight = torch.tensor([0.0, -1000.0, -1001.0], dtype=torch.float64)[:, None]
     np.testing.assert_allclose(
         from_blocks([log_weight], EPS).bias, jackknife(log_weight.numpy()), rtol=1e-9
     )
@@ -282,7 +284,7 @@ def test_more_adds_draws_and_the_figures_are_those_of_all():
 
 
 def test_errors_stay_honest_when_draws_are_added():
-    """Three parts of one call after the other, over data and seeds: z-scores are standard normal."""
+    """Three calls, one after the other, over data and seeds: z-scores are standard normal."""
     vae, z, relative = MODEL.vae(shrink=1.3, shift=0.3), [], []
     for seed in range(SEEDS):
         result = None
@@ -366,10 +368,10 @@ def test_what_more_refuses():
 
 
 def test_more_refuses_another_prior_with_the_same_parameters():
-    """A Laplace prior has a loc of 0 and a scale of 1 as the normal one has, and is another model."""
+    """A Laplace prior with the loc of 0 and the scale of 1 of the normal one is another model."""
     vae = MODEL.vae(shrink=1.3)
     first = drawn(vae, 50)
-    vae.prior = pv.Laplace((2,), loc=0.0, scale=1.0)
+    vae.prior = place(pv.Laplace((2,), loc=0.0, scale=1.0))
     with pytest.raises(ValueError, match="more needs the result of this very model"):
         drawn(vae, 50, more=first)
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from arviz_stats.base import array_stats
 from pyro import distributions as dist
 from scipy import stats
+from setting import place
 
 import pyro_vae as pv
 
@@ -50,20 +52,21 @@ class LinearGaussian:
 
     def vae(self, shrink: float = 1.0, shift: float = 0.0) -> pv.VAE:
         """The model as a VAE; its guide is the exact posterior, with sds times `shrink` and means
-        plus `shift` sds.
+        plus `shift` sds. It is on the device of the test, in the default precision.
         """
         features, latents = self.weight.shape
         covariance, gain = self.posterior()
         sd = np.sqrt(np.diag(covariance))
         decoder = affine(self.weight, self.bias)
         encoder = affine(gain, shift * sd - gain @ self.bias)
-        return pv.VAE(
+        vae = pv.VAE(
             pv.Normal((latents,), loc=0.0, scale=1.0),
             pv.Amortised(
                 decoder, pv.Normal((features,), scale=torch.as_tensor(np.sqrt(self.noise)))
             ),
             pv.Amortised(encoder, pv.Normal((latents,), scale=torch.as_tensor(shrink * sd))),
         )
+        return place(vae)
 
     def _marginal(self):
         return stats.multivariate_normal(
@@ -78,6 +81,17 @@ def affine(weight: np.ndarray, bias: np.ndarray) -> pv.MLP:
         network.layers[0].weight.copy_(torch.as_tensor(weight))
         network.layers[0].bias.copy_(torch.as_tensor(bias))
     return network
+
+
+def check_moments(z, mean, variance, floor=400):
+    """Draws of MCMC against moments, by two gates: an ESS that says something, then 5 standard
+    errors from that ESS; z of shape (chain, draw, ...).
+    """
+    for values, expected in ((z, mean), ((z - mean) ** 2, variance)):
+        ess = array_stats.ess(values.astype(float), chain_axis=0, draw_axis=1, method="mean")
+        assert ess.min() > floor, ess.min()
+        error = np.abs(values.mean((0, 1)) - expected) / (values.std((0, 1)) / np.sqrt(ess))
+        assert error.max() < 5, error.max()
 
 
 class Direct(pv.Conditional):
