@@ -180,16 +180,13 @@ class VAE(Assembly):
         whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             c = self.check_condition(size, c)
-            return self.likelihood_of(
-                self.prior_of(c).expand(torch.Size([size])).sample(), c
-            ).sample()
+            z = self.prior_of(c).expand(torch.Size([size])).sample()
+            return self.likelihood_of(z, c).sample()
 
     def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
-        r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, averaged over draws of z
-        from the guide.
+        r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, with z from the guide.
 
-        Where the likelihood has no mean (classes, the heaviest tails), its mode stands in, for one
-        draw of z.
+        Where the likelihood has no mean (classes, the heaviest tails), the mode for one z stands in.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
@@ -257,12 +254,11 @@ class VAE(Assembly):
         particles: int = 8,
         seed: int = 0,
     ) -> TorchDistribution:
-        r""":math:`q(z \mid x)` improved for these very data: what the guide's head reads is
-        optimised for each datum.
+        r""":math:`q(z \mid x)` improved for given data: what its head reads is optimised for each.
 
-        The amortised guide is the start, Adam on the ELBO the way (semi-amortised inference, Kim et
-        al., 2018, https://arxiv.org/abs/1802.02550). A datum for which that did not help keeps the
-        amortised guide. No parameter of the VAE is touched.
+        Adam climbs the ELBO from the amortised guide (Kim et al., 2018,
+        https://arxiv.org/abs/1802.02550). A datum that this does not help keeps the amortised
+        guide. No parameter of the VAE is touched.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
