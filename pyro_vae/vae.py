@@ -186,7 +186,7 @@ class VAE(Assembly):
     def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
         r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, with z from the guide.
 
-        Where the likelihood has no mean (classes, the heaviest tails), the mode for one z stands in.
+        Where the likelihood has no mean (classes, heaviest tails), the mode for one z stands in.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
