@@ -197,7 +197,7 @@ def test_a_problem_is_given_alone():
     assert Problem.of(problem) is problem
     with pytest.raises(TypeError, match="holds its data: give it alone"):
         pv.terms(problem, torch.zeros(N, 3))
-    with pytest.raises(TypeError, match="needs data x beside a VAE or a pair; got none"):
+    with pytest.raises(pv.DataError, match="data need rows"):
         pv.terms(vae)
     ours, theirs = pv.terms(problem, seed=3), pv.terms(vae, torch.zeros(N, 3), seed=3)
     assert torch.equal(ours.log_weight, theirs.log_weight)

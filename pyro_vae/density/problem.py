@@ -80,8 +80,8 @@ class Problem:
             c: What the model is conditional on, a row for each datum.
 
         Raises:
-            DataError: The data do not fit the likelihood.
-            TypeError: `vae` is none of these, or there are no data, or there are data twice.
+            DataError: There are no data, or they do not fit the likelihood.
+            TypeError: `vae` is none of these, or there are data beside a problem.
         """
         if isinstance(vae, Problem):
             if x is not None or c is not None:
@@ -97,8 +97,6 @@ class Problem:
         else:
             needs = "log p(x) needs a VAE or a pair (model, guide) of Pyro functions"
             raise TypeError(f"{needs}; got {type(vae).__name__}")
-        if x is None:
-            raise TypeError("log p(x) needs data x beside a VAE or a pair; got none")
 
         if owner is not None:
             problem = cls(model, guide, owner.check(x, c), owner.reference)
