@@ -19,7 +19,7 @@ GUIDES = [name for name in NAMES if is_guide(name)]
 
 
 def by_name(names):
-    """The flows that take seconds to trace are in the slow lane; a coupling flow stands for them."""
+    """Flows that take seconds to trace are in the slow lane; a coupling flow stands for them."""
     long = ("autoregressive_flow", "spline_flow")
     marks = {name: pytest.mark.slow if name in long else () for name in names}
     return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in marks.items()])
