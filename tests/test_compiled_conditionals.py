@@ -18,6 +18,13 @@ LIKELIHOODS = [name for name in NAMES if pv.Conditional.registry[name].scores_an
 GUIDES = [name for name in NAMES if is_guide(name)]
 
 
+def by_name(names):
+    """Flows that take seconds to trace are in the slow lane; a coupling flow stands for them."""
+    long = ("autoregressive_flow", "spline_flow")
+    marks = {name: pytest.mark.slow if name in long else () for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in marks.items()])
+
+
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
@@ -38,7 +45,7 @@ def context(head):
     return 0.5 * torch.randn(BATCH[-1], head.num_params)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@by_name(LIKELIHOODS)
 def test_likelihood(name):
     head = example(name)
     given = context(head)
@@ -52,7 +59,7 @@ def test_likelihood(name):
     equals_itself_compiled(scored, given, x)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@by_name(PRIORS)
 def test_prior(name):
     head = learnable(pv.Conditional.registry[name])
     z = head().sample(BATCH).clone()
@@ -75,7 +82,7 @@ def test_sum_over_a_discrete_prior(name):
     equals_itself_compiled(summed)
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@by_name(GUIDES)
 def test_guide(name):
     head = example(name)
     guide = pv.Amortised(pv.MLP(4, head.num_params, hidden=[5]), head)
@@ -88,7 +95,7 @@ def test_guide(name):
     equals_itself_compiled(drawn, torch.randn(BATCH[-1], 4))
 
 
-@pytest.mark.parametrize("name", [name for name in GUIDES if name in LIKELIHOODS])
+@by_name([name for name in GUIDES if name in LIKELIHOODS])
 def test_average_of_a_guide(name):
     head = example(name)
     guide = pv.Amortised(pv.MLP(4, head.num_params, hidden=[5]), head)
