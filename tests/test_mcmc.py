@@ -305,7 +305,7 @@ def test_the_statistics_of_the_sampler(kernel):
         assert stats_[name].shape == (4, 200, 7)
     z = torch.as_tensor(draws(tree)[:, -1])
     with pyro.validation_enabled(False), pyro.get_param_store().scope():
-        joint = TRUTH.vae()._log_joint(torch.as_tensor(X[:7]), z, None)
+        joint = TRUTH.vae().log_joint(torch.as_tensor(X[:7]), z, None)
     np.testing.assert_allclose(stats_.lp.values[:, -1], joint.detach(), rtol=1e-10)
     assert tree["posterior"].z.dims == ("chain", "draw", "datum", "latent")
     np.testing.assert_array_equal(tree["observed_data"].x, X[:7])

@@ -117,19 +117,18 @@ class Problem:
         part draws sites of its own.
         """
         vae = plain_vae(self.model, self.guide)
-        if vae is None or am_i_wrapped() or not self._draws_only_z(vae):
+        if vae is None:
             return None
-        return vae
-
-    def _draws_only_z(self, vae: VAE) -> bool:
         no_validation = pyro.validation_enabled(False)
         with torch.no_grad(), own_store(), seeded(0), mode(vae, training=False), no_validation:
-            guide, model = (
+            if am_i_wrapped():  # by a handler of this thread: the others wait for the store
+                return None
+            traces = [
                 poutine.trace(function).get_trace(*self._first)
                 for function in (vae.guide, vae.model)
-            )
-        drawn = [site["name"] for trace in (guide, model) for site in sites(trace, observed=False)]
-        return drawn == ["z", "z"]
+            ]
+        drawn = [site["name"] for trace in traces for site in sites(trace, observed=False)]
+        return vae if drawn == ["z", "z"] else None
 
     @property
     def _first(self) -> Batch:
