@@ -26,7 +26,7 @@ from .assembly.condition import Condition
 from .assembly.imputation import impute
 from .assembly.missing import observed
 from .assembly.refinement import refine
-from .assembly.support import check
+from .assembly.data_checks import check
 from .conditionals.base import Conditional
 from .data.rows import DataError, Rows
 from .distributions.summaries import mean_of, mode_of
