@@ -23,10 +23,10 @@ from torch import Tensor
 from .assembly.base import Assembly
 from .assembly.compatibility import check_parts
 from .assembly.condition import Condition
+from .assembly.data_checks import check
 from .assembly.imputation import impute
 from .assembly.missing import observed
 from .assembly.refinement import refine
-from .assembly.data_checks import check
 from .conditionals.base import Conditional
 from .data.rows import DataError, Rows
 from .distributions.summaries import mean_of, mode_of
@@ -90,6 +90,7 @@ class VAE(Assembly):
             raise ValueError(f"model needs data x to observe, or size= to draw; got {both}")
         if size is not None:
             whole_number("size", size, at_least=1)
+
         x = None if x is None else self.as_batch(x)
         num = len(x) if x is not None else size or 0
         c = self.encode_condition(num, c)

@@ -51,6 +51,7 @@ class Assembly(nn.Module):
                 )
         if not isinstance(condition, Condition | None):
             raise TypeError(f"VAE needs condition as a Condition; got {condition!r:.40}")
+
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = guide

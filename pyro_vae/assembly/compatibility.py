@@ -31,6 +31,7 @@ def check_parts(vae: Assembly) -> None:
             f"VAE: the parts must share one dtype; got {sorted(map(str, dtypes))}; convert with "
             "part.to(dtype)"
         )
+
     for role, part in (("prior", vae.prior), ("likelihood", vae.likelihood)):
         if not part.scores_any_value:
             raise TypeError(
@@ -43,12 +44,14 @@ def check_parts(vae: Assembly) -> None:
             f"VAE: {vae.prior.title} needs the density of the guide at any z, and "
             f"{vae.posterior.title} knows that of its own draws only; use another guide or prior"
         )
+
     seen_by = set() if vae.condition is None else set(vae.condition.seen_by)
     if vae.prior.reads_guide and {"prior", "guide"} & seen_by:
         raise ValueError(
             f"VAE: {vae.prior.title} is an average of the guide, so neither can see c; use "
             f"Condition(..., seen_by=['likelihood']), or another prior"
         )
+
     head = getattr(vae.prior, "head", vae.prior)
     if head is not vae.prior and head.visible_shape != head.event_shape:
         raise ValueError(
@@ -56,6 +59,7 @@ def check_parts(vae: Assembly) -> None:
             f"cannot see c; use {head.title} with learned=True, and leave 'prior' out of the "
             "condition's seen_by"
         )
+
     with torch.no_grad(), seeded(0), mode(vae, training=False):
         latents = _check_prior(vae)
         z = latents.sample(torch.Size([2, 3]))

@@ -62,7 +62,9 @@ class Condition:
             raise ValueError(
                 f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
             )
-        self.size, self.categories, self.seen_by = size, categories, tuple(seen_by)
+        self.size = size
+        self.categories = categories
+        self.seen_by = tuple(seen_by)
 
     @classmethod
     def of(cls, c: Any) -> Condition:

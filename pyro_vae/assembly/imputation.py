@@ -45,11 +45,13 @@ def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:
     none = ~mean.isfinite()
     if not bool(none.any()):
         return mean
+
     modes = mode_of(decoded)
     classes = none & (modes == modes.round()).all(0)
     mean = torch.where(none, (weight * modes).sum(0), mean)
     if not bool(classes.any()):
         return mean
+
     values = modes[:, classes].unique()
     votes = torch.stack([(weight * (modes == value)).sum(0) for value in values])
     return torch.where(classes, values[votes.argmax(0)].to(mean), mean)

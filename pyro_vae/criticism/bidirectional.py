@@ -63,6 +63,7 @@ def bidirectional_log_evidence(
             "bidirectional_log_evidence needs continuous latents; log_evidence sums over discrete "
             "ones"
         )
+
     z, x, given = simulated(vae, c, num_simulations, seed)
     options = {"num_distributions": num_distributions, "chains": chains, "num_steps": num_steps}
     return annealed_log_evidence(

@@ -183,7 +183,9 @@ def check_predictions(
         [float(function(first)) for function in functions],
     )
     above = ((values > observed) + 0.5 * (values == observed)).mean(0)
-    table["observed"], table["mean"], table["sd"] = observed, values.mean(0), values.std(0)
+    table["observed"] = observed
+    table["mean"] = values.mean(0)
+    table["sd"] = values.std(0)
     known = np.isfinite(observed) & np.isfinite(values).all(0)
     table["p_value"] = np.where(
         known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan

@@ -145,6 +145,7 @@ def _prior(
     num = 1 if c is None else len(c)
     z = vae.prior_of(c).expand(torch.Size([num])).sample(torch.Size([num_samples]))
     x = vae.likelihood_of(z, c).sample()
+
     leading = DRAWS if c is not None else DRAWS[:2]
     prior, predicted = (values[None] if c is not None else values[None, :, 0] for values in (z, x))
     return {

@@ -96,7 +96,9 @@ def _refined(vae: VAE, tile: Tile, steps: int) -> Callable[..., None]:
 
 def _parts(best: Tensor, amortised: Tensor) -> dict[str, np.ndarray]:
     """From log weights of the best and of the amortised guide."""
-    approximation, best, amortised = divergence(best), best.double(), amortised.double()
+    approximation = divergence(best)
+    best = best.double()
+    amortised = amortised.double()
     lower, upper = amortised.mean(0), best.mean(0)
     error = (amortised.var(0) / len(amortised) + best.var(0) / len(best)).sqrt()
     return {

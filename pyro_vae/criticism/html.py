@@ -56,6 +56,7 @@ def diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
         f'<text x="195" y="58" {small}>{escape(names["likelihood"])}</text>',
         f'<text x="195" y="135" {small}>guide: {escape(guide)}</text>',
     ]
+
     if seen_by:
         parts.append(_node(195, 190, "c", "#dfe3ea"))
     if "prior" in seen_by:

@@ -79,6 +79,7 @@ def compare_posteriors(
         ValueError: It has fewer than 20 draws.
     """
     whole_number("num_samples", num_samples, at_least=25)
+
     problem = Problem.of(vae, x, c)
     tree = needs_draws_of("compare_posteriors", posterior, problem.rows)
     drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
@@ -96,10 +97,12 @@ def compare_posteriors(
         raise ValueError(
             f"compare_posteriors needs at least {LEAST_DRAWS} draws of MCMC; got {got}"
         )
+
     mean, sd = judge.mean((0, 1)), judge.std((0, 1)) + np.finfo(float).tiny
     judge, guide = (judge - mean) / sd, (guide - mean) / sd
     together = judge.reshape(-1, *judge.shape[2:])
     rng = np.random.default_rng(seed)
+
     by_latent = {
         "mean_error": guide.mean(0),
         "mean_error_se": np.sqrt(1 / _ess(judge) + guide.var(0) / num_samples),

@@ -109,6 +109,7 @@ def _model(vae: VAE, problem: Problem) -> Iterator[str]:
         f"<p class=soft>{len(problem)} data of shape {tuple(spec['event'])}, latents of shape "
         f"{tuple(spec['latent'])}, {number:,} parameters. All densities in nats, per datum.</p>"
     )
+
     seen_by = () if vae.condition is None else vae.condition.seen_by
     yield "<h2>Model</h2>" + html.diagram(names, len(problem), seen_by)
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
@@ -132,6 +133,7 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
             f"{KHAT_LIMIT}); that of {flagged} is a lower bound.",
         )
     yield "<h2>Evidence</h2>" + verdict
+
     elbo_se = float(found.elbo.std(ddof=1)) / num**0.5 if num > 1 else np.nan
     figures = [
         ("log p(x)", found.attrs["mean"], found.attrs["mean_se"]),
@@ -184,6 +186,7 @@ def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
     )
     if not good.any():
         return
+
     comparison = compare_posteriors(first, posterior=tree, seed=seed)
     comparison = comparison.isel(datum=np.flatnonzero(good))
     narrow = float((comparison.sd_ratio < 0.8).mean())

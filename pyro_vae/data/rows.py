@@ -54,7 +54,10 @@ class Rows:
         columns: list[Any] | None = None,
         c: Rows | None = None,
     ) -> None:
-        self.fetch, self.length, self.columns, self.c = fetch, length, columns, c
+        self.fetch = fetch
+        self.length = length
+        self.columns = columns
+        self.c = c
         self.event_shape = torch.Size(event_shape)
         self._summary: Summary | None = None
 
@@ -104,7 +107,9 @@ class Rows:
 
     def scan(self, like: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """All rows, chunk by chunk. Afterwards the summary is known without another pass."""
-        digest, seen, first = hashlib.sha256(repr(tuple(self.event_shape)).encode()), 0, None
+        digest = hashlib.sha256(repr(tuple(self.event_shape)).encode())
+        seen = 0
+        first = None
         for chunk in self.chunks():
             x = self.take(chunk, like)
             first = x[:1].clone() if first is None else first
@@ -156,6 +161,7 @@ class Rows:
             x = self.take(chunk, like) - origin
             first, second = first + x.nansum(0), second + (x * x).nansum(0)
             count = count + (~x.isnan()).sum(0)
+
         count = count.clamp(min=1)
         mean = first / count
         return origin + mean, (second / count - mean**2).clamp(min=0).sqrt()

@@ -38,6 +38,7 @@ class Direct(Densities):
         self.vae, self.missing = vae, missing
         self.x = batch[0]
         self.c = vae.encode_condition(self.num_data, *batch[1:])
+
         self.bijection = vae.bijection
         self._unconstrained: TorchDistribution | None = None
         self._prior: TorchDistribution | None = None
@@ -85,6 +86,7 @@ class Direct(Densities):
         log_guide = guide.log_prob(u)
         if num_samples == 1:
             u, log_guide = u[None], log_guide[None]
+
         fixed = () if guide.has_rsample else ("z",)
         if self.bijection is None:
             return Drawn({"z": u}, log_guide, self.log_guide, fixed)
@@ -98,7 +100,9 @@ class Direct(Densities):
         return {"z": prior.rsample() if prior.has_rsample else prior.sample()}
 
     def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
-        z, x, vae = values["z"], self.x, self.vae
+        z = values["z"]
+        x = self.x
+        vae = self.vae
         likelihood = vae.likelihood_of(z, self.c, like=x)
         if self.missing:
             likelihood, x = masked(likelihood, x, vae.likelihood.title)

@@ -19,7 +19,7 @@ TILE_ROWS = 4096
 class Memory:
     """A limit on decoder rows, found from the first block of one particle.
 
-    What is computed for a row, all of it together, is at least what is held of it at any time.
+    All bytes that are allocated for a row together bound, from above, what is held of it at once.
 
     Arguments:
         max_bytes: About how much memory the model may take at once; left out, ``TILE_ROWS`` rows.
@@ -46,8 +46,7 @@ class Memory:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what blocks of the decoder free, instead of faulting it in again for the next
-    block.
+    """Let glibc keep what a block of the decoder frees, so that the next block finds it.
 
     Freeing a large buffer, this one untouched, raises its thresholds (mallopt(3),
     M_MMAP_THRESHOLD); elsewhere it does nothing. It takes a third of the time off log p(x) of 784

@@ -89,7 +89,9 @@ class Problem:
             return vae
         owner: VAE | None
         if isinstance(vae, VAE):
-            owner, model, guide = vae, vae.model, vae.guide
+            owner = vae
+            model = vae.model
+            guide = vae.guide
         elif isinstance(vae, tuple) and len(vae) == 2 and all(callable(part) for part in vae):
             model, guide = vae
             owners = (part for part in map(owner_of, vae) if isinstance(part, VAE))
@@ -197,7 +199,7 @@ class Tile:
 
     Arguments:
         problem: What they are part of.
-        number: The how manieth tile it is.
+        number: Its place among the tiles, from 0.
         rows: Which rows.
         seed: The seed of all that is drawn for them.
         batch: x, and c if there is one.

@@ -178,7 +178,9 @@ class Densities(abc.ABC):
         """
         if memory is None:
             return Terms(*self.log_model(drawn.values), drawn.log_guide)
-        num, blocks, done = len(drawn), [], 0
+        num = len(drawn)
+        blocks = []
+        done = 0
         while done < num:
             last = min(done + memory.particles(self.num_data), num)
             with memory.watched((last - done) * self.num_data):

@@ -100,6 +100,7 @@ class Traced(Densities):
         self._refuse_other_latents(latents, values)
         if not observed:
             raise ValueError("the model observes nothing; give one of its sample sites obs=x")
+
         self._of_model = _parameters(trace)
         self._measure = self._measure or _measure_of(trace)
         shape = num, self.num_data

@@ -106,7 +106,9 @@ def annealed_log_evidence(
     problem = Problem.of(vae, x, c)
     betas = temperatures(num_distributions, schedule)
 
-    parts, bounds, moved = [], [], []
+    parts = []
+    bounds = []
+    moved = []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         about = problem.about
         for tile in problem.tiles(max(1, TILE_ROWS // chains), (seed, Stream.ANNEALING)):
@@ -140,6 +142,7 @@ def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:
     values = torch.as_tensor(z).to(target.densities.batch[0].device)
     if len(values) != num:
         raise ValueError(f"z needs a row for each datum; got {len(values)} rows for {num} data")
+
     latent = target.latents[0]
     if values.shape[1:] != latent.bijection.forward_shape(latent.shape):
         needs = (num, *latent.bijection.forward_shape(latent.shape))
@@ -164,6 +167,7 @@ def _result(
             "gap": (upper - weights.log_evidence).numpy(force=True),
         }
     result = as_dataset(weights, about, **extra).rename(num_samples="chains").drop_vars("elbo")
+
     stuck = extra["acceptance"] < HARDLY
     result.attrs["flagged"] += int((stuck & ~flags(result)).sum())
     result.attrs["chains"] = result.attrs.pop("num_samples")

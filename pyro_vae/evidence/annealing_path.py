@@ -128,7 +128,9 @@ class AnnealingPath:
         return log_weight
 
     def _density(self, t: int) -> Callable[[Tensor], Tensor]:
-        beta, base, target = self.betas[t], self.base, self.target
+        beta = self.betas[t]
+        base = self.base
+        target = self.target
 
         def log_density(u: Tensor) -> Tensor:
             if isinstance(base, Prior):  # one run of the decoder is enough

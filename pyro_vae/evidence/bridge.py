@@ -139,7 +139,9 @@ def _ratios(target: Target, position: Tensor, warp: bool) -> tuple[Tensor, Tenso
     first = position.shape[1] // 2 if warp else 0
     used = position[:, first:].flatten(0, 1)
     drawn = target.draw_guide(len(used))
-    there, back, log_abs_det = used, drawn, torch.zeros(())
+    there = used
+    back = drawn
+    log_abs_det = torch.zeros(())
     if warp:
         ours = _moments(position[:, :first].flatten(0, 1))
         theirs = _moments(target.draw_guide(len(used)))
@@ -179,12 +181,14 @@ def _bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     flat, num = posterior.flatten(0, 1), len(guide)
     log_shares = (ess / (ess + num)).log(), (num / (ess + num)).log()
     log_r = guide.logsumexp(0) - math.log(num)
+
     for _ in range(MOST_ROUNDS):
         before = log_r
         above, below = _bridge(flat, guide, log_r, log_shares)
         log_r = (above.logsumexp(0) - math.log(num)) - (below.logsumexp(0) - math.log(len(flat)))
         if not bool(((log_r - before).abs() > CLOSE).any()):
             break
+
     above, below = _bridge(flat, guide, log_r, log_shares)
     shape = torch.maximum(khat(above), khat(below))
     above, below = (above - above.amax(0)).exp(), (below - below.amax(0)).exp()
@@ -204,8 +208,9 @@ def _bridge(
 
 
 def _ess(draws: Tensor, method: str) -> Tensor:
-    """Of draws ``(chain, draw, N)``; of constant ones, which are as good as any number, their
-    number (ArviZ).
+    """The effective sample size of draws ``(chain, draw, N)``, by ArviZ.
+
+    Constant draws count as all independent.
     """
     from arviz_stats.base import array_stats
 

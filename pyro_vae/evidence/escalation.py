@@ -89,7 +89,9 @@ def escalate(
     Returns:
         The weights; the name of the rung that they are of; and the ELBO of the guide.
     """
-    weights, rungs, bounds = [], [], []
+    weights = []
+    rungs = []
+    bounds = []
     for tile in problem.tiles(TILE, (seed, Stream.ESCALATION)):
         parts = [
             importance_weights(problem, part, budget.num_samples, memory)
@@ -211,9 +213,11 @@ class _Escalation:
         old = self.weights.select(index)
         before, now = _trust(old), _trust(new)
         equal = (now == before) & ((new.se < old.se) | (now == 0))
+
         error = REFUTED * (old.se.square() + new.se.square()).sqrt()
         sure = torch.where(before > 0, error, error.clamp(min=UNLIKELY))
         refuted = old.log_evidence - new.log_evidence > sure  # a mode once found is not lost again
+
         better = ((now > before) | equal) & new.log_evidence.isfinite() & ~refuted
         self.weights = self.weights.replace(index[better], new.select(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung

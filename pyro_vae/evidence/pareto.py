@@ -49,6 +49,7 @@ def fit_tail(descending: Tensor, length: int, precision: float) -> Tensor:
     weights = torch.exp(descending - descending[0])
     excess = (weights[:-1] - weights[-1]).flip(0)
     shape = _generalized_pareto_shape(excess)
+
     spread = descending[0] - descending[-1]
     shape = torch.where(shape.isnan(), torch.where(spread < TIED, -math.inf, math.inf), shape)
     shape = torch.where(spread <= rounding, -math.inf, shape)
@@ -66,6 +67,7 @@ def _generalized_pareto_shape(x: Tensor) -> Tensor:
     grid = torch.arange(1, 31 + math.isqrt(num), dtype=x.dtype, device=x.device)
     quartile = x[int(num / 4 + 0.5) - 1]
     b = 1 / x[-1] + (1 - torch.sqrt(len(grid) / (grid - 0.5)))[:, None] / (3 * quartile)
+
     k = torch.stack([torch.log1p(-b_j * x).mean(0) for b_j in b])
     weight = torch.softmax(num * (torch.log(-b / k) - k - 1), dim=0)
     weight = torch.where(weight >= 10 * torch.finfo(x.dtype).eps, weight, 0.0)

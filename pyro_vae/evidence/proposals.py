@@ -51,6 +51,7 @@ class StudentTMixture:
         normal = torch.randn(*shape, *self.mean.shape).to(self.mean)
         component = torch.randint(len(self.widths), normal.shape[:-1])
         widths = torch.tensor(self.widths)[component].to(self.mean)
+
         freedom = torch.full(normal.shape[:-1], FREEDOM).to(self.mean)
         chi = torch.distributions.Chi2(freedom).sample()
         radius = widths * (FREEDOM / chi).sqrt()

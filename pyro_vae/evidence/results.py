@@ -34,6 +34,7 @@ def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> 
     arrays: dict[str, tuple] = {name: ("datum", values) for name, values in figures.items()}
     for name, dim in (("curve", "particles"), ("blocks", "particles"), ("tail", "rank")):
         arrays[name] = ((dim, "datum"), getattr(weights, name).numpy(force=True))
+
     coords = {
         "datum": np.arange(len(figures["se"])),
         "particles": 2 ** np.arange(len(weights.curve)),
@@ -125,6 +126,7 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
             "more adds draws of the guide: the earlier result was made with a tolerance; leave "
             "that out"
         )
+
     arrays = {name: torch.as_tensor(result[name].values) for name in result}
     num = arrays["num_samples"].double()
     log_sum = arrays["log_evidence"] + num.log()

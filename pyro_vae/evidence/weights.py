@@ -93,7 +93,7 @@ class Weights:
         return concatenate([self.select(rest), other]).select(torch.cat([rest, index]).argsort())
 
     def with_elbo(self, elbo: Tensor) -> Weights:
-        """The same with an ELBO, of shape ``(N,)``, that is known otherwise."""
+        """The same with the ELBO replaced by a known value, of shape ``(N,)``."""
         return replace(self, total=elbo * self.num, curve=torch.cat([elbo[None], self.curve[1:]]))
 
     @functools.cached_property
@@ -132,6 +132,7 @@ class Weights:
         largest = torch.where(
             share[0] > 0.5, beside_it, torch.log1p(-share[0])
         )  # 1 less a share may round to 0
+
         rest = others * torch.log1p(-mean) - spread / (2 * (1 - mean) ** 2)
         without = largest + torch.log1p(-share[1:]).sum(0) + rest
         return (self.num - 1) * (without / self.num + torch.log(self.num / (self.num - 1)))

@@ -83,8 +83,10 @@ def covariance_factor(draws: Tensor, before: Tensor) -> Tensor:
     centred = draws - draws.mean(0)
     covariance = torch.einsum("sni,snj->nij", centred, centred) / max(num - 1, 1)
     variance = covariance.diagonal(dim1=-2, dim2=-1)
+
     share = num / (num + 5.0 * size)
     shrunk = share * covariance + (1 - share) * torch.diag_embed(variance)
+
     factor, failed = torch.linalg.cholesky_ex(shrunk)
     stuck = (failed != 0) | ~factor.isfinite().all(-1).all(-1) | (variance <= 0).any(-1)
     return torch.where(stuck[:, None, None], before, factor)

@@ -105,6 +105,7 @@ def sample_posterior(
             "program"
         )
     whole_number("seed", seed, at_least=0)
+
     problem = Problem.of(vae, x, c)
     run, size = KERNELS[kernel](chains, processes)
     parts = []
@@ -116,6 +117,7 @@ def sample_posterior(
                     target = Target(tile.densities, _flow(problem.vae, tile))
                 start, scale = _start(target, chains)
             parts.append(run(target, start, scale, warmup, num_samples, (seed, tile.number)))
+
     tree = _tree(parts, problem)
     tree.attrs["model_digest"] = fingerprint(problem.model, without="posterior")
     return tree

@@ -27,7 +27,9 @@ class OneOptimiser(PyroOptim):
 
     def __init__(self, optimiser: torch.optim.Optimizer, clip_norm: float) -> None:
         super().__init__(type(optimiser), {})
-        self.optimiser, self.clip_norm, self.batch = optimiser, clip_norm, 1
+        self.optimiser = optimiser
+        self.clip_norm = clip_norm
+        self.batch = 1
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         parameters = [
@@ -38,6 +40,7 @@ class OneOptimiser(PyroOptim):
         ]
         for parameter in parameters if self.batch != 1 else ():
             parameter.grad.div_(self.batch)
+
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if not math.isfinite(norm):
             raise FloatingPointError("gradient")

@@ -173,6 +173,7 @@ def _element(distribution: Any) -> Distribution | None:
         return distribution
     if not isinstance(distribution, TransformedDistribution):
         return None
+
     base, transforms = _element(distribution.base_dist), []
     for transform in distribution.transforms:
         while isinstance(transform, IndependentTransform):

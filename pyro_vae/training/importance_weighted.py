@@ -116,6 +116,7 @@ class ImportanceWeighted(OwnELBO):
         self._refuse(drawn)
         views = {name: z.view_as(z) for name, z in drawn.values.items()}
         log_likelihood, log_prior = densities.log_model(views)
+
         log_guide = drawn.log_guide
         if self._without_score and log_guide.requires_grad:
             score = drawn.rescore({name: z.detach() for name, z in drawn.values.items()})

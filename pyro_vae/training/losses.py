@@ -98,6 +98,7 @@ def objective(
     record = record_of(elbo)
     if record.cannot:
         raise TypeError(f"fit cannot train by {type(elbo).__name__}: {record.cannot}")
+
     if not record.has_kl and beta != 1.0:
         raise ValueError(
             f"fit: beta weighs the KL term of an ELBO, and {type(elbo).__name__} has none; use "
@@ -157,6 +158,7 @@ def _named(name: str, particles: int | None) -> ELBO:
         raise ValueError(
             f"no loss is named {name!r}; there are {', '.join(losses)}, and any pyro.infer.ELBO"
         )
+
     record = losses[name]
     particles = record.particles if particles is None else particles
     whole_number("particles", particles, at_least=record.least_particles)

@@ -110,6 +110,7 @@ def _ranks(z: Tensor, prior: Tensor) -> Tensor:
     ordered = prior.contiguous().sort(1).values
     step = max(1, ordered.shape[1] // QUANTILES)
     ordered, flat = ordered[:, step // 2 :: step].contiguous(), z.flatten(1).contiguous()
+
     below = torch.searchsorted(ordered, flat)
     repeated = (ordered[:, 1:] == ordered[:, :-1]).double().mean()
     upto = torch.searchsorted(ordered, flat, right=True) if repeated > TIES else below

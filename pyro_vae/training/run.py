@@ -68,6 +68,7 @@ class Run:
             raise ValueError(
                 "fit has nothing to train: no parameter of the VAE requires a gradient"
             )
+
         made = _made(optimizer, parameters, self.learning_rate(0.0))
         self.optim = OneOptimiser(made, self.clip_norm)
         self.problem = self.seen = problem
