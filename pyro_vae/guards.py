@@ -16,7 +16,8 @@ import torch
 from pyro.poutine.messenger import unwrap
 from torch import nn
 
-_process = threading.RLock()  # random state, mode and store are the process's: one thread at a time
+# Random state, mode and store are the process's: one thread at a time.
+process_lock = threading.RLock()
 
 
 def whole_number(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
@@ -58,7 +59,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Torch draws from `seed` inside; the caller's random state is restored afterwards."""
     whole_number("seed", seed, at_least=0, at_most=2**63 - 1)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with _process, torch.random.fork_rng(devices=devices):
+    with process_lock, torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(seed))
         yield
 
@@ -77,7 +78,7 @@ def mode(*owners: object, training: bool) -> Iterator[None]:
     restored afterwards.
     """
     modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
-    with _process:
+    with process_lock:
         before = [(part, part.training) for module in modules for part in module.modules()]
         try:
             for module in modules:
@@ -92,7 +93,7 @@ def mode(*owners: object, training: bool) -> Iterator[None]:
 def frozen(*owners: object) -> Iterator[None]:
     """Parameters of the modules among `owners` need no gradient inside; restored afterwards."""
     modules = [owner for owner in map(owner_of, owners) if isinstance(owner, nn.Module)]
-    with _process:
+    with process_lock:
         asked = [
             parameter
             for module in modules
@@ -113,8 +114,9 @@ def evaluating(*owners: object) -> Iterator[None]:
     """Eval mode, no gradients for parameters, a copy of the parameter store, no validation; all
     restored afterwards.
     """
-    quiet = torch.inference_mode(False), pyro.validation_enabled(False)
-    with own_store(), mode(*owners, training=False), frozen(*owners), quiet[0], quiet[1]:
+    ordinary_tensors, no_validation = torch.inference_mode(False), pyro.validation_enabled(False)
+    in_eval_mode = mode(*owners, training=False)
+    with own_store(), in_eval_mode, frozen(*owners), ordinary_tensors, no_validation:
         yield
 
 
@@ -122,5 +124,5 @@ def evaluating(*owners: object) -> Iterator[None]:
 def own_store() -> Iterator[None]:
     """A copy of Pyro's parameter store inside. Afterwards the store is as it was before."""
     store = pyro.get_param_store()
-    with _process, store.scope(store.get_state()):
+    with process_lock, store.scope(store.get_state()):
         yield

@@ -80,9 +80,8 @@ def test_estimates_are_within_four_standard_errors(q, method):
     z = np.concatenate(z)
     assert (np.abs(z) < 4).mean() >= 0.99
     assert abs(z.std() - 1) < max(0.2, 4 / math.sqrt(2 * z.size))
-    assert (
-        abs(z.mean() + np.mean(relative) / 2) < 4 / math.sqrt(z.size) + 0.1
-    )  # of 32 weights the error is skewed
+    # Of 32 weights the error is skewed.
+    assert abs(z.mean() + np.mean(relative) / 2) < 4 / math.sqrt(z.size) + 0.1
 
 
 @pytest.mark.parametrize("schedule", ["sigmoidal", "linear"])

@@ -388,9 +388,8 @@ def test_other_bad_cells_are_counted():
 def test_any_array_scores_or_is_refused(x, likelihood):
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # counts of 1e155 are no estimate, and it says so
+            # Counts of 1e155 are no estimate, and it says so.
+            warnings.simplefilter("ignore", UserWarning)
             result = pv.log_evidence(vae_for(likelihood), x, num_samples=2)
     except pv.DataError:
         return

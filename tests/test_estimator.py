@@ -25,10 +25,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pyro_vae as pv
 from pyro_vae.estimator import BUILD_OPTIONS, FIT_OPTIONS, VAEEstimator
 
+# One scale for each dimension, whatever the context.
 SHARED = {
     "name": "normal",
     "scale": "learned",
-}  # one scale for each dimension, whatever the context
+}
 
 
 def estimator(**options):
@@ -92,23 +93,25 @@ def test_contract_of_scikit_learn(estimator, check):
 @pytest.mark.parametrize(("function", "names"), [(pv.build, BUILD_OPTIONS), (pv.fit, FIT_OPTIONS)])
 def test_defaults_are_those_of_the_library(function, names):
     theirs, ours = inspect.signature(function).parameters, VAEEstimator().get_params()
+    # What build's docstring says of None.
     stated = {
         "latent": 8,
         "prior": "normal",
         "likelihood": "normal",
-    }  # what build's docstring says of None
+    }
     assert {name: ours[name] for name in names} == {
         name: stated.get(name, theirs[name].default) for name in names
     }
 
 
 def test_what_fit_takes_and_the_estimator_does_not_is_named():
+    # A fraction, one for all, random_state, its own default.
     left_out = {
         "validation",
         "optimizer",
         "seed",
         "progress",
-    }  # a fraction, one for all, random_state, its own default
+    }
     keywords = {
         name for name, p in inspect.signature(pv.fit).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
@@ -184,9 +187,8 @@ def test_a_linear_vae_is_factor_analysis():
         analysis.noise_variance_ = fitted.vae_.decode(torch.zeros(2)).variance.numpy()
     analysis.mean_, analysis.components_ = origin, np.array(loaded) - origin
     assert (np.abs(fitted.score_samples(x) - analysis.score_samples(x)) < 5 * se).all()
-    np.testing.assert_allclose(
-        fitted.transform(x), analysis.transform(x), atol=0.1
-    )  # latents of variance 1
+    # Latents of variance 1.
+    np.testing.assert_allclose(fitted.transform(x), analysis.transform(x), atol=0.1)
 
     drawn, covariance = fitted.sample(4000), analysis.get_covariance()
     standard_error = np.sqrt(np.diag(covariance) / len(drawn))
@@ -331,9 +333,8 @@ def test_a_random_state_goes_on():
     one = estimator(random_state=state)
     seeds = {one.fit(x).seed_, one.fit(x).seed_}
     assert len(seeds) == 2
-    np.testing.assert_array_equal(
-        one.score_samples(x), one.score_samples(x)
-    )  # of one fit the scores are one
+    # Of one fit the scores are one.
+    np.testing.assert_array_equal(one.score_samples(x), one.score_samples(x))
     assert (one.sample(3, random_state=state) != one.sample(3, random_state=state)).any()
 
 

@@ -65,9 +65,8 @@ def test_estimate_and_error_are_honest():
     vae, truth = MODEL.vae(shrink=1.3, shift=0.3), MODEL.log_evidence(X)
     results = [pv.log_evidence(vae, X, num_samples=500, seed=seed) for seed in range(20)]
     z = np.concatenate([(result.log_evidence - truth) / result.se for result in results])
-    relative = float(
-        np.mean([result.se for result in results])
-    )  # the log is biased by -se^2 / 2: -se / 2 in z
+    # The log is biased by -se^2 / 2: -se / 2 in z.
+    relative = float(np.mean([result.se for result in results]))
     assert abs(z.mean() + relative / 2) < 4 / math.sqrt(z.size)
     assert abs(z.std() - 1) < 4 / math.sqrt(2 * z.size)
     assert (np.abs(z) < 4.5).all()
@@ -98,9 +97,8 @@ def test_merging_in_buffers_never_changes_the_answer(monkeypatch):
     monkeypatch.setattr(module, "BUFFER", 1)
     for name, values in quiet(vae, X, num_samples=3000).items():
         if name != "tail":  # what is kept beyond the tail itself depends on the order
-            rtol = (
-                1e-6 if name == "bias" else 1e-9
-            )  # to second order in the weights that are not kept
+            # To second order in the weights that are not kept.
+            rtol = 1e-6 if name == "bias" else 1e-9
             np.testing.assert_allclose(values, whole[name], rtol=rtol, err_msg=name)
 
 
@@ -268,9 +266,8 @@ def constant_pair(log_likelihood):
 @pytest.mark.parametrize("buffer", [1, 4096])
 def test_bad_weights_give_defined_results(weights, log_evidence, ess, buffer, monkeypatch):
     monkeypatch.setattr(module, "BUFFER", buffer)
-    monkeypatch.setattr(
-        module, "TILE_ROWS", 2 if buffer == 1 else 4096
-    )  # one weight at a time, or all at once
+    # One weight at a time, or all at once.
+    monkeypatch.setattr(module, "TILE_ROWS", 2 if buffer == 1 else 4096)
     result = quiet(constant_pair(weights), torch.zeros(2), num_samples=3)
     np.testing.assert_allclose(result.log_evidence, log_evidence)
     np.testing.assert_allclose(result.ess, ess)

@@ -91,9 +91,8 @@ def test_loo_and_its_khat(tree, tmp_path):
     import arviz_stats
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # latents of a datum depend on the datum: k-hat is large, and ArviZ says so
+        # Latents of a datum depend on the datum: k-hat is large, and ArviZ says so.
+        warnings.simplefilter("ignore")
         loo = arviz_stats.loo(tree, pointwise=True)
         assert loo.n_data_points == 5
         arviz_plots.plot_khat(loo, backend="matplotlib").savefig(tmp_path / "khat.png")

@@ -61,9 +61,8 @@ def test_a_bad_guide_is_brought_to_the_truth(q, bad):
         assert (np.abs(z[-1]) < 4).mean() >= 0.95
     z = np.concatenate(z)
     assert 0.8 < z.std() < 1.25
-    assert (
-        abs(z.mean()) < 4 / math.sqrt(z.size) + 0.025
-    )  # the log is biased by half a squared error
+    # The log is biased by half a squared error.
+    assert abs(z.mean()) < 4 / math.sqrt(z.size) + 0.025
 
 
 def test_the_guide_alone_would_have_been_wrong():

@@ -41,9 +41,8 @@ def test_the_fill_changes_loss_and_gradients_by_exactly_nothing(name):
     results = []
     for _ in range(2):
         masked, filled = observed(part(z), torch.where(missing, float("nan"), x), "x")
-        filled = torch.where(
-            missing, part(z).sample().to(z.dtype), filled
-        )  # any other value inside the support
+        # Any other value inside the support.
+        filled = torch.where(missing, part(z).sample().to(z.dtype), filled)
         loss = masked.log_prob(filled).sum()
         parameters = list(part.parameters())
         gradients = torch.autograd.grad(loss, parameters) if parameters else ()
@@ -81,9 +80,8 @@ def test_evidence_and_imputation_equal_the_exact_gaussian():
     x = x[(~x.isnan()).sum(1) > 2]
     covariance, bias = truth.weight @ truth.weight.T + np.diag(truth.noise), truth.bias
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the guide does not know that cells are missing; k-hat says for which rows
+        # The guide does not know that cells are missing; k-hat says for which rows.
+        warnings.simplefilter("ignore")
         evidence = pv.log_evidence(vae, x, num_samples=20_000)
     filled = vae.impute(x, num_samples=20_000)
     several = vae.impute(x, num_samples=20_000, draws=200)

@@ -34,9 +34,8 @@ def test_it_equals_scipys_weighted_sum():
         np.array([0.5, 1.0, 2.0]),
     )
     prior = pv.Mixture((1,), components=3, learned=True)
-    raw = np.log(np.expm1(scale)) - np.log(
-        np.expm1(1.0)
-    )  # softplus with 1 at the origin, without its floor
+    # Softplus with 1 at the origin, without its floor.
+    raw = np.log(np.expm1(scale)) - np.log(np.expm1(1.0))
     prior.parameters_read.data = torch.tensor(np.stack([np.log(weight), loc, raw], -1))
     x = np.linspace(-5, 8, 50)
     expected = np.log((weight * stats.norm(loc, scale).pdf(x[:, None])).sum(1))

@@ -202,9 +202,8 @@ class TestGradients:
                 )
                 for gradient in ("pathwise", "dreg")
             }
-            signal = (
-                draws["dreg"].mean(0).norm()
-            )  # both have the same mean, and this one has less noise
+            # Both have the same mean, and this one has less noise.
+            signal = draws["dreg"].mean(0).norm()
             ratio[particles] = {
                 gradient: float(signal / d.var(0).sum().sqrt()) for gradient, d in draws.items()
             }

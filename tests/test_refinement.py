@@ -46,10 +46,11 @@ def test_no_datum_gets_worse(prior, guide):
     vae = pv.build(counts, latent=3, prior=prior, guide=guide, likelihood="poisson", hidden=[8])
     before = [p.detach().clone() for p in vae.parameters()]
     state = torch.random.get_rng_state()
+    # A sensible one, and one that ruins all it touches.
     for steps, learning_rate in (
         (3, 0.05),
         (3, 50.0),
-    ):  # a sensible one, and one that ruins all it touches
+    ):
         refined, amortised = (
             vae.refine(counts, steps=steps, learning_rate=learning_rate),
             vae.encode(counts),

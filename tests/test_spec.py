@@ -268,9 +268,8 @@ def torch_normal(shape):
     return pyro.distributions.Normal(torch.zeros(shape), torch.ones(shape)).to_event(len(shape))
 
 
-USERS = {
-    cls: cls.registry.pop(cls.name) for cls in (Twice, Wide, Fixed)
-}  # other tests go through the registries
+# Other tests go through the registries.
+USERS = {cls: cls.registry.pop(cls.name) for cls in (Twice, Wide, Fixed)}
 
 
 @pytest.fixture(autouse=True)

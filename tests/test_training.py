@@ -55,14 +55,12 @@ def test_a_linear_vae_reaches_factor_analysis(load):
     rate = lambda epoch: 0.02 * 0.98 ** max(0, epoch - 150)  # noqa: E731
     quiet(vae, x, loss="mean_field", epochs=400, batch_size=100, learning_rate=rate)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # of one k-hat or another: the guide is as diagonal as it must be
+        # Of one k-hat or another: the guide is as diagonal as it must be.
+        warnings.simplefilter("ignore", UserWarning)
         evidence = pv.log_evidence(vae, x, num_samples=500)
     gap = evidence.attrs["mean"] - analysis.score(x)
-    error = math.sqrt(float((evidence.se**2).sum())) / len(
-        x
-    )  # the data are the same: only the draws of z err
+    # The data are the same: only the draws of z err.
+    error = math.sqrt(float((evidence.se**2).sum())) / len(x)
     assert -0.05 * features < gap < 4 * error, (gap, error)
     decoder, scale = (
         vae.likelihood.network.layers[0],
@@ -84,9 +82,8 @@ def test_evidence_under_the_parameters_of_factor_analysis(load):
     analysis = FactorAnalysis(3, svd_method="lapack").fit(x)
     truth = LinearGaussian(analysis.components_.T, analysis.mean_, analysis.noise_variance_)
     covariance, gain = truth.posterior()
-    wide = 1.3 * np.sqrt(
-        np.linalg.eigvalsh(covariance)[-1]
-    )  # covers the posterior, whatever its correlations
+    # Covers the posterior, whatever its correlations.
+    wide = 1.3 * np.sqrt(np.linalg.eigvalsh(covariance)[-1])
     vae = truth.vae()
     vae.posterior = pv.Amortised(affine(gain, -gain @ truth.bias), pv.Normal((3,), scale=wide))
     evidence = pv.log_evidence(vae, x, num_samples=20_000)
@@ -207,9 +204,8 @@ class TestBeta:
         within = quiet(
             small(), X, learning_rate=lambda epoch: 0.1 / (1 + epoch), epochs=2, batch_size=50
         )
-        np.testing.assert_allclose(
-            within.learning_rate, [0.1 / 1.5, 0.1 / 2.5]
-        )  # that of the last step
+        # That of the last step.
+        np.testing.assert_allclose(within.learning_rate, [0.1 / 1.5, 0.1 / 2.5])
 
 
 class TestSteps:
@@ -518,10 +514,9 @@ class Poisoned(torch.optim.SGD):
                 self.param_groups[0]["params"][0].fill_(math.nan)
 
 
+# Pyro's own warning comes before our error.
 class TestNan:
-    @pytest.mark.filterwarnings(
-        "ignore:Encountered NaN"
-    )  # Pyro's own warning comes before our error
+    @pytest.mark.filterwarnings("ignore:Encountered NaN")
     def test_a_loss_that_turns_nan_stops_at_that_step(self):
         vae = small()
         with pytest.raises(

@@ -102,6 +102,7 @@ class Condition:
                 f"c must have shape {shape}, a row for each datum; got "
                 f"{(len(rows), *rows.event_shape)}"
             )
+        rows = rows.given(None)  # of our own: a caller's are left as they are
         for chunk, x in rows.scan():
             refuse(
                 ~x.isfinite(), x, rows, chunk, "c needs finite numbers", "drop or impute these rows"

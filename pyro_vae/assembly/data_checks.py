@@ -17,9 +17,8 @@ from ..guards import mode, seeded
 from .base import UNCONDITIONAL, Assembly
 
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
-ADVICE: list[
-    tuple[Any, str, str]
-] = [  # kind of support, what it needs, what to do with data outside
+# Kind of support, what it needs, what to do with data outside.
+ADVICE: list[tuple[Any, str, str]] = [
     (
         type(constraints.boolean),
         "0 or 1",
@@ -69,10 +68,10 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
             )
 
     rows = as_rows(x, vae.likelihood.event_shape)
-    if vae.condition is not None:
-        rows = rows.given(vae.condition.check(c, len(rows)))
-    elif c is not None:
+    if vae.condition is None and c is not None:
         raise ValueError(UNCONDITIONAL)
+    checked = None if vae.condition is None else vae.condition.check(c, len(rows))
+    rows = rows.given(checked)  # of our own: a caller's are left as they are
 
     with torch.no_grad(), seeded(0), mode(vae, training=False), pyro.validation_enabled(False):
         zeros = vae.encoded_zeros()

@@ -6,7 +6,7 @@ guide that is shifted makes ranks lean to one side, one that is narrow heaps the
 Beside each latent, :math:`\log p(x, z)` is ranked: it sees what no single latent shows, such as a
 correlation that is missed.
 
-A test for a lean (ranks) and one for heaps (their distance from the middle) is made for each
+A test of location (ranks) and one of spread (their distance from the middle) is made for each
 quantity, by Kolmogorov and Smirnov; the verdict is by the smallest of all p-values, times their
 number (Bonferroni).
 """
@@ -14,7 +14,7 @@ number (Bonferroni).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,11 +117,11 @@ def _ranks(quantities: np.ndarray, seed: int) -> np.ndarray:
 def _verdict(rank: np.ndarray, names: list[str]) -> xarray.Dataset:
     from scipy import stats
 
-    lean = [float(stats.kstest(each, "uniform").pvalue) for each in rank.T]
-    heaped = [float(stats.kstest(np.abs(2 * each - 1), "uniform").pvalue) for each in rank.T]
+    location = [float(stats.kstest(each, "uniform").pvalue) for each in rank.T]
+    spread = [float(stats.kstest(np.abs(2 * each - 1), "uniform").pvalue) for each in rank.T]
     found = dataset({"rank": rank}, ("simulation", "quantity"), "").assign_coords(quantity=names)
-    found = found.assign(p_location=("quantity", lean), p_spread=("quantity", heaped))
-    p_value = min(1.0, 2 * len(names) * min(*lean, *heaped))
+    found = found.assign(p_location=("quantity", location), p_spread=("quantity", spread))
+    p_value = min(1.0, 2 * len(names) * min(*location, *spread))
     return found.assign_attrs(p_value=p_value, calibrated=int(p_value >= REJECTED))
 
 
@@ -167,20 +167,29 @@ def check_predictions(
     import pandas
 
     whole_number("num_samples", num_samples, at_least=20)
-    vae_of("check_predictions", vae)
+    own = vae_of("check_predictions", vae)
     statistics = STATISTICS if statistics is None else statistics
-    functions = statistics.values() if isinstance(statistics, Mapping) else (None,)
-    if not all(callable(function) for function in functions):
+    by_name = isinstance(statistics, Mapping) and all(map(callable, statistics.values()))
+    if not by_name:
         raise TypeError(
             f"check_predictions needs statistics as functions by name; got {statistics!r:.60}"
         )
     problem = Problem.of(vae, x, c)
-    first, again = _predicted(problem, num_samples, seed)
-    drawn = [[function(one) for function in functions] for one in again]
+    first, *given = problem.batch(slice(None))
+
+    drawn = []
+    with torch.no_grad(), seeded(seed), evaluating(own):
+        encoded = own.encode_condition(len(first), *given)
+        guide, missing = own.guide_of(first, encoded), first.isnan()
+        for _ in range(num_samples):
+            again = own.likelihood_of(guide.sample(), encoded).sample().to(first)
+            again = again.masked_fill(missing, math.nan).numpy(force=True)
+            drawn.append([function(again) for function in statistics.values()])
+
     table = pandas.DataFrame(index=list(statistics))
     values, observed = (
         np.array(drawn, dtype=float),
-        [float(function(first)) for function in functions],
+        [float(f(first.numpy(force=True))) for f in statistics.values()],
     )
     above = ((values > observed) + 0.5 * (values == observed)).mean(0)
     table["observed"] = observed
@@ -191,19 +200,3 @@ def check_predictions(
         known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan
     )
     return table
-
-
-def _predicted(problem: Problem, num: int, seed: int) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-    """The data, and data sets that the model makes of them, cells missing where they were."""
-    vae = vae_of("check_predictions", problem)
-    x, *given = problem.batch(slice(None))
-
-    def again() -> Iterator[np.ndarray]:
-        with torch.no_grad(), seeded(seed), evaluating(vae):
-            c = vae.encode_condition(len(x), *given)
-            guide, missing = vae.guide_of(x, c), x.isnan()
-            for _ in range(num):
-                one = vae.likelihood_of(guide.sample(), c).sample().to(x)
-                yield one.masked_fill(missing, math.nan).numpy(force=True)
-
-    return x.numpy(force=True), again()

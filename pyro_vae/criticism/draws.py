@@ -15,7 +15,7 @@ from ..density.memory import Memory
 from ..density.problem import Problem, Stream
 from ..evidence.importance import TILE_DATA
 from ..evidence.pareto import khat
-from ..guards import evaluating, mode, owner_of, seeded
+from ..guards import evaluating, mode, seeded
 from ..vae import VAE
 
 Draws = dict[str, np.ndarray]
@@ -45,7 +45,10 @@ def vae_of(who: str, vae: object) -> VAE:
     Raises:
         TypeError: Who needs what; what it was.
     """
-    owner = owner_of(vae.model) if isinstance(vae, Problem) else vae
+    owner = vae
+    if isinstance(vae, Problem):  # its model and guide must be the VAE's, with nothing around them
+        owners = {id(getattr(f, "__self__", None)) for f in (vae.model, vae.guide)}
+        owner = getattr(vae.model, "__self__", None) if len(owners) == 1 else None
     if not isinstance(owner, VAE):
         by_pairs = "terms, log_evidence, sample_posterior and compare_posteriors take pairs"
         got = f"got {type(vae).__name__}; {by_pairs} of Pyro functions"
@@ -65,7 +68,9 @@ def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
     Returns:
         ``kl`` in nats, its standard error ``kl_se``, and ``khat``.
     """
-    shape, log_weight, num_samples = khat(log_weight), log_weight.double(), len(log_weight)
+    shape = khat(log_weight)
+    num_samples = len(log_weight)
+    log_weight = log_weight.double()
     log_mean = log_weight.logsumexp(0) - math.log(num_samples)
     influence = (log_weight - log_mean).exp() - log_weight
     found = {

@@ -39,6 +39,7 @@ from ..vae import VAE
 if TYPE_CHECKING:
     import pandas
 
+# Of a result, all read here.
 ATTRIBUTES = {
     "num_data",
     "mean",
@@ -48,7 +49,7 @@ ATTRIBUTES = {
     "cells",
     "data_digest",
     "measure",
-}  # of a result, all read here
+}
 KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
 
 

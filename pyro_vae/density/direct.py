@@ -42,10 +42,12 @@ class Direct(Densities):
         self.bijection = vae.bijection
         self._unconstrained: TorchDistribution | None = None
         self._prior: TorchDistribution | None = None
+        self._has_gradient = False  # whether these two were made where gradients are on
 
     @property
     def unconstrained_guide(self) -> TorchDistribution:
         """q(u | x); u is z for real-valued and for discrete latents. The encoder runs once."""
+        self._forget_without_gradient()
         if self._unconstrained is None:  # no cached_property: its lock is not for torch.compile
             guide = self.vae.unconstrained_guide_of(self.x, self.c, missing=self.missing)
             self._unconstrained = enumerable(guide)
@@ -60,9 +62,17 @@ class Direct(Densities):
     @property
     def prior(self) -> TorchDistribution:
         """p(z), of batch shape ``()``, or ``(N,)`` where it sees c."""
+        self._forget_without_gradient()
         if self._prior is None:
             self._prior = self.vae.prior_of(self.c)
         return self._prior
+
+    def _forget_without_gradient(self) -> None:
+        """What was kept under ``no_grad`` is made again where gradients are on."""
+        if torch.is_grad_enabled() and not self._has_gradient:
+            self._unconstrained = None
+            self._prior = None
+            self._has_gradient = True
 
     @property
     def latents(self) -> dict[str, Latent]:
@@ -71,7 +81,7 @@ class Direct(Densities):
     @property
     def measure(self) -> str:
         with seeded(0), torch.no_grad():
-            z = self.draw_prior(1)["z"]
+            z = self.fresh().draw_prior(1)["z"]
             return measure_of(innermost(self.vae.likelihood_of(z, self.c)).support)
 
     @property
@@ -103,10 +113,11 @@ class Direct(Densities):
         z = values["z"]
         x = self.x
         vae = self.vae
+        prior = self.prior  # before the decoder, as in a trace: with dropout the order counts
         likelihood = vae.likelihood_of(z, self.c, like=x)
         if self.missing:
             likelihood, x = masked(likelihood, x, vae.likelihood.title)
-        return likelihood.log_prob(x), self.prior.log_prob(z)
+        return likelihood.log_prob(x), prior.log_prob(z)
 
     def log_guide(self, values: Values) -> Tensor:
         z = values["z"]
@@ -144,4 +155,4 @@ class Direct(Densities):
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process makes its own distributions."""
-        return self.__dict__ | {"_unconstrained": None, "_prior": None}
+        return self.__dict__ | {"_unconstrained": None, "_prior": None, "_has_gradient": False}

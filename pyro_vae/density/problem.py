@@ -16,9 +16,10 @@ from pyro import poutine
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from ..assembly.base import Assembly
 from ..data.arrays import as_rows
 from ..data.rows import Rows
-from ..guards import mode, own_store, owner_of, seed_of, seeded, whole_number
+from ..guards import mode, own_store, owner_of, process_lock, seed_of, seeded, whole_number
 from ..vae import VAE
 from .direct import Direct
 from .identity import describe
@@ -29,7 +30,7 @@ from .traced import Pair, Traced, sites
 
 
 class Stream(enum.IntEnum):
-    """What the draws of a tile are for: with one seed, each use has draws of its own."""
+    """What the draws of a tile are for; importance sampling from the guide has no such number."""
 
     ANNEALING = 2
     ESCALATION = 3
@@ -37,6 +38,7 @@ class Stream(enum.IntEnum):
     LENGTHENING = 5
     GUIDE = 6
     GAPS = 7
+    CHAINS = 8
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Problem:
         if isinstance(vae, Problem):
             if x is not None or c is not None:
                 raise TypeError("a Problem holds its data: give it alone, without x and c")
-            return vae
+            with process_lock:
+                return replace(vae, vae=None) if am_i_wrapped() else vae
         owner: VAE | None
         if isinstance(vae, VAE):
             owner = vae
@@ -102,7 +105,7 @@ class Problem:
 
         if owner is not None:
             problem = cls(model, guide, owner.check(x, c), owner.reference)
-            return replace(problem, vae=problem._plain_vae())
+            return replace(problem, vae=problem._directly())
         rows = as_rows(x).given(None if c is None else as_rows(c))
         for part in (rows, rows.c):
             for _ in part.scan() if part is not None else ():
@@ -112,11 +115,11 @@ class Problem:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _plain_vae(self) -> VAE | None:
+    def _directly(self) -> VAE | None:
         """The VAE whose own model and guide these are, if its densities can be had directly.
 
-        They cannot where a subclass writes its own model, where a handler is around, or where a
-        part draws sites of its own.
+        They cannot where a subclass writes a method of its own, where a handler is around, or where
+        a part draws or observes a site of its own.
         """
         vae = plain_vae(self.model, self.guide)
         if vae is None:
@@ -125,12 +128,11 @@ class Problem:
         with torch.no_grad(), own_store(), seeded(0), mode(vae, training=False), no_validation:
             if am_i_wrapped():  # by a handler of this thread: the others wait for the store
                 return None
-            traces = [
-                poutine.trace(function).get_trace(*self._first)
+            found = [
+                sorted(site["name"] for site in _sites_of_data(function, self._first))
                 for function in (vae.guide, vae.model)
             ]
-        drawn = [site["name"] for trace in traces for site in sites(trace, observed=False)]
-        return vae if drawn == ["z", "z"] else None
+        return vae if found == [["z"], ["x", "z"]] else None
 
     @property
     def _first(self) -> Batch:
@@ -233,9 +235,10 @@ class Tile:
             seed = seed_of(stream[0], start // size, *stream[1:])
             yield Tile(self.problem, start // size, rows, seed, batch)
 
-    def select(self, index: Tensor) -> Tile:
-        """The same for some of the data."""
-        return replace(self, batch=tuple(part[index.to(part.device)] for part in self.batch))
+    def select(self, index: Tensor, seed: int) -> Tile:
+        """Some of the data, with another seed; the rows are still those of the whole tile."""
+        some = tuple(part[index.to(part.device)] for part in self.batch)
+        return replace(self, batch=some, seed=seed)
 
     def terms(self, num_samples: int, memory: Memory | None = None) -> Terms:
         """The terms of as many draws of the guide, from torch's current random state."""
@@ -258,12 +261,26 @@ class Tile:
 
 
 def plain_vae(model: Callable, guide: Callable) -> VAE | None:
-    """The VAE whose own methods two functions are, as the class VAE writes them."""
+    """The VAE whose own methods two functions are, if nobody has replaced one of them."""
     vae = getattr(model, "__self__", None)
     if not isinstance(vae, VAE) or getattr(guide, "__self__", None) is not vae:
         return None
-    own = getattr(model, "__func__", None), getattr(guide, "__func__", None)
-    return vae if own == (VAE.model, VAE.guide) else None
+    if (getattr(model, "__func__", None), getattr(guide, "__func__", None)) != (
+        VAE.model,
+        VAE.guide,
+    ):
+        return None
+    subclasses = type(vae).__mro__[: type(vae).__mro__.index(VAE)]
+    written = {name for part in (*subclasses, vae) for name in vars(part)}
+    ours = {name for name in (*vars(VAE), *vars(Assembly)) if not name.startswith("__")}
+    return None if written & ours else vae
+
+
+def _sites_of_data(function: Callable, batch: Batch) -> list[Any]:
+    """The sample sites of a Pyro function, but for deterministic values."""
+    trace = poutine.trace(function).get_trace(*batch)
+    both = sites(trace, observed=False) + sites(trace, observed=True)
+    return [site for site in both if not site["infer"].get("_deterministic")]
 
 
 def terms(

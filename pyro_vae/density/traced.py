@@ -45,6 +45,7 @@ class Traced(Densities):
         self._of_model: list[Tensor] = []  # the parameters that the last traces have shown
         self._of_guide: list[Tensor] = []
         self._measure: str | None = None
+        self._guide_supports: dict[str, Any] | None = None
 
     @functools.cached_property
     def latents(self) -> dict[str, Latent]:
@@ -64,16 +65,18 @@ class Traced(Densities):
         with seeded(0), torch.no_grad():
             return under_particles(self.model, self.batch, 1)
 
-    @functools.cached_property
-    def _guide_supports(self) -> dict[str, Any]:
-        """Where the guide draws each latent; no draw of the caller's is used up."""
-        with seeded(0), torch.no_grad():
-            trace = under_particles(self.guide, self.batch, 1)
-        return {site["name"]: site["fn"].support for site in sites(trace, observed=False)}
+    @property
+    def guide_supports(self) -> dict[str, Any]:
+        """Where the guide draws each latent; if it has not drawn, one draw that is not counted."""
+        if self._guide_supports is None:
+            with seeded(0), torch.no_grad():
+                self.draw(1)
+        assert self._guide_supports is not None
+        return self._guide_supports
 
     @property
     def is_discrete(self) -> bool:
-        return any(support.is_discrete for support in self._guide_supports.values())
+        return any(support.is_discrete for support in self.guide_supports.values())
 
     def draw(self, num_samples: int) -> Drawn:
         trace = under_particles(self.guide, self.batch, num_samples)
@@ -86,6 +89,7 @@ class Traced(Densities):
             return log_density(moved, shape)
 
         self._of_guide = _parameters(trace)
+        self._guide_supports = {site["name"]: site["fn"].support for site in latents}
         fixed = tuple(site["name"] for site in latents if not site["fn"].has_rsample)
         return Drawn(values, log_density(latents, shape), rescore, fixed)
 
@@ -159,6 +163,7 @@ class Traced(Densities):
         """Another process traces for itself."""
         kept = ("model", "guide", "batch", "num_data")
         seen: dict[str, Any] = {"_of_model": [], "_of_guide": [], "_measure": None}
+        seen["_guide_supports"] = None
         return {name: self.__dict__[name] for name in kept} | seen
 
     def _refuse_other_latents(self, latents: list[Any], values: Values) -> None:
@@ -174,7 +179,7 @@ class Traced(Densities):
         """Where a guide is wider than the prior, what lies outside has no density."""
         for site in latents:
             support = site["fn"].support
-            if not is_real(support) and is_real(self._guide_supports[site["name"]]):
+            if not is_real(support) and is_real(self.guide_supports[site["name"]]):
                 inside = support.check(site["value"])
                 log_prior = torch.where(inside, log_prior, -math.inf)
                 log_likelihood = torch.where(inside, log_likelihood, 0.0)

@@ -112,7 +112,8 @@ def annealed_log_evidence(
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         about = problem.about
         for tile in problem.tiles(max(1, TILE_ROWS // chains), (seed, Stream.ANNEALING)):
-            about["measure"] = tile.densities.measure
+            if "measure" not in about:
+                about["measure"] = tile.densities.measure
             with tile.seeded():
                 target = tile.target()
                 path = AnnealingPath.tuned(target, BASES[start](target), betas, num_steps)

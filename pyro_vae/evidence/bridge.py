@@ -82,7 +82,8 @@ def bridge_log_evidence(
         or below the line, whichever is larger: above 0.7 posterior and guide do not overlap. Its
         attributes: ``mean``, ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z
         alone), ``flagged``, the number of data whose k-hat is above 0.7, whose estimate is not
-        finite or whose chains had not mixed; ``measure``, ``cells``, ``data``, ``model``.
+        finite or whose chains had not mixed; ``measure``, ``cells``, ``data_digest``,
+        ``model_digest``.
 
     Raises:
         DataError: The data do not fit the likelihood, or the posterior was drawn for others.
@@ -105,13 +106,14 @@ def bridge_log_evidence(
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         about = problem.about
         own = fingerprint(problem.model, without="posterior")  # the guide may be another
-        if posterior.attrs.get("model_digest", own) != own:
+        if _digest(posterior, own) != own:
             raise ValueError(
                 "bridge_log_evidence needs draws from the posterior of this very model; it is of "
                 "another"
             )
         for tile in problem.tiles(TILE_DATA, (seed, Stream.BRIDGE)):
-            about["measure"] = tile.densities.measure
+            if "measure" not in about:
+                about["measure"] = tile.densities.measure
             with tile.seeded():
                 target = tile.target()
                 position = _positions(target, draws, tile)
@@ -121,6 +123,11 @@ def bridge_log_evidence(
     result = _result(found, have_mixed(posterior["diagnostics"]), about)
     warn_of_flags(result, REMEDY)
     return result
+
+
+def _digest(posterior: xarray.DataTree, own: str) -> str:
+    """The model that draws are of: also of trees of earlier versions; ours, if they do not say."""
+    return posterior.attrs.get("model_digest", posterior.attrs.get("model", own))
 
 
 def _positions(target: Target, draws: dict[str, np.ndarray], tile: Tile) -> Tensor:

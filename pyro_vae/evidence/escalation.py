@@ -94,26 +94,27 @@ def escalate(
     bounds = []
     for tile in problem.tiles(TILE, (seed, Stream.ESCALATION)):
         parts = [
-            importance_weights(problem, part, budget.num_samples, memory)
+            importance_weights(part, budget.num_samples, memory)
             for part in tile.split(TILE_DATA, (seed,))
         ]
-        about["measure"] = tile.densities.measure
+        if "measure" not in about:
+            about["measure"] = tile.densities.measure
         of_guide = concatenate(parts)
         bounds.append(of_guide.total / of_guide.num)
-        best, rung = _escalated(problem, tile, of_guide, budget, seed, memory)
+        best, rung = _escalated(tile, of_guide, budget, seed, memory)
         weights.append(best)
         rungs.append(rung)
     return concatenate(weights), np.array(RUNGS)[torch.cat(rungs).numpy()], torch.cat(bounds)
 
 
 def _escalated(
-    problem: Problem, tile: Tile, weights: Weights, budget: Budget, seed: int, memory: Memory
+    tile: Tile, weights: Weights, budget: Budget, seed: int, memory: Memory
 ) -> tuple[Weights, Tensor]:
     """The best weights of a tile, and their rungs."""
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
         own = seed_of(seed, tile.number, Stream.LENGTHENING, done)
-        return importance_weights(problem, replace(tile.select(index), seed=own), num, memory)
+        return importance_weights(tile.select(index, own), num, memory)
 
     weights = _lengthened(weights, draw, budget)
     if tile.densities.is_discrete:  # there is no unconstrained space for other proposals

@@ -39,7 +39,7 @@ from .weights import Weights, concatenate
 REMEDY = (
     "give a tolerance, which escalates; or fit the guide with beta=2.0 and the model held fixed"
 )
-SPENT = "no rung of the ladder held: raise max_samples, or look at these data and at the model"
+SPENT = "no rung held: raise max_samples, or look at these data and at the model"
 
 
 def log_evidence(
@@ -70,7 +70,7 @@ def log_evidence(
             tolerance, how many are drawn at first.
         tolerance: The standard error wanted for each datum, in nats. Data whose error is larger, or
             whose k-hat is above 0.5, are given more draws, and then better proposals: rung by rung
-            of the :mod:`.ladder`.
+            of the :mod:`.escalation`.
         max_samples: With a tolerance, the most samples for a datum on one rung.
         more: An earlier result for the same model and data, which `num_samples` are added to.
         seed: The seed of the draws.
@@ -88,8 +88,8 @@ def log_evidence(
         ``tail``, the largest log weights. Its attributes: ``mean`` of log p(x) over data,
         ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z alone), ``num_samples``,
         ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not finite, and
-        what it is of: ``measure``, ``cells``, ``data``, ``model``. An exact sum has ``se`` and
-        ``bias`` 0, ``khat`` -inf and as ``ess`` the number of values summed over.
+        what it is of: ``measure``, ``cells``, ``data_digest``, ``model_digest``. An exact sum has
+        ``se`` and ``bias`` 0, ``khat`` -inf and as ``ess`` the number of values summed over.
 
     Raises:
         DataError: The data do not fit the likelihood, or `more` is of other data.
@@ -144,8 +144,9 @@ def _of_guide(
     stream = (seed, done) if done else (seed,)  # added draws are others
     parts = []
     for tile in problem.tiles(TILE_DATA, stream):
-        parts.append(importance_weights(problem, tile, num_samples, memory))
-        about["measure"] = tile.densities.measure
+        parts.append(importance_weights(tile, num_samples, memory))
+        if "measure" not in about:
+            about["measure"] = tile.densities.measure
     weights = concatenate(parts)
     return weights if earlier is None or problem.sums_exactly else earlier.merge(weights)
 
@@ -170,9 +171,8 @@ def _check(tolerance: Any, max_samples: Any, num_samples: int, more: Any) -> Non
         raise ValueError(
             f"tolerance must be a standard error in nats above 0, such as 0.05; got {tolerance!r}"
         )
-    whole_number(
-        "num_samples with a tolerance", num_samples, at_least=25
-    )  # below, k-hat is unknown
+    # Below, k-hat is unknown.
+    whole_number("num_samples with a tolerance", num_samples, at_least=25)
     whole_number("max_samples", max_samples, at_least=num_samples)
     if more is not None:
         raise ValueError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..density.memory import TILE_ROWS, Memory
-from ..density.problem import Problem, Tile
+from ..density.problem import Tile
 from ..density.terms import Terms
 from .weights import Weights, from_blocks
 
@@ -22,12 +22,12 @@ TILE_DATA = 64
 BUFFER = 4096  # weights per datum kept until they are merged into the running sums
 
 
-def importance_weights(problem: Problem, tile: Tile, num_samples: int, memory: Memory) -> Weights:
+def importance_weights(tile: Tile, num_samples: int, memory: Memory) -> Weights:
     """The weights of draws from the guide for one tile; of a discrete latent, all its values."""
     with tile.seeded():
-        if problem.sums_exactly:
+        if tile.problem.sums_exactly:
             return _exact(tile.densities.enumerated(memory), tile.precision)
-        size = max(1, TILE_ROWS // min(TILE_DATA, len(problem)))
+        size = max(1, TILE_ROWS // min(TILE_DATA, len(tile.problem)))
         drawn = (
             tile.terms(min(size, num_samples - done), memory).log_weight
             for done in range(0, num_samples, size)

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 KHAT_LIMIT = 0.7
-TIED = (
-    0.01  # a tail of ties has no shape; where it spans less than this in log weight, it is no tail
-)
+TIED = 0.01  # in log weight: a tail that spans less is one of ties, and has no shape
 
 
 def khat(log_weight: Tensor) -> Tensor:

@@ -65,9 +65,8 @@ def exact_figures(weights: Weights) -> dict[str, np.ndarray]:
 def means(figures: dict[str, np.ndarray]) -> dict[str, float]:
     """The mean of log p(x) over data, its error over data and z, and that of z alone."""
     values, num = figures["log_evidence"], len(figures["log_evidence"])
-    with np.errstate(
-        invalid="ignore", over="ignore"
-    ):  # a datum that the model cannot have made: -inf, its error NaN
+    # A datum that the model cannot have made: -inf, its error NaN.
+    with np.errstate(invalid="ignore", over="ignore"):
         own = math.sqrt(np.square(figures["se"]).sum()) / num
         error = values.std(ddof=1) / math.sqrt(num) if num > 1 else own
         return {"mean": float(values.mean()), "mean_se": float(error), "mean_mc_se": float(own)}
@@ -112,6 +111,8 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
             "more needs what log_evidence gave earlier, with its tail and num_samples; got "
             f"{type(result).__name__}"
         )
+    if "data_digest" not in result.attrs:
+        raise TypeError("more needs a result of this version: this one does not say of which data")
     if result.attrs["data_digest"] != about["data_digest"] or not whole(result):
         raise DataError(
             "more needs the result for these very data, in this order: it is of others; leave it "

@@ -129,9 +129,8 @@ class Weights:
             torch.logaddexp(self.tail[1:].logsumexp(0), (others * mean).log() + self.log_sum)
             - self.log_sum
         )
-        largest = torch.where(
-            share[0] > 0.5, beside_it, torch.log1p(-share[0])
-        )  # 1 less a share may round to 0
+        # 1 less a share may round to 0.
+        largest = torch.where(share[0] > 0.5, beside_it, torch.log1p(-share[0]))
 
         rest = others * torch.log1p(-mean) - spread / (2 * (1 - mean) ** 2)
         without = largest + torch.log1p(-share[1:]).sum(0) + rest

@@ -20,10 +20,10 @@ from torch.distributions import ComposeTransform, Transform, TransformedDistribu
 
 from ..density.identity import fingerprint
 from ..density.memory import TILE_ROWS
-from ..density.problem import Problem, Tile
+from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..density.traced import Pair
-from ..guards import evaluating, seed_of, seeded, whole_number
+from ..guards import evaluating, owner_of, seed_of, seeded, whole_number
 from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC, run_kernel
@@ -114,7 +114,7 @@ def sample_posterior(
             with tile.seeded():
                 target = tile.target()
                 if neutra:
-                    target = Target(tile.densities, _flow(problem.vae, tile))
+                    target = Target(tile.densities, _flow(problem.guide, tile))
                 start, scale = _start(target, chains)
             parts.append(run(target, start, scale, warmup, num_samples, (seed, tile.number)))
 
@@ -123,10 +123,10 @@ def sample_posterior(
     return tree
 
 
-def _flow(vae: VAE | None, tile: Tile) -> Transform:
+def _flow(function: Callable, tile: Tile) -> Transform:
     """The bijection of a flow guide, for these data."""
-    guide = None
-    if vae is not None:
+    vae, guide = owner_of(function), None
+    if isinstance(vae, VAE):
         x, *given = tile.batch
         with torch.no_grad():
             guide = vae.unconstrained_guide_of(x, vae.encode_condition(len(x), *given))
@@ -181,7 +181,7 @@ def _nuts(
     seed: tuple[int, int],
 ) -> tuple[Draws, Draws]:
     """Chain by chain, each with a seed of its own; NUTS finds its own scale."""
-    seeds = [seed_of(*seed, number + 1) for number in range(len(start))]
+    seeds = [seed_of(*seed, Stream.CHAINS, number) for number in range(len(start))]
     positions, stats = nuts_chains(target, start, warmup, num_samples, seeds, processes)
     with torch.no_grad():
         blocks = positions.flatten(0, 1).split(max(1, TILE_ROWS // positions.shape[2]))

@@ -116,9 +116,11 @@ def record_of(elbo: ELBO) -> Loss:
 
     One that is not known has no KL term that beta is sure to weigh.
     """
-    known = {record.elbo: record for record in of_classes}
-    found = (known[cls] for cls in type(elbo).__mro__ if cls in known)
-    return next(found, Loss(type(elbo), has_kl=False))
+    for cls in type(elbo).__mro__:
+        for record in of_classes:
+            if record.elbo is cls:
+                return record
+    return Loss(type(elbo), has_kl=False)
 
 
 def _for_discrete(loss: str | ELBO, free_bits: float | None) -> str | ELBO:

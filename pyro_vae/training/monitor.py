@@ -48,7 +48,7 @@ class Watched:
     def take(self, index: np.ndarray, batch: Batch) -> None:
         """Keep those rows of a batch that are looked at; `index` says which rows they are."""
         for place in np.flatnonzero(np.isin(index, self.index)).tolist():
-            self._kept[int(index[place])] = tuple(part[place : place + 1] for part in batch)
+            self._kept[int(index[place])] = tuple(part[place : place + 1].clone() for part in batch)
 
     @property
     def batch(self) -> Batch:

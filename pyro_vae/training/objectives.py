@@ -27,9 +27,18 @@ from ..density.terms import Densities
 from ..density.traced import Traced
 from ..guards import whole_number
 
+WAYS_OF_PYRO = ("loss", "loss_and_grads", "differentiable_loss")
+
 
 class Objective(abc.ABC):
     """An ELBO that can be had from densities: what is mixed into one of Pyro's."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it may be evaluated from densities: no caller has written another way."""
+        ways = (getattr(type(self), name, None) for name in WAYS_OF_PYRO)
+        written = {way.__module__.partition(".")[0] for way in ways if way is not None}
+        return written <= {"pyro", __name__.partition(".")[0]}
 
     @abc.abstractmethod
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
@@ -72,7 +81,8 @@ class Elbo(Objective, Trace_ELBO):
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         terms = densities.terms(self.num_particles)
         kl = terms.log_guide - terms.log_prior
-        return (beta * kl - terms.log_likelihood).sum() / self.num_particles
+        bound = torch.sub(terms.log_likelihood, kl, alpha=beta).sum()
+        return bound * (-1 / self.num_particles)
 
 
 class MeanField(Objective, TraceMeanField_ELBO):

@@ -72,7 +72,10 @@ class Run:
         made = _made(optimizer, parameters, self.learning_rate(0.0))
         self.optim = OneOptimiser(made, self.clip_norm)
         self.problem = self.seen = problem
-        self.is_direct = isinstance(self.elbo, Objective) and problem.vae is not None
+        can_be = isinstance(self.elbo, Objective) and self.elbo.is_direct
+        self.is_direct = can_be and problem.vae is not None
+        trained = {id(p) for group in made.param_groups for p in group["params"]}
+        self.untrained = [p for p in self.vae.parameters() if id(p) not in trained]
         self.watched = Watched(len(problem))
         model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
         self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
@@ -90,6 +93,8 @@ class Run:
             if epoch == 0:
                 self.watched.take(index, batch)
             self.optim.batch = 1 if self.is_direct else len(batch[0])
+            for parameter in self.untrained:
+                parameter.grad = None
             try:
                 total += self._step(batch, validate=epoch == 0 and start == 0)
             except FloatingPointError as error:
