@@ -8,8 +8,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.cli.catalogue import roles, small_spec
-from pyro_vae.density.direct import Direct
-from pyro_vae.density.problem import Problem, plain_vae
+from pyro_vae.density.direct import Direct, plain_vae
+from pyro_vae.density.problem import Problem
 from pyro_vae.density.traced import Traced
 
 K, N = 3, 4

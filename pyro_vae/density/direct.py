@@ -7,21 +7,26 @@ torch can trace it, as ``torch.compile(fullgraph=True)`` does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from ..assembly.base import Assembly
 from ..assembly.missing import masked
 from ..distributions.joint import enumerable
 from ..distributions.supports import innermost
-from ..guards import mode, seeded
+from ..guards import mode, own_store, seeded
 from ..vae import VAE
 from .identity import measure_of
 from .terms import Batch, Densities, Drawn, Latent, Values
-from .traced import refuse_without_density
+from .traced import refuse_without_density, sites
 
 
 class Direct(Densities):
@@ -156,3 +161,46 @@ class Direct(Densities):
     def __getstate__(self) -> dict[str, Any]:
         """Another process makes its own distributions."""
         return self.__dict__ | {"_unconstrained": None, "_prior": None, "_has_gradient": False}
+
+
+def asked_directly(model: Callable, guide: Callable, batch: Batch) -> VAE | None:
+    """The VAE whose own model and guide two functions are, if its densities can be had directly.
+
+    They cannot where a subclass writes a method of its own, where a handler is around, or where a
+    part draws or observes a site of its own: a trace of `batch` tells.
+    """
+    vae = plain_vae(model, guide)
+    if vae is None:
+        return None
+    no_validation = pyro.validation_enabled(False)
+    with torch.no_grad(), own_store(), seeded(0), mode(vae, training=False), no_validation:
+        if am_i_wrapped():  # by a handler of this thread: the others wait for the store
+            return None
+        found = [
+            sorted(site["name"] for site in _sites_of_data(function, batch))
+            for function in (vae.guide, vae.model)
+        ]
+    return vae if found == [["z"], ["x", "z"]] else None
+
+
+def plain_vae(model: Callable, guide: Callable) -> VAE | None:
+    """The VAE whose own methods two functions are, if nobody has replaced one of them."""
+    vae = getattr(model, "__self__", None)
+    if not isinstance(vae, VAE) or getattr(guide, "__self__", None) is not vae:
+        return None
+    if (getattr(model, "__func__", None), getattr(guide, "__func__", None)) != (
+        VAE.model,
+        VAE.guide,
+    ):
+        return None
+    subclasses = type(vae).__mro__[: type(vae).__mro__.index(VAE)]
+    written = {name for part in (*subclasses, vae) for name in vars(part)}
+    ours = {name for name in (*vars(VAE), *vars(Assembly)) if not name.startswith("__")}
+    return None if written & ours else vae
+
+
+def _sites_of_data(function: Callable, batch: Batch) -> list[Any]:
+    """The sample sites of a Pyro function, but for deterministic values."""
+    trace = poutine.trace(function).get_trace(*batch)
+    both = sites(trace, observed=False) + sites(trace, observed=True)
+    return [site for site in both if not site["infer"].get("_deterministic")]

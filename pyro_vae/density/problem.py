@@ -12,21 +12,19 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
-from ..assembly.base import Assembly
 from ..data.arrays import as_rows
 from ..data.rows import Rows
 from ..guards import mode, own_store, owner_of, process_lock, seed_of, seeded, whole_number
 from ..vae import VAE
-from .direct import Direct
+from .direct import Direct, asked_directly
 from .identity import describe
 from .memory import Memory
 from .target import Target
 from .terms import Batch, Densities, Terms
-from .traced import Pair, Traced, sites
+from .traced import Pair, Traced
 
 
 class Stream(enum.IntEnum):
@@ -105,7 +103,7 @@ class Problem:
 
         if owner is not None:
             problem = cls(model, guide, owner.check(x, c), owner.reference)
-            return replace(problem, vae=problem._directly())
+            return replace(problem, vae=asked_directly(model, guide, problem._first))
         rows = as_rows(x).given(None if c is None else as_rows(c))
         for part in (rows, rows.c):
             for _ in part.scan() if part is not None else ():
@@ -114,25 +112,6 @@ class Problem:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def _directly(self) -> VAE | None:
-        """The VAE whose own model and guide these are, if its densities can be had directly.
-
-        They cannot where a subclass writes a method of its own, where a handler is around, or where
-        a part draws or observes a site of its own.
-        """
-        vae = plain_vae(self.model, self.guide)
-        if vae is None:
-            return None
-        no_validation = pyro.validation_enabled(False)
-        with torch.no_grad(), own_store(), seeded(0), mode(vae, training=False), no_validation:
-            if am_i_wrapped():  # by a handler of this thread: the others wait for the store
-                return None
-            found = [
-                sorted(site["name"] for site in _sites_of_data(function, self._first))
-                for function in (vae.guide, vae.model)
-            ]
-        return vae if found == [["z"], ["x", "z"]] else None
 
     @property
     def _first(self) -> Batch:
@@ -258,29 +237,6 @@ class Tile:
     def seeded(self) -> AbstractContextManager[None]:
         """Torch draws from the tile's seed inside."""
         return seeded(self.seed)
-
-
-def plain_vae(model: Callable, guide: Callable) -> VAE | None:
-    """The VAE whose own methods two functions are, if nobody has replaced one of them."""
-    vae = getattr(model, "__self__", None)
-    if not isinstance(vae, VAE) or getattr(guide, "__self__", None) is not vae:
-        return None
-    if (getattr(model, "__func__", None), getattr(guide, "__func__", None)) != (
-        VAE.model,
-        VAE.guide,
-    ):
-        return None
-    subclasses = type(vae).__mro__[: type(vae).__mro__.index(VAE)]
-    written = {name for part in (*subclasses, vae) for name in vars(part)}
-    ours = {name for name in (*vars(VAE), *vars(Assembly)) if not name.startswith("__")}
-    return None if written & ours else vae
-
-
-def _sites_of_data(function: Callable, batch: Batch) -> list[Any]:
-    """The sample sites of a Pyro function, but for deterministic values."""
-    trace = poutine.trace(function).get_trace(*batch)
-    both = sites(trace, observed=False) + sites(trace, observed=True)
-    return [site for site in both if not site["infer"].get("_deterministic")]
 
 
 def terms(
