@@ -81,7 +81,8 @@ def test_what_cannot_be_calibrated():
     with pytest.raises(pv.DataError):
         pv.calibrate(pv.build(x, c=c, latent=2, hidden=[4]), [])
     with pytest.raises(
-        TypeError, match="calibrate needs a VAE; got str; terms, log_evidence, sample_posterior and"
+        TypeError,
+        match="calibrate needs a VAE; got a str; pairs of Pyro functions go to terms, log_ev",
     ):
         pv.calibrate("a")
     x = np.random.default_rng(0).poisson(2.0, (20, 3))

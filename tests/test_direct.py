@@ -195,9 +195,9 @@ def test_a_problem_is_given_alone():
     vae = pv.build({"event": [3], "latent": [2]}, hidden=[4])
     problem = Problem.of(vae, torch.zeros(N, 3))
     assert Problem.of(problem) is problem
-    with pytest.raises(TypeError, match="holds its data: give it alone"):
+    with pytest.raises(TypeError, match="holds its data: give it without x and c"):
         pv.terms(problem, torch.zeros(N, 3))
-    with pytest.raises(pv.DataError, match="data need rows"):
+    with pytest.raises(pv.DataError, match="x is missing: give data"):
         pv.terms(vae)
     ours, theirs = pv.terms(problem, seed=3), pv.terms(vae, torch.zeros(N, 3), seed=3)
     assert torch.equal(ours.log_weight, theirs.log_weight)

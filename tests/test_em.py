@@ -118,7 +118,7 @@ def test_what_it_refuses():
     x = np.random.default_rng(0).poisson(2.0, (20, 3))
     with pytest.raises(ValueError, match="the latents are discrete, and sums over them exact"):
         pv.fit(pv.build(x, latent=3, prior="one_hot", likelihood="poisson"), x, loss="mcem")
-    with pytest.raises(ValueError, match="MonteCarloEM has none"):
+    with pytest.raises(ValueError, match="loss='mcem' has none"):
         pv.fit(pv.build(x, latent=3, likelihood="poisson"), x, loss="mcem", beta=2.0)
     with pytest.raises(ValueError, match="transitions must be a whole number from 1; got 0"):
         pv.MonteCarloEM(transitions=0)

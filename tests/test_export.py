@@ -122,7 +122,7 @@ def test_other_data_are_refused(tree):
         TypeError, match="to_datatree needs posterior as sample_posterior gives it, a tree; got str"
     ):
         pv.to_datatree(TRUTH.vae(), X, posterior="tree.nc")
-    with pytest.raises(TypeError, match="to_datatree needs a VAE; got tuple"):
+    with pytest.raises(TypeError, match="to_datatree needs a VAE; got a tuple"):
         pv.to_datatree((TRUTH.vae().model, TRUTH.vae().guide), X)
 
 

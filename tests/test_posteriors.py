@@ -151,6 +151,20 @@ def test_other_data_are_refused():
         pv.compare_posteriors(TRUTH.vae(), X[:39], exact_posterior())
 
 
+@pytest.mark.parametrize(
+    "judged_by", [pv.compare_posteriors, pv.bridge_log_evidence, pv.to_datatree]
+)
+def test_draws_of_a_model_that_has_changed_since_are_refused(judged_by):
+    """Another guide is welcome: the draws are not its."""
+    vae = TRUTH.vae()
+    tree = pv.sample_posterior(vae, X[:4], num_samples=200, warmup=100)
+    judged_by(TRUTH.vae(shift=0.1), X[:4], posterior=tree)
+    with torch.no_grad():
+        next(vae.likelihood.parameters()).add_(3.0)
+    with pytest.raises(ValueError, match="draws from the posterior of this very model"):
+        judged_by(vae, X[:4], posterior=tree)
+
+
 # gaps
 
 

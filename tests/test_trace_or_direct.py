@@ -141,7 +141,7 @@ def test_a_handler_counts_for_a_problem_that_was_made_before():
 def test_judges_of_a_vae_refuse_one_with_something_around_it(judge):
     vae = small()
     problem = Problem.of((pyro.poutine.scale(vae.model, 2.0), vae.guide), torch.ones(N, 3))
-    with pytest.raises(TypeError, match="needs a VAE; got Problem"):
+    with pytest.raises(TypeError, match="needs a VAE; got a Problem of a pair"):
         judge(problem)
 
 

@@ -50,9 +50,12 @@ def vae_of(who: str, vae: object) -> VAE:
         owners = {id(getattr(f, "__self__", None)) for f in (vae.model, vae.guide)}
         owner = getattr(vae.model, "__self__", None) if len(owners) == 1 else None
     if not isinstance(owner, VAE):
-        by_pairs = "terms, log_evidence, sample_posterior and compare_posteriors take pairs"
-        got = f"got {type(vae).__name__}; {by_pairs} of Pyro functions"
-        raise TypeError(f"{who} needs a VAE; {got}")
+        of_a_pair = " of a pair" if isinstance(vae, Problem) else ""
+        raise TypeError(
+            f"{who} needs a VAE; got a {type(vae).__name__}{of_a_pair}; pairs of Pyro functions go "
+            "to terms, log_evidence, annealed_log_evidence, bridge_log_evidence, "
+            "sample_posterior and compare_posteriors"
+        )
     return owner
 
 

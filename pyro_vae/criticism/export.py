@@ -54,6 +54,7 @@ def to_datatree(
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
+        ValueError: `posterior` was drawn from another model.
     """
     import xarray
 
@@ -62,7 +63,7 @@ def to_datatree(
     problem = Problem.of(vae, x, c)
     rows = problem.rows
     if posterior is not None:
-        posterior = needs_draws_of("to_datatree", posterior, rows)
+        posterior = needs_draws_of("to_datatree", posterior, problem)
     drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
     guide = dataset({"z": drawn["z"][None]}, DRAWS, "latent")
     groups = {"posterior": guide}

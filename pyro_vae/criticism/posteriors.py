@@ -76,12 +76,12 @@ def compare_posteriors(
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
         TypeError: `posterior` is no tree of MCMC draws.
-        ValueError: It has fewer than 20 draws.
+        ValueError: It has fewer than 20 draws, or was drawn from another model.
     """
     whole_number("num_samples", num_samples, at_least=25)
 
     problem = Problem.of(vae, x, c)
-    tree = needs_draws_of("compare_posteriors", posterior, problem.rows)
+    tree = needs_draws_of("compare_posteriors", posterior, problem)
     drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
     guide = flat(drawn, 2)
     judge = flat(

@@ -16,7 +16,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..data.arrays import as_rows
-from ..data.rows import Rows
+from ..data.rows import DataError, Rows
 from ..guards import mode, own_store, owner_of, process_lock, seed_of, seeded, whole_number
 from ..vae import VAE
 from .direct import Direct, asked_directly
@@ -85,7 +85,10 @@ class Problem:
         """
         if isinstance(vae, Problem):
             if x is not None or c is not None:
-                raise TypeError("a Problem holds its data: give it alone, without x and c")
+                raise TypeError(
+                    "a Problem holds its data: give it without x and c, and name what follows "
+                    "them, as in posterior=..."
+                )
             with process_lock:
                 return replace(vae, vae=None) if am_i_wrapped() else vae
         owner: VAE | None
@@ -101,6 +104,10 @@ class Problem:
             needs = "log p(x) needs a VAE or a pair (model, guide) of Pyro functions"
             raise TypeError(f"{needs}; got {type(vae).__name__}")
 
+        if x is None:
+            raise DataError(
+                "x is missing: give data of shape (N, ...), or a Problem in place of both"
+            )
         if owner is not None:
             problem = cls(model, guide, owner.check(x, c), owner.reference)
             return replace(problem, vae=asked_directly(model, guide, problem._first))

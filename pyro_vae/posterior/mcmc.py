@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, TransformedDistribution
 
-from ..density.identity import fingerprint
 from ..density.memory import TILE_ROWS
 from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
@@ -28,7 +27,7 @@ from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC, run_kernel
 from .nuts import nuts_chains
-from .trees import DRAWS, dataset, latents, observed_groups
+from .trees import DRAWS, dataset, latents, model_of_draws, observed_groups
 
 if TYPE_CHECKING:
     import xarray
@@ -119,7 +118,7 @@ def sample_posterior(
             parts.append(run(target, start, scale, warmup, num_samples, (seed, tile.number)))
 
     tree = _tree(parts, problem)
-    tree.attrs["model_digest"] = fingerprint(problem.model, without="posterior")
+    tree.attrs["model_digest"] = model_of_draws(problem)
     return tree
 
 

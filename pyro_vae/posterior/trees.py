@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from ..data.rows import DataError, Rows
+from ..density.identity import fingerprint
 
 if TYPE_CHECKING:
     import xarray
+
+    from ..density.problem import Problem
 
 DRAWS = ("chain", "draw", "datum")
 
@@ -78,12 +81,13 @@ def observed_groups(rows: Rows, like: Tensor | None) -> dict[str, xarray.Dataset
     return groups
 
 
-def needs_draws_of(who: str, posterior: Any, rows: Rows) -> xarray.DataTree:
-    """The tree of MCMC draws that was given, if it is one for these very data.
+def needs_draws_of(who: str, posterior: Any, problem: Problem) -> xarray.DataTree:
+    """The tree of MCMC draws that was given, if it is one of this very model and these very data.
 
     Raises:
         TypeError: It is no such tree.
         DataError: It was drawn for other data, or another c.
+        ValueError: It was drawn from another model.
     """
     import xarray
 
@@ -97,12 +101,30 @@ def needs_draws_of(who: str, posterior: Any, rows: Rows) -> xarray.DataTree:
             f"{who} needs draws of MCMC; this tree has draws of the guide in their place: "
             "sample_posterior"
         )
+    rows = problem.rows
     for group, name, own in (("observed_data", "x", rows), ("constant_data", "c", rows.c)):
         if group in posterior.children and own is not None:
             theirs = posterior[group].to_dataset()[name].values
             ours = own.take(slice(None), like=torch.as_tensor(theirs[:0])).numpy()
             if not np.array_equal(theirs, ours, equal_nan=True):
                 raise DataError(
-                    f"{who} needs the data that the posterior was drawn for: its {group} are others"
+                    f"{who} needs the data that the posterior was drawn for: its {group} are "
+                    "others; draw for these by sample_posterior"
                 )
+    model = model_of_draws(problem)
+    if _model_of(posterior, model) != model:
+        raise ValueError(
+            f"{who} needs draws from the posterior of this very model; it is of another, or of "
+            "this one before its parameters changed; draw again by sample_posterior"
+        )
     return posterior
+
+
+def model_of_draws(problem: Problem) -> str:
+    """The digest of the model whose posterior is drawn from; its guide may be another."""
+    return fingerprint(problem.model, without="posterior")
+
+
+def _model_of(posterior: xarray.DataTree, model: str) -> str:
+    """The model that draws are of, in trees of any version; `model` if they do not say."""
+    return posterior.attrs.get("model_digest", posterior.attrs.get("model", model))

@@ -100,8 +100,9 @@ def objective(
         raise TypeError(f"fit cannot train by {type(elbo).__name__}: {record.cannot}")
 
     if not record.has_kl and beta != 1.0:
+        given = f"loss={loss!r}" if isinstance(loss, str) else type(loss).__name__
         raise ValueError(
-            f"fit: beta weighs the KL term of an ELBO, and {type(elbo).__name__} has none; use "
+            f"fit: beta weighs the KL term of an ELBO, and {given} has none; use "
             "loss='elbo' or 'mean_field', or leave beta at 1"
         )
     if isinstance(elbo, infer.TraceEnum_ELBO) and vae.mixes_precisions:
@@ -147,6 +148,7 @@ def _made(loss: str | ELBO, particles: int | None, free_bits: float | None) -> E
     if not isinstance(loss, ELBO):
         raise TypeError(
             f"fit needs loss as a name or as an instance of a pyro.infer.ELBO; got {loss!r}"
+            + (f"; call it: {loss.__name__}()" if isinstance(loss, type) else "")
         )
     if particles is not None:
         raise ValueError(
