@@ -197,7 +197,7 @@ def test_a_problem_is_given_alone():
     assert Problem.of(problem) is problem
     with pytest.raises(TypeError, match="holds its data: give it without x and c"):
         pv.terms(problem, torch.zeros(N, 3))
-    with pytest.raises(pv.DataError, match="x is missing: give data"):
+    with pytest.raises(pv.DataError, match="data need rows: give x of shape"):
         pv.terms(vae)
     ours, theirs = pv.terms(problem, seed=3), pv.terms(vae, torch.zeros(N, 3), seed=3)
     assert torch.equal(ours.log_weight, theirs.log_weight)

@@ -105,9 +105,7 @@ class Problem:
             raise TypeError(f"{needs}; got {type(vae).__name__}")
 
         if x is None:
-            raise DataError(
-                "x is missing: give data of shape (N, ...), or a Problem in place of both"
-            )
+            raise DataError("data need rows: give x of shape (N, ...); got None")
         if owner is not None:
             problem = cls(model, guide, owner.check(x, c), owner.reference)
             return replace(problem, vae=asked_directly(model, guide, problem._first))
