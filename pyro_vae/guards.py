@@ -58,10 +58,17 @@ def seed_of(*words: int) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Torch draws from `seed` inside; the caller's random state is restored afterwards."""
     whole_number("seed", seed, at_least=0, at_most=2**63 - 1)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with process_lock, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(seed))
-        yield
+    of_cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    generators = [torch.default_generator, *of_cuda]
+    with process_lock:
+        before = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(int(seed))
+            yield
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)
 
 
 def owner_of(function: Any) -> Any:

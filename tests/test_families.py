@@ -1,6 +1,7 @@
 """Every family's log density against scipy, at points that hypothesis draws."""
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from hypothesis import given, settings
@@ -93,6 +94,37 @@ def test_log_density_equals_scipy(name, data):
     discrete = hasattr(reference, "logpmf") and hasattr(reference.dist, "pmf")
     expected = reference.logpmf(x) if discrete else reference.logpdf(x)
     np.testing.assert_allclose(log_prob(name, x, **parameters), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("h", [-60.0, -20.0, 0.0, 20.0, 60.0])
+def test_bernoulli_is_exact_where_it_is_almost_certain(h):
+    head = pv.Bernoulli((2,), logits=h)()
+    actual = head.base_dist.log_prob(torch.tensor([0.0, 1.0])).numpy()
+    np.testing.assert_allclose(actual, special.log_expit([-h, h]), rtol=1e-6)
+
+
+def test_a_normal_far_from_its_mean_has_a_density_in_single_precision():
+    actual = dists.Normal(torch.tensor(0.0), torch.tensor(1e-20)).log_prob(torch.tensor(1e-5))
+    np.testing.assert_allclose(actual, stats.norm(0, 1e-20).logpdf(1e-5), rtol=1e-5)
+
+
+def test_a_draw_of_a_normal_comes_with_its_density_and_the_gradient_of_both():
+    """Against Pyro's normal, which goes by way of the draw."""
+    pieces = []
+    for family in (dists.Normal, pyro.distributions.Normal):
+        loc = torch.linspace(-2.0, 2.0, 5, dtype=torch.float64, requires_grad=True)
+        scale = torch.linspace(0.1, 3.0, 5, dtype=torch.float64, requires_grad=True)
+        normal = family(loc.expand(3, 5), scale.expand(3, 5))
+        torch.manual_seed(0)
+        if family is dists.Normal:
+            z, log_prob = normal.rsample_and_log_prob()
+        else:
+            z = normal.rsample()
+            log_prob = normal.log_prob(z)
+        gradients = torch.autograd.grad((2 * log_prob + z.sin()).sum(), (loc, scale))
+        pieces.append((z, log_prob, *gradients))
+    for ours, theirs in zip(*pieces, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)

@@ -10,6 +10,7 @@ import torch
 from truth import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae.training import monitor
 from pyro_vae.training.monitor import Watched, watch
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
@@ -59,6 +60,18 @@ def test_a_prior_without_a_variance_is_no_collapse(prior):
     )
     history = pv.fit(vae, x, epochs=60, learning_rate=1e-2, progress=False)
     assert history.active_units.iloc[-1] == 2
+
+
+@pytest.mark.parametrize("prior", ["normal", "gamma", "laplace", "half_cauchy"])
+def test_ranks_are_those_among_draws_where_the_prior_has_no_cdf(prior, monkeypatch):
+    torch.manual_seed(0)
+    prior = pv.build({"event": [3], "latent": [2], "prior": prior}).prior_of(None)
+    z = prior.expand([8, 100]).sample()
+    known = monitor._ranks(z, prior.expand([100]))
+    monkeypatch.setattr(monitor, "element_of", lambda prior: None)
+    drawn = monitor._ranks(z, prior.expand([100]))
+    of_draws = 0.5 / (100 * monitor.PRIOR_DRAWS) ** 0.5  # the largest sd of a share
+    assert (known - drawn).abs().max() < 4 * of_draws + 1 / monitor.QUANTILES
 
 
 def test_one_row_tells_nothing_of_activity():

@@ -271,6 +271,14 @@ class TestSteps:
         with pytest.raises(ValueError, match="fit has nothing to train"):
             quiet(vae, X)
 
+    def test_a_loss_without_a_gradient_moves_nothing(self):
+        vae = small()
+        vae.requires_grad_(False)
+        vae.likelihood.unused = torch.nn.Parameter(torch.ones(()))
+        before = snapshot(vae)
+        assert quiet(vae, X, epochs=2).loss.notna().all()
+        assert equal(before, vae)
+
     OPTIONS = {
         "epochs": (0, 2.5, True, "3"),
         "batch_size": (-1, 0.5),

@@ -36,7 +36,7 @@ class Bernoulli(Parametric, name="bernoulli"):
         3
     """
 
-    family, params = dist.Bernoulli, ("logits",)
+    family, params = dists.Bernoulli, ("logits",)
     standard = {"logits": 0.0}
 
 

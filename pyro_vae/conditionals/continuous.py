@@ -36,7 +36,7 @@ class Normal(Parametric, name="normal"):
         torch.Size([2])
     """
 
-    family, params = dist.Normal, ("loc", "scale")
+    family, params = dists.Normal, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
 
 

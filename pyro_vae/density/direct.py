@@ -13,6 +13,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine.runtime import am_i_wrapped
@@ -22,6 +23,7 @@ from ..assembly.base import Assembly
 from ..assembly.missing import masked
 from ..distributions.joint import enumerable
 from ..distributions.supports import innermost
+from ..distributions.univariate import Normal
 from ..guards import mode, own_store, seeded
 from ..vae import VAE
 from .identity import measure_of
@@ -97,8 +99,7 @@ class Direct(Densities):
         guide = self.unconstrained_guide
         if num_samples > 1:  # one draw needs no copies, and no dimension until it is made
             guide = guide.expand(torch.Size([num_samples, self.num_data]))
-        u = guide.rsample() if guide.has_rsample else guide.sample()
-        log_guide = guide.log_prob(u)
+        u, log_guide = _draw(guide)
         if num_samples == 1:
             u, log_guide = u[None], log_guide[None]
 
@@ -161,6 +162,15 @@ class Direct(Densities):
     def __getstate__(self) -> dict[str, Any]:
         """Another process makes its own distributions."""
         return self.__dict__ | {"_unconstrained": None, "_prior": None, "_has_gradient": False}
+
+
+def _draw(guide: Any) -> tuple[Tensor, Tensor]:
+    """A draw and its log density, of the batch shape."""
+    if isinstance(guide, dist.Independent) and isinstance(guide.base_dist, Normal):
+        u, log_prob = guide.base_dist.rsample_and_log_prob()
+        return u, log_prob.sum(tuple(range(-len(guide.event_shape), 0)))
+    u = guide.rsample() if guide.has_rsample else guide.sample()
+    return u, guide.log_prob(u)
 
 
 def asked_directly(model: Callable, guide: Callable, batch: Batch) -> VAE | None:

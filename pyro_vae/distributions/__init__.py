@@ -7,8 +7,10 @@ from .mixture import Mixture as Mixture
 from .multivariate import LogisticNormal as LogisticNormal
 from .multivariate import Multinomial as Multinomial
 from .sphere import VonMisesFisher as VonMisesFisher
+from .univariate import Bernoulli as Bernoulli
 from .univariate import Categorical as Categorical
 from .univariate import DiscretizedLogistic as DiscretizedLogistic
 from .univariate import HorseshoeLike as HorseshoeLike
+from .univariate import Normal as Normal
 from .univariate import OrderedLogistic as OrderedLogistic
 from .univariate import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial

@@ -12,6 +12,41 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Normal(dist.Normal):
+    """With a density in half as many passes, which also is that of a draw from its noise."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats per element."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._log_density((value - self.loc) / self.scale)
+
+    def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
+        """A draw and its log density, of the batch shape.
+
+        The density is that of the noise, so its gradient is the one for the parameters along the
+        path of the draw; for the draw itself it has none.
+        """
+        noise = torch.randn(self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + noise * self.scale, self._log_density(noise)
+
+    def _log_density(self, standardized: Tensor) -> Tensor:
+        peak = -HALF_LOG_2PI - self.scale.log()
+        return torch.addcmul(peak, standardized, standardized, value=-0.5)
+
+
+class Bernoulli(dist.Bernoulli):
+    r"""With a density in fewer passes: :math:`\log p(x \mid h) = \log \sigma((2 x - 1) h)`."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats per element."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return logsigmoid((2 * value - 1) * self.logits)
+
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
     """Without a domain for probs.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
+from torch.nn.utils import clip_grads_with_norm_
 
 
 class Tempered(Messenger):
@@ -28,26 +29,26 @@ class OneOptimiser(PyroOptim):
     def __init__(self, optimiser: torch.optim.Optimizer, clip_norm: float) -> None:
         super().__init__(type(optimiser), {})
         self.optimiser = optimiser
+        self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.clip_norm = clip_norm
         self.batch = 1
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        parameters = [
-            p
-            for group in self.optimiser.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        for parameter in parameters if self.batch != 1 else ():
-            parameter.grad.div_(self.batch)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return
+        for gradient in gradients if self.batch != 1 else ():
+            gradient.div_(self.batch)
 
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
         if not math.isfinite(norm):
             raise FloatingPointError("gradient")
         if norm > self.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+            clip_grads_with_norm_(self.parameters, self.clip_norm, torch.tensor(norm))
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def get_state(self) -> dict:
         return self.optimiser.state_dict()

@@ -120,14 +120,15 @@ def fit(
     problem = Problem.of(vae, x, c)
     held_out = None if validation is None else _held_out(vae, validation)
 
-    show_progress = progress_bar(epochs, progress)
-    with own_store(), seeded(seed), mode(vae, training=True), run, show_progress as show:
+    as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
+    bar = progress_bar(epochs, progress)
+    with own_store(), seeded(seed), as_in_training, no_validation, run, bar as show:
         run.start(optimizer, problem)
         for epoch in range(epochs):
             run.epoch(epoch, batch_size)
             if held_out is not None:
                 run.validate(epoch, held_out, epochs, batch_size / len(problem))
-            with mode(vae, training=False), pyro.validation_enabled(False):
+            with mode(vae, training=False):
                 seen = watch(vae, run.watched.batch)
             run.history[-1].update(seen)
             show(len(problem), run.history[-1])

@@ -155,7 +155,7 @@ def kl_by_part(q: Any, p: Any, z: Tensor) -> Tensor:
         A row for each element of the batch, a column for each independent part of an event.
     """
     rows = q.batch_shape.numel()
-    elements = _element(q), _element(p)
+    elements = element_of(q), element_of(p)
     q, p = (q, p) if None in elements else elements
     try:
         return kl_divergence(q, p).reshape(rows, -1)
@@ -163,7 +163,7 @@ def kl_by_part(q: Any, p: Any, z: Tensor) -> Tensor:
         return (q.log_prob(z) - p.log_prob(z)).reshape(rows, -1)
 
 
-def _element(distribution: Any) -> Distribution | None:
+def element_of(distribution: Any) -> Distribution | None:
     """The distribution of one element, also behind elementwise transforms.
 
     None where elements depend on each other.
@@ -174,7 +174,7 @@ def _element(distribution: Any) -> Distribution | None:
     if not isinstance(distribution, TransformedDistribution):
         return None
 
-    base, transforms = _element(distribution.base_dist), []
+    base, transforms = element_of(distribution.base_dist), []
     for transform in distribution.transforms:
         while isinstance(transform, IndependentTransform):
             transform = transform.base_transform

@@ -11,6 +11,7 @@ the prior's variance (Burda et al., 2015, section 5).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from ..density.terms import Batch
 from ..guards import seeded
 from ..vae import VAE
-from .free_bits import kl_by_part
+from .free_bits import element_of, kl_by_part
 
 ROWS = 128  # that are looked at
 PAIRED = 50  # rows whose guides are averaged, for the mutual information
@@ -43,11 +44,13 @@ class Watched:
 
     def __init__(self, num: int) -> None:
         self.index = np.unique(np.linspace(0, num - 1, min(ROWS, num)).astype(int))
+        self._is_watched = np.zeros(num, dtype=bool)
+        self._is_watched[self.index] = True
         self._kept: dict[int, Batch] = {}
 
     def take(self, index: np.ndarray, batch: Batch) -> None:
         """Keep those rows of a batch that are looked at; `index` says which rows they are."""
-        for place in np.flatnonzero(np.isin(index, self.index)).tolist():
+        for place in np.flatnonzero(self._is_watched[index]).tolist():
             self._kept[int(index[place])] = tuple(part[place : place + 1].clone() for part in batch)
 
     @property
@@ -76,8 +79,7 @@ def watch(vae: VAE, batch: Batch) -> dict[str, float]:
         mutual_information = _mutual_information(vae, guide, z[0])
         active_units = math.nan
         if len(x) > 1:
-            z, of_prior = guide.sample(torch.Size([DRAWS])), prior.sample(torch.Size([PRIOR_DRAWS]))
-            active_units = _active_units(z, of_prior)
+            active_units = _active_units(guide.sample(torch.Size([DRAWS])), prior)
     return {
         "kl": float(kl.sum()),
         **by_part,
@@ -94,27 +96,37 @@ def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
     return float((each.diagonal() - each.logsumexp(1) + math.log(len(each))).mean())
 
 
-def _active_units(z: Tensor, prior: Tensor) -> float:
+def _active_units(z: Tensor, prior: Any) -> float:
     """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
 
-    In ranks among draws of the prior, whose variance is 1/12: heavy tails have no variance to
-    compare with. For a collapsed normal the share of 1 % is that of the reference.
+    In ranks under the prior, whose variance is 1/12: heavy tails have no variance to compare with.
+    For a collapsed normal the share of 1 % is that of the reference.
     """
-    ranks = _ranks(z.flatten(2).movedim(-1, 0), prior.flatten(0, 1).flatten(1).T)
-    moved = ranks.mean(1).var(1) - ranks.var(1).mean(1) / len(z)
+    ranks = _ranks(z, prior).flatten(2)
+    moved = ranks.mean(0).var(0) - ranks.var(0).mean(0) / len(z)
     return int((moved > ACTIVE / 12).sum())
 
 
-def _ranks(z: Tensor, prior: Tensor) -> Tensor:
+def _ranks(z: Tensor, prior: Any) -> Tensor:
+    """The probability that a draw of the prior lies below each element: known, or by draws."""
+    element = element_of(prior)
+    if element is not None:
+        with contextlib.suppress(NotImplementedError):
+            return element.cdf(z)
+    drawn = prior.sample(torch.Size([PRIOR_DRAWS])).flatten(0, 1)
+    return _ranks_among(drawn.flatten(1).T, z.flatten(2).movedim(-1, 0)).movedim(0, -1)
+
+
+def _ranks_among(drawn: Tensor, z: Tensor) -> Tensor:
     """The share of draws ``(D, S)`` that lie below each of ``(D, K, N)``; of equal ones, half."""
-    ordered = prior.contiguous().sort(1).values
+    ordered = drawn.contiguous().sort(1).values
     step = max(1, ordered.shape[1] // QUANTILES)
     ordered, flat = ordered[:, step // 2 :: step].contiguous(), z.flatten(1).contiguous()
 
     below = torch.searchsorted(ordered, flat)
     repeated = (ordered[:, 1:] == ordered[:, :-1]).double().mean()
     upto = torch.searchsorted(ordered, flat, right=True) if repeated > TIES else below
-    return ((below + upto) / (2 * ordered.shape[1])).reshape(z.shape).double()
+    return ((below + upto) / (2 * ordered.shape[1])).reshape(z.shape)
 
 
 def warn_of_collapse(seen: dict[str, float], epochs: int) -> None:

@@ -96,7 +96,7 @@ class Run:
             for parameter in self.untrained:
                 parameter.grad = None
             try:
-                total += self._step(batch, validate=epoch == 0 and start == 0)
+                total += self._step(batch, validate=epoch == start == 0)
             except FloatingPointError as error:
                 where = f"epoch {epoch}, batch {start // batch_size}"
                 raise FloatingPointError(self._report(error, where, batch)) from None
@@ -118,7 +118,7 @@ class Run:
             self.largest_beta = max(self.beta(e + s * stride) for e in range(epochs) for s in steps)
         self.tempered.beta = self.largest_beta
         self.seen, total = held_out, 0.0
-        with seeded(0), mode(self.vae, training=False), pyro.validation_enabled(False):
+        with seeded(0), mode(self.vae, training=False):
             for chunk in held_out.rows.chunks(EVALUATION_ROWS):
                 total += _scalar(self.svi.evaluate_loss(*held_out.batch(chunk)))
 
@@ -131,8 +131,9 @@ class Run:
 
     def _step(self, batch: Batch, validate: bool) -> float:
         """One step of SVI; the first one under Pyro's validation."""
+        validation = pyro.validation_enabled(True) if validate else contextlib.nullcontext()
         try:
-            with pyro.validation_enabled(validate):
+            with validation:
                 return _scalar(self.svi.step(*batch))
         except ValueError as error:
             if "invalid values" not in str(error):
@@ -184,7 +185,7 @@ def _scalar(loss: Any) -> float:
 
 def _culprit(vae: VAE, batch: Batch) -> str:
     """The first site whose log density is not finite, as far as one more look can tell."""
-    with torch.no_grad(), pyro.validation_enabled(False):
+    with torch.no_grad():
         guide_trace = poutine.trace(vae.guide).get_trace(*batch)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch)
     for role, trace in (("guide", guide_trace), ("model", model_trace)):
