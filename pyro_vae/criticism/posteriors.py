@@ -84,20 +84,7 @@ def compare_posteriors(
     tree = needs_draws_of("compare_posteriors", posterior, problem)
     drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
     guide = flat(drawn, 2)
-    judge = flat(
-        {str(name): values.values for name, values in tree["posterior"].data_vars.items()}, 3
-    )
-    if judge.shape[2:] != guide.shape[1:]:
-        raise DataError(
-            f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} "
-            f"data of {judge.shape[3]} latents; got {guide.shape[1]} data of {guide.shape[2]}"
-        )
-    if judge.shape[0] * judge.shape[1] < LEAST_DRAWS:
-        got = f"{judge.shape[0]} chains of {judge.shape[1]}"
-        raise ValueError(
-            f"compare_posteriors needs at least {LEAST_DRAWS} draws of MCMC; got {got}"
-        )
-
+    judge = _draws_of(tree, like=guide)
     mean, sd = judge.mean((0, 1)), judge.std((0, 1)) + np.finfo(float).tiny
     judge, guide = (judge - mean) / sd, (guide - mean) / sd
     together = judge.reshape(-1, *judge.shape[2:])
@@ -152,6 +139,24 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
     return pandas.DataFrame.from_dict(
         table, orient="index", columns=["exact", "median", "quantile_90", "worst"]
     )
+
+
+def _draws_of(tree: Any, like: np.ndarray) -> np.ndarray:
+    """Draws of MCMC, ``(chains, draws, N, D)``, of the data that draws ``(K, N, D)`` are of."""
+    judge = flat(
+        {str(name): values.values for name, values in tree["posterior"].data_vars.items()}, 3
+    )
+    if judge.shape[2:] != like.shape[1:]:
+        raise DataError(
+            f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} "
+            f"data of {judge.shape[3]} latents; got {like.shape[1]} data of {like.shape[2]}"
+        )
+    if judge.shape[0] * judge.shape[1] < LEAST_DRAWS:
+        got = f"{judge.shape[0]} chains of {judge.shape[1]}"
+        raise ValueError(
+            f"compare_posteriors needs at least {LEAST_DRAWS} draws of MCMC; got {got}"
+        )
+    return judge
 
 
 def _by_datum(draws: np.ndarray) -> np.ndarray:
