@@ -90,6 +90,10 @@ class ImportanceWeighted(OwnELBO):
         self.groups = groups
         self.gradient = gradient
 
+    @property
+    def differentiates_its_value(self) -> bool:
+        return self.gradient in ("pathwise", "stl")
+
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         log_model, log_guide, _ = self._log_densities(densities)
         return self._loss(log_model - log_guide)

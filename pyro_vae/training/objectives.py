@@ -40,6 +40,11 @@ class Objective(abc.ABC):
         written = {way.__module__.partition(".")[0] for way in ways if way is not None}
         return written <= {"pyro", __name__.partition(".")[0]}
 
+    @property
+    def differentiates_its_value(self) -> bool:
+        """Whether the gradient is that of :meth:`evaluate`."""
+        return type(self).backward is Objective.backward
+
     @abc.abstractmethod
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         """The loss, summed over the data, in nats."""
@@ -80,9 +85,8 @@ class Elbo(Objective, Trace_ELBO):
 
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         terms = densities.terms(self.num_particles)
-        kl = terms.log_guide - terms.log_prior
-        bound = torch.sub(terms.log_likelihood, kl, alpha=beta).sum()
-        return bound * (-1 / self.num_particles)
+        kl = beta * (terms.log_guide - terms.log_prior)
+        return (terms.log_likelihood - kl).sum() * (-1 / self.num_particles)
 
 
 class MeanField(Objective, TraceMeanField_ELBO):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -20,10 +22,12 @@ from ..density.terms import Batch
 from ..guards import mode, seeded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
+from .compiled import STEPS, CompiledStep, why_not
 from .monitor import Watched
 from .objectives import Objective
 
 EVALUATION_ROWS = 1024
+NOT_COMPILED = "fit: the step is not compiled and training goes on without, since {}"
 ADVICE = (
     "; training stopped, the parameters are those before this step, or the best so far if there "
     "are validation data. Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood "
@@ -40,12 +44,15 @@ class Run:
     beta: Callable[[float], float]
     learning_rate: Callable[[float], float]
     clip_norm: float
+    compile: bool | str
     history: list[dict[str, float]] = field(default_factory=list)
     tempered: Tempered = field(default_factory=Tempered)
     largest_beta: float | None = None
     best_epoch: int = -1
     best_loss: float = math.inf
     best_state: dict[str, Tensor] | None = None
+    compiled: CompiledStep | None = None
+    not_compiled: str = ""  # why
 
     def __enter__(self) -> None:
         """Clear existing gradients; enable gradients even under ``no_grad``."""
@@ -81,6 +88,16 @@ class Run:
         self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
         self.started = time.perf_counter()
 
+    def plan_to_compile(self, steps: int) -> None:
+        """Say whether steps after the first are compiled; `steps` are to come, at most."""
+        self.not_compiled = why_not(self.elbo, self.is_direct)
+        if self.compile is True and self.not_compiled:
+            warnings.warn(NOT_COMPILED.format(self.not_compiled), stacklevel=3)
+        elif self.compile is False:
+            self.not_compiled = "compile=False"
+        elif self.compile == "auto" and not self.not_compiled and steps < STEPS:
+            self.not_compiled = f"{steps} steps do not repay it; compile=True does it all the same"
+
     def epoch(self, epoch: int, batch_size: int) -> None:
         """Go through the data once, and write a row of the history."""
         num = len(self.problem)
@@ -89,17 +106,17 @@ class Run:
         for start in range(0, num, batch_size):
             self._schedule(epoch + start / num)
             index = order[start : start + batch_size]
-            batch = self.problem.batch(index)
             if epoch == 0:
-                self.watched.take(index, batch)
-            self.optim.batch = 1 if self.is_direct else len(batch[0])
-            for parameter in self.untrained:
-                parameter.grad = None
+                self.watched.take(index, self.problem.batch(index))
+            is_first = epoch == start == 0
             try:
-                total += self._step(batch, validate=epoch == start == 0)
+                if is_first or self.not_compiled or len(index) < batch_size:
+                    total += self._step(index, validate=is_first)
+                else:
+                    total += self._compiled_step(index)
             except FloatingPointError as error:
                 where = f"epoch {epoch}, batch {start // batch_size}"
-                raise FloatingPointError(self._report(error, where, batch)) from None
+                raise FloatingPointError(self._report(error, where, index)) from None
 
         self.history.append(
             {
@@ -129,8 +146,23 @@ class Run:
             self.best_epoch, self.best_loss = epoch, loss
             self.best_state = {k: tensor.clone() for k, tensor in self.vae.state_dict().items()}
 
-    def _step(self, batch: Batch, validate: bool) -> float:
+    def _compiled_step(self, index: np.ndarray) -> float:
+        """One step as one compiled call; where that fails, by SVI from now on."""
+        if self.compiled is None:
+            self.compiled = CompiledStep(self.elbo, self.vae, self.problem, self.optim)
+        try:
+            return self.compiled(index, self.tempered.beta)
+        except RuntimeError as error:
+            self.not_compiled = str(error).strip().partition("\n")[0]
+            warnings.warn(NOT_COMPILED.format(self.not_compiled), stacklevel=4)
+            return self._step(index, validate=False)
+
+    def _step(self, index: np.ndarray, validate: bool) -> float:
         """One step of SVI; the first one under Pyro's validation."""
+        batch = self.problem.batch(index)
+        self.optim.batch = 1 if self.is_direct else len(batch[0])
+        for parameter in self.untrained:
+            parameter.grad = None
         validation = pyro.validation_enabled(True) if validate else contextlib.nullcontext()
         try:
             with validation:
@@ -161,8 +193,16 @@ class Run:
             raise FloatingPointError(f"loss ({_scalar(loss)})")
         return loss
 
-    def _report(self, error: FloatingPointError, where: str, batch: Batch) -> str:
-        return f"fit: the {error} is not finite at {where}{_culprit(self.vae, batch)}{ADVICE}"
+    def _report(self, error: FloatingPointError, where: str, index: np.ndarray) -> str:
+        culprit = _culprit(self.vae, self.problem.batch(index))
+        return f"fit: the {error} is not finite at {where}{culprit}{ADVICE}"
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What ran: what of a step was one compiled call, and how long compiling took, seconds."""
+        if self.not_compiled or self.compiled is None:
+            return {"compiled": f"no: {self.not_compiled or 'no step to compile'}"}
+        return {"compiled": self.compiled.title, "compile_seconds": self.compiled.seconds}
 
 
 def _made(
