@@ -30,11 +30,13 @@ class OneOptimiser(PyroOptim):
         super().__init__(type(optimiser), {})
         self.optimiser = optimiser
         self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        self.reached = self.parameters  # by a gradient, in the last step
         self.clip_norm = clip_norm
         self.batch = 1
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.reached = [p for p in self.parameters if p.grad is not None]
+        gradients = [p.grad for p in self.reached]
         if not gradients:
             return
         for gradient in gradients if self.batch != 1 else ():
@@ -45,9 +47,9 @@ class OneOptimiser(PyroOptim):
         if not math.isfinite(norm):
             raise FloatingPointError("gradient")
         if norm > self.clip_norm:
-            clip_grads_with_norm_(self.parameters, self.clip_norm, torch.tensor(norm))
+            clip_grads_with_norm_(self.reached, self.clip_norm, torch.tensor(norm))
         self.optimiser.step()
-        for parameter in self.parameters:
+        for parameter in self.reached:
             parameter.grad = None
 
     def get_state(self) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ OTHER_RULES = ("amsgrad", "maximize", "weight_decay", "differentiable", "decoupl
 def why_not(elbo: object, is_direct: bool) -> str:
     """Why the step of a loss cannot be compiled; empty if it can."""
     if not is_direct or not isinstance(elbo, Objective):
-        return f"{type(elbo).__name__} or a part of the VAE needs Pyro's traces"
+        return f"{type(elbo).__name__}, or a part of the VAE, needs Pyro's traces"
     if not elbo.differentiates_its_value:
         return f"the gradient of {type(elbo).__name__} is not that of its value"
     return ""
@@ -52,14 +53,12 @@ class CompiledStep:
         self.problem = problem
         self.optim = optim
         self.like = vae.reference
-        self.adam = Adam(optim.optimiser) if Adam.fits(optim.optimiser) else None
+        self.trained = optim.reached
+        self.adam = Adam(optim.optimiser, self.trained) if Adam.fits(optim.optimiser) else None
         self.seconds = 0.0  # that the first call took
 
         loss = _Loss(elbo, vae, problem.rows.has_missing)
-        optimised = {id(parameter) for parameter in optim.parameters}
-        named = {name: p for name, p in loss.named_parameters() if id(p) in optimised}
-        self.trained = list(named.values())
-        step = _step(loss, named, self.adam, optim.clip_norm)
+        step = _step(loss, self.trained, self.adam, optim.clip_norm)
         options: dict[str, Any] = {
             "fallback_random": True,  # torch's own generator makes the draws
             "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # nothing changes in a run
@@ -84,20 +83,32 @@ class CompiledStep:
         numbers = self.like.new_tensor([beta, *(self.adam.factors() if self.adam else ())])
         batch = self.problem.batch(index)
 
-        started = time.perf_counter()
-        values, gradients = self._call(numbers, *batch)
+        call = self._call if self.seconds else self._first_call
+        values, gradients = call(numbers, *batch)
         loss, norm = values.tolist()
-        self.seconds = self.seconds or time.perf_counter() - started
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss ({loss})")
         if not math.isfinite(norm):
             raise FloatingPointError("gradient")
 
-        if self.adam is None:
+        if self.adam is not None:
+            self.adam.count()
+        else:
             for parameter, gradient in zip(self.trained, gradients, strict=True):
                 parameter.grad = gradient
             self.optim.optimiser.step()
+            for parameter in self.trained:
+                parameter.grad = None
         return loss
+
+    def _first_call(self, *arguments: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The call that compiles. What torch warns of meanwhile is its own affair."""
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            called = self._call(*arguments)
+        self.seconds = time.perf_counter() - started
+        return called
 
 
 class Adam:
@@ -107,11 +118,15 @@ class Adam:
 
     Arguments:
         optimiser: The optimiser, after its first step.
+        trained: The parameters that it moves.
     """
 
-    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
+    def __init__(self, optimiser: torch.optim.Optimizer, trained: list[nn.Parameter]) -> None:
         (self.group,) = optimiser.param_groups
-        self.state = optimiser.state
+        states = [optimiser.state[parameter] for parameter in trained]
+        self.steps = [state["step"] for state in states]
+        self.means = [_vector(state["exp_avg"]) for state in states]
+        self.squares = [_vector(state["exp_avg_sq"]) for state in states]
 
     @staticmethod
     def fits(optimiser: torch.optim.Optimizer) -> bool:
@@ -123,24 +138,41 @@ class Adam:
     def factors(self) -> tuple[float, float]:
         """How far the next step goes, and by what it divides the root of the second moment."""
         first, second = self.group["betas"]
-        count = float(next(iter(self.state.values()))["step"]) + 1
+        count = float(self.steps[0]) + 1
         return self.group["lr"] / (1 - first**count), math.sqrt(1 - second**count)
 
+    def count(self) -> None:
+        """Note that a step was made."""
+        for step in self.steps:
+            step += 1
+
     def update(
-        self, parameter: Tensor, gradient: Tensor, factors: Tensor, is_finite: Tensor
+        self, parameters: list[Tensor], gradients: list[Tensor], factors: Tensor, is_finite: Tensor
     ) -> None:
-        """Move a parameter and its moments, if loss and gradient are finite."""
+        """Move parameters and moments, if loss and gradient are finite."""
         first, second = self.group["betas"]
         size, correction = factors[0], factors[1]
-        state = self.state[parameter]
-        mean = state["exp_avg"].lerp(gradient, 1 - first)
-        square = second * state["exp_avg_sq"] + (1 - second) * gradient.square()
-        moved = parameter - size * mean / (square.sqrt() / correction + self.group["eps"])
+        for parameter, gradient, mean, square in zip(
+            parameters, gradients, self.means, self.squares, strict=True
+        ):
+            gradient = gradient.view_as(parameter)
+            new_mean = mean.lerp(gradient, 1 - first)
+            new_square = second * square + (1 - second) * gradient.square()
+            root = new_square.sqrt() / correction + self.group["eps"]
+            moved = parameter - size * new_mean / root
 
-        before = (parameter, state["exp_avg"], state["exp_avg_sq"])
-        for tensor, value in zip(before, (moved, mean, square), strict=True):
-            tensor.copy_(torch.where(is_finite, value, tensor))
-        state["step"].add_(is_finite)
+            parameter.copy_(torch.where(is_finite, moved, parameter))
+            mean.copy_(torch.where(is_finite, new_mean, mean))
+            square.copy_(torch.where(is_finite, new_square, square))
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    """The same memory, of at least one dimension.
+
+    A number in double precision, captured as such, is a constant to the compiler: it would never
+    move.
+    """
+    return torch.atleast_1d(tensor.detach())
 
 
 class _Loss(nn.Module):
@@ -158,21 +190,26 @@ class _Loss(nn.Module):
 
 
 def _step(
-    loss: _Loss, named: dict[str, nn.Parameter], adam: Adam | None, clip: float
+    loss: _Loss, trained: list[nn.Parameter], adam: Adam | None, clip: float
 ) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     """The function that is compiled: loss and norm of the gradient, and gradients not yet used."""
+    vectors = [_vector(parameter) for parameter in trained]
+    names: list[list[str]] = [[] for _ in trained]  # several where modules share a parameter
+    places = {id(parameter): place for place, parameter in enumerate(trained)}
+    for name, parameter in loss.named_parameters(remove_duplicate=False):
+        if id(parameter) in places:
+            names[places[id(parameter)]].append(name)
 
     def step(numbers: Tensor, *batch: Tensor) -> tuple[Tensor, list[Tensor]]:
-        parameters = {name: parameter.detach() for name, parameter in named.items()}
+        parameters = [v.view(p.shape) for v, p in zip(vectors, trained, strict=True)]
 
-        def value(parameters: dict[str, Tensor]) -> Tensor:
-            return functional_call(loss, parameters, (numbers[0], *batch))
+        def value(parameters: list[Tensor]) -> Tensor:
+            named = {name: p for p, own in zip(parameters, names, strict=True) for name in own}
+            return functional_call(loss, named, (numbers[0], *batch), tie_weights=False)
 
-        by_name, mean = grad_and_value(value)(parameters)
-        gradients = list(by_name.values())
-        norm = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-        )
+        gradients, mean = grad_and_value(value)(parameters)
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if clip < math.inf:
             factor = (clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [factor * gradient for gradient in gradients]
@@ -181,8 +218,7 @@ def _step(
         if adam is None:
             return values, gradients
         with torch.no_grad():
-            for parameter, gradient in zip(named.values(), gradients, strict=True):
-                adam.update(parameter, gradient, numbers[1:], values.isfinite().all())
+            adam.update(vectors, gradients, numbers[1:], values.isfinite().all())
         return values, []
 
     # the compiler keeps few entries for one code object: each run has its own

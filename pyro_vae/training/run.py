@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from .monitor import Watched
 from .objectives import Objective
 
 EVALUATION_ROWS = 1024
-NOT_COMPILED = "fit: the step is not compiled and training goes on without, since {}"
+NOT_COMPILED = "fit: the step is not compiled, and training goes on without: {}"
 ADVICE = (
     "; training stopped, the parameters are those before this step, or the best so far if there "
     "are validation data. Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood "
@@ -96,7 +97,7 @@ class Run:
         elif self.compile is False:
             self.not_compiled = "compile=False"
         elif self.compile == "auto" and not self.not_compiled and steps < STEPS:
-            self.not_compiled = f"{steps} steps do not repay it; compile=True does it all the same"
+            self.not_compiled = f"{steps} steps do not repay it; compile=True compiles them"
 
     def epoch(self, epoch: int, batch_size: int) -> None:
         """Go through the data once, and write a row of the history."""
@@ -153,7 +154,7 @@ class Run:
         try:
             return self.compiled(index, self.tempered.beta)
         except RuntimeError as error:
-            self.not_compiled = str(error).strip().partition("\n")[0]
+            self.not_compiled = textwrap.shorten(str(error), 200)
             warnings.warn(NOT_COMPILED.format(self.not_compiled), stacklevel=4)
             return self._step(index, validate=False)
 

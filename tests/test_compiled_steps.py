@@ -1,0 +1,227 @@
+"""A compiled step does what the plain step does, draw for draw, or says why it cannot."""
+
+import functools
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.training import run
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile needs a C++ compiler",
+)
+X = torch.bernoulli(torch.full((43, 6), 0.4), generator=torch.Generator().manual_seed(0))
+WHOLE = "loss, gradients, update"
+GRADIENTS = "loss, gradients"
+
+
+def trained(compile, x=X, c=None, dtype=torch.float64, build=None, **options):
+    """History and parameters after three epochs of five batches and a shorter one."""
+    vae = pv.build(x, c=c, latent=2, hidden=[4], **(build or {"likelihood": "bernoulli"})).to(dtype)
+    options = {"epochs": 3, "batch_size": 8, "progress": False, **options}
+    history = pv.fit(vae, x, c, compile=compile, **options)
+    return history, vae.state_dict()
+
+
+def assert_same(plain, compiled, rtol):
+    np.testing.assert_allclose(compiled[0].loss, plain[0].loss, rtol=rtol)
+    for name, value in plain[1].items():
+        torch.testing.assert_close(compiled[1][name], value, rtol=rtol, atol=rtol, msg=name)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=["double", "single"]
+)
+def test_the_same_draws_give_the_same_steps(dtype, rtol):
+    plain, compiled = trained(False, dtype=dtype), trained(True, dtype=dtype)
+    assert_same(plain, compiled, rtol)
+    assert compiled[0].attrs["compiled"] == WHOLE
+    assert compiled[0].attrs["compile_seconds"] > 0
+
+
+CASES = {
+    "warm-up": {"beta": pv.linear_warmup(3)},
+    "schedule": {"learning_rate": lambda epoch: 1e-2 / (1 + epoch)},
+    "mean_field": {"loss": "mean_field", "beta": 2.0},
+    "iwae": {"loss": "iwae", "particles": 3},
+    "stl": {"loss": "stl", "particles": 3},
+    "renyi": {"loss": "renyi", "particles": 3},
+    "free bits": {"free_bits": 0.5},
+    "clipped": {"clip_norm": 0.1},
+    "condition": {"c": torch.arange(43) % 2},
+    "missing": {"x": torch.where(torch.arange(43 * 6).reshape(43, 6) % 5 == 0, torch.nan, X)},
+    "vamp": {"build": {"likelihood": "bernoulli", "prior": "vamp"}},
+    "one scale": {"build": {"likelihood": {"name": "normal", "scale": "shared"}}},
+    "spline flow": {"build": {"likelihood": "bernoulli", "guide": "spline_flow"}},
+    "gamma": {"build": {"likelihood": "bernoulli", "prior": "gamma"}},
+}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_with(case):
+    assert_same(trained(False, **CASES[case]), compiled := trained(True, **CASES[case]), 1e-11)
+    assert compiled[0].attrs["compiled"] == WHOLE
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [torch.optim.AdamW, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)],
+    ids=["AdamW", "SGD"],
+)
+def test_another_optimiser_steps_by_itself(optimizer):
+    plain, compiled = trained(False, optimizer=optimizer), trained(True, optimizer=optimizer)
+    assert_same(plain, compiled, 1e-12)
+    assert compiled[0].attrs["compiled"] == GRADIENTS
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_parameter_that_no_loss_reaches_stays():
+    found = []
+    for compile in (False, True):
+        vae = pv.build(X, latent=2, hidden=[4], likelihood="bernoulli")
+        vae.likelihood.unused = torch.nn.Parameter(torch.ones(3))
+        decayed = functools.partial(torch.optim.AdamW, weight_decay=0.1)
+        history = pv.fit(
+            vae, X, epochs=2, batch_size=8, progress=False, compile=compile, optimizer=decayed
+        )
+        assert (vae.likelihood.unused == 1).all()
+        found.append((history, vae.state_dict()))
+    assert_same(*found, rtol=1e-12)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_any_number_of_runs_in_one_process():
+    seconds = [trained(True, seed=seed)[0].attrs["compile_seconds"] for seed in range(10)]
+    assert len(seconds) == 10
+
+
+class Poisoned(torch.nn.Module):
+    """In train mode, a row of ones makes the loss NaN, or its gradient alone."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.layer = torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.layer(x)
+        if not self.training:
+            return y
+        bad = (x.sum(-1, keepdim=True) == 6).to(x)
+        if self.what == "loss":
+            return y + torch.where(bad > 0, torch.nan, 0.0)
+        return (
+            y + (1 - bad + bad * 0 * y).sqrt()
+        )  # the root of 0 has a gradient of 0 times infinity
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
+def test_what_is_not_finite_moves_nothing(what, optimizer):
+    x = X.clone()
+    x[17] = 1.0
+    found = []
+    for compile in (False, True):
+        vae = pv.build(x, latent=2, hidden=[4], likelihood="bernoulli")
+        torch.manual_seed(0)
+        vae.posterior = pv.Amortised(Poisoned(what), pv.Normal((2,)))
+        vae.double()
+        with pytest.raises(FloatingPointError, match=f"{what}.* at epoch 0, batch 3") as error:
+            pv.fit(vae, x, batch_size=8, progress=False, optimizer=optimizer, compile=compile)
+        found.append((str(error.value), vae.state_dict()))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], value, rtol=1e-12, atol=1e-12)
+
+
+class Looks(torch.nn.Module):
+    """What a compiler cannot see through."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y * 2 if float(y.detach().sum()) > 1e9 else y
+
+
+def layers(kind):
+    """Networks of a decoder and an encoder that the compiler has trouble with."""
+    shared = torch.nn.Linear(2, 2)
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 6))
+    if kind == "shared":
+        decoder[0] = shared
+    encoder = [torch.nn.Linear(6, 2), shared, torch.nn.Linear(2, 4)]
+    if kind == "batch norm":
+        encoder.insert(1, torch.nn.BatchNorm1d(2))
+    return decoder, Looks() if kind == "a branch" else torch.nn.Sequential(*encoder)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["a branch", "shared", "batch norm"])
+def test_a_part_that_cannot_be_compiled_is_trained_without(kind):
+    found = []
+    for compile in (False, True):
+        vae = pv.build(X, latent=2, hidden=[4], likelihood="bernoulli")
+        torch.manual_seed(0)
+        vae.likelihood.network, encoder = layers(kind)
+        vae.posterior = pv.Amortised(encoder, pv.Normal((2,)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            history = pv.fit(vae, X, epochs=2, batch_size=8, progress=False, compile=compile)
+        found.append((history, vae.state_dict()))
+    assert_same(*found, rtol=0.0)
+    (warning,) = caught
+    assert str(warning.message).startswith("fit: the step is not compiled, and training goes on")
+    assert len(str(warning.message)) < 300
+    assert warning.filename == __file__
+    assert history.attrs["compiled"].startswith("no: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"loss": "dreg"}, "the gradient of ImportanceWeighted is not that of its value"),
+        ({"loss": "mcem"}, "the gradient of MonteCarloEM is not that of its value"),
+        ({"loss": "wake_sleep"}, "ReweightedWakeSleep, or a part of the VAE, needs Pyro's traces"),
+    ],
+)
+def test_a_loss_that_cannot_be_compiled_says_why(options, reason):
+    with pytest.warns(UserWarning, match=f"not compiled, and training goes on without: {reason}"):
+        history, _ = trained(True, epochs=1, **options)
+    assert history.attrs == {"compiled": f"no: {reason}"}
+
+
+def test_auto_leaves_short_training_alone():
+    history, _ = trained("auto")
+    assert history.attrs["compiled"] == "no: 18 steps do not repay it; compile=True compiles them"
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_auto_compiles_where_the_steps_repay_it(monkeypatch):
+    monkeypatch.setattr(run, "STEPS", 18)
+    assert trained("auto")[0].attrs["compiled"] == WHOLE
+
+
+@pytest.mark.parametrize("compile", ["yes", 2, None])
+def test_compile_is_one_of_three(compile):
+    with pytest.raises(ValueError, match="compile must be True, False or 'auto'; got"):
+        trained(compile)
