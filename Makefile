@@ -2,6 +2,7 @@
 # make demo  fit a VAE to digits and judge it
 # make test  the fast lane of the tests, three minutes at most on two cores
 # make test-slow  all others: conjugate grids, many seeds, NUTS, the README, the examples
+# make bench how fast it is, here and against peers: docs/performance.md
 # make check format, lint, types
 
 PYTHON ?= $(shell for python in python3 python python3.11 python3.12 python3.13; do \
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python python3.11 python3.12 python3.13;
 # two workers, each with one thread of torch; what one has not begun, the other takes over
 PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: env demo test test-slow check clean
+.PHONY: env demo test test-slow bench check clean
 
 env: .venv/ready
 
@@ -28,6 +29,9 @@ test: env
 
 test-slow: env
 	$(PYTEST) -m slow
+
+bench: env
+	.venv/bin/python benchmarks/page.py
 
 check: env
 	.venv/bin/ruff format --check .

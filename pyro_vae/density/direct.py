@@ -97,9 +97,8 @@ class Direct(Densities):
 
     def draw(self, num_samples: int) -> Drawn:
         guide = self.unconstrained_guide
-        if num_samples > 1:  # one draw needs no copies, and no dimension until it is made
-            guide = guide.expand(torch.Size([num_samples, self.num_data]))
-        u, log_guide = _draw(guide)
+        # one draw needs no copies, and no dimension until it is made
+        u, log_guide = _draw(guide, (num_samples,) if num_samples > 1 else ())
         if num_samples == 1:
             u, log_guide = u[None], log_guide[None]
 
@@ -164,11 +163,12 @@ class Direct(Densities):
         return self.__dict__ | {"_unconstrained": None, "_prior": None, "_has_gradient": False}
 
 
-def _draw(guide: Any) -> tuple[Tensor, Tensor]:
-    """A draw and its log density, of the batch shape."""
+def _draw(guide: Any, sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Draws and their log density, of shape ``sample_shape + batch_shape``."""
     if isinstance(guide, dist.Independent) and isinstance(guide.base_dist, Normal):
-        u, log_prob = guide.base_dist.rsample_and_log_prob()
+        u, log_prob = guide.base_dist.rsample_and_log_prob(sample_shape)
         return u, log_prob.sum(tuple(range(-len(guide.event_shape), 0)))
+    guide = guide.expand(torch.Size(sample_shape) + guide.batch_shape) if sample_shape else guide
     u = guide.rsample() if guide.has_rsample else guide.sample()
     return u, guide.log_prob(u)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-TILE_ROWS = 4096
+TILE_ROWS = 4096  # at most: what a block of chains holds
+BLOCK_ROWS = 2048  # of the decoder, which suit the caches of most processors
 
 
 class Memory:
@@ -22,13 +23,13 @@ class Memory:
     All bytes that are allocated for a row together bound, from above, what is held of it at once.
 
     Arguments:
-        max_bytes: About how much memory the model may take at once; left out, ``TILE_ROWS`` rows.
+        max_bytes: About how much memory the model may take at once; left out, ``BLOCK_ROWS`` rows.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
         _keep_freed_memory()
         self.max_bytes = max_bytes
-        self.rows = TILE_ROWS if max_bytes is None else None
+        self.rows = BLOCK_ROWS if max_bytes is None else None
 
     def particles(self, data: int) -> int:
         """How many particles of so many data make a block."""

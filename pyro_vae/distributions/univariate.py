@@ -24,13 +24,14 @@ class Normal(dist.Normal):
             self._validate_sample(value)
         return self._log_density((value - self.loc) / self.scale)
 
-    def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
-        """A draw and its log density, of the batch shape.
+    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Draws and their log density, of shape ``sample_shape + batch_shape``.
 
         The density is that of the noise, so its gradient is the one for the parameters along the
         path of the draw; for the draw itself it has none.
         """
-        noise = torch.randn(self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        shape = self._extended_shape(sample_shape)
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + noise * self.scale, self._log_density(noise)
 
     def _log_density(self, standardized: Tensor) -> Tensor:

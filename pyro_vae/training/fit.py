@@ -107,25 +107,11 @@ def fit(
         UserWarning: After at least 10 epochs no latent dimension is used; or a step is not compiled
             that should be.
     """
-    if not isinstance(vae, VAE):
-        raise TypeError(
-            f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by "
-            "pyro.infer.SVI"
-        )
-    if any(parameter.is_inference() for parameter in vae.parameters()):
-        raise ValueError(
-            "fit needs parameters made outside torch.inference_mode(); build the VAE outside it"
-        )
+    _check_vae(vae)
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
     elbo = objective(vae, loss, particles, beta, free_bits)
-    if compile not in ("auto", True, False):
-        raise ValueError(f"compile must be True, False or 'auto'; got {compile!r}")
     run = Run(vae, elbo, *schedules, clip_norm, compile)
-    if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
-        raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
-    counts = {"epochs": epochs, "batch_size": batch_size}
-    for name, value in (counts if patience is None else counts | {"patience": patience}).items():
-        whole_number(name, value, at_least=1)
+    _check_numbers(epochs, batch_size, patience, clip_norm, compile)
     problem = Problem.of(vae, x, c)
     held_out = None if validation is None else _held_out(vae, validation)
 
@@ -150,6 +136,30 @@ def fit(
     history = pandas.DataFrame(run.history)
     history.attrs.update(run.attrs)
     return history
+
+
+def _check_vae(vae: Any) -> None:
+    if not isinstance(vae, VAE):
+        raise TypeError(
+            f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by "
+            "pyro.infer.SVI"
+        )
+    if any(parameter.is_inference() for parameter in vae.parameters()):
+        raise ValueError(
+            "fit needs parameters made outside torch.inference_mode(); build the VAE outside it"
+        )
+
+
+def _check_numbers(
+    epochs: int, batch_size: int, patience: int | None, clip_norm: Any, compile: bool | str
+) -> None:
+    if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
+        raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
+    if compile not in ("auto", True, False):
+        raise ValueError(f"compile must be True, False or 'auto'; got {compile!r}")
+    counts = {"epochs": epochs, "batch_size": batch_size}
+    for name, value in (counts if patience is None else counts | {"patience": patience}).items():
+        whole_number(name, value, at_least=1)
 
 
 def _held_out(vae: VAE, validation: Any) -> Problem:
