@@ -46,6 +46,7 @@ FIT_OPTIONS = (
     "learning_rate",
     "clip_norm",
     "patience",
+    "compile",
 )
 
 
@@ -80,6 +81,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             stopping; None for none.
         patience: After how many epochs without a lower validation loss training stops; None for
             never.
+        compile: Whether a step of training is one compiled call; "auto" where that is repaid.
         num_samples: The samples of z for each datum after training.
         random_state: A whole number is the seed of all draws. A RandomState, or None for numpy's
             global one, gives a new seed at each ``fit``, and moves on.
@@ -110,6 +112,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         clip_norm: float = math.inf,
         validation_fraction: float | None = None,
         patience: int | None = 20,
+        compile: bool | str = "auto",
         num_samples: int = 1000,
         random_state: int | RandomState | None = 0,
         progress: bool = False,
@@ -129,6 +132,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         self.clip_norm = clip_norm
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.compile = compile
         self.num_samples = num_samples
         self.random_state = random_state
         self.progress = progress

@@ -15,13 +15,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from ..density.direct import Direct
-from ..density.problem import Problem
+from ..density.terms import Batch
 from ..vae import VAE
 from .adapters import OneOptimiser
 from .objectives import Objective
@@ -45,19 +44,18 @@ class CompiledStep:
     Arguments:
         elbo: The loss; its gradient is that of its value.
         vae: What is trained.
-        problem: The data. All steps are on batches of one size.
         optim: The optimiser. It has made a step before, so that its state is there.
+        missing: Whether cells of x may be missing.
     """
 
-    def __init__(self, elbo: Objective, vae: VAE, problem: Problem, optim: OneOptimiser) -> None:
-        self.problem = problem
+    def __init__(self, elbo: Objective, vae: VAE, optim: OneOptimiser, *, missing: bool) -> None:
         self.optim = optim
         self.like = vae.reference
         self.trained = optim.reached
         self.adam = Adam(optim.optimiser, self.trained) if Adam.fits(optim.optimiser) else None
         self.seconds = 0.0  # that the first call took
 
-        loss = _Loss(elbo, vae, problem.rows.has_missing)
+        loss = _Loss(elbo, vae, missing)
         step = _step(loss, self.trained, self.adam, optim.clip_norm)
         options: dict[str, Any] = {
             "fallback_random": True,  # torch's own generator makes the draws
@@ -70,19 +68,17 @@ class CompiledStep:
         """What the call holds."""
         return "loss, gradients" if self.adam is None else "loss, gradients, update"
 
-    def __call__(self, index: np.ndarray, beta: float) -> float:
-        """Make one step on some rows.
+    def __call__(self, batch: Batch, beta: float) -> float:
+        """Make one step. All batches are of one size.
 
         Returns:
-            The loss, summed over the rows, in nats.
+            The loss, summed over the data, in nats.
 
         Raises:
             FloatingPointError: Loss or gradient is not finite; nothing was moved.
             RuntimeError: A part cannot be compiled; nothing was moved.
         """
         numbers = self.like.new_tensor([beta, *(self.adam.factors() if self.adam else ())])
-        batch = self.problem.batch(index)
-
         call = self._call if self.seconds else self._first_call
         values, gradients = call(numbers, *batch)
         loss, norm = values.tolist()

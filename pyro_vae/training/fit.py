@@ -138,7 +138,7 @@ def fit(
     return history
 
 
-def _check_vae(vae: Any) -> None:
+def _check_vae(vae: VAE) -> None:
     if not isinstance(vae, VAE):
         raise TypeError(
             f"fit needs a VAE; got {type(vae).__name__}; a pair of Pyro functions trains by "
@@ -151,7 +151,7 @@ def _check_vae(vae: Any) -> None:
 
 
 def _check_numbers(
-    epochs: int, batch_size: int, patience: int | None, clip_norm: Any, compile: bool | str
+    epochs: int, batch_size: int, patience: int | None, clip_norm: float, compile: bool | str
 ) -> None:
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
         raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -107,17 +106,18 @@ class Run:
         for start in range(0, num, batch_size):
             self._schedule(epoch + start / num)
             index = order[start : start + batch_size]
+            batch = self.problem.batch(index)
             if epoch == 0:
-                self.watched.take(index, self.problem.batch(index))
+                self.watched.take(index, batch)
             is_first = epoch == start == 0
             try:
                 if is_first or self.not_compiled or len(index) < batch_size:
-                    total += self._step(index, validate=is_first)
+                    total += self._step(batch, validate=is_first)
                 else:
-                    total += self._compiled_step(index)
+                    total += self._compiled_step(batch)
             except FloatingPointError as error:
                 where = f"epoch {epoch}, batch {start // batch_size}"
-                raise FloatingPointError(self._report(error, where, index)) from None
+                raise FloatingPointError(self._report(error, where, batch)) from None
 
         self.history.append(
             {
@@ -147,20 +147,20 @@ class Run:
             self.best_epoch, self.best_loss = epoch, loss
             self.best_state = {k: tensor.clone() for k, tensor in self.vae.state_dict().items()}
 
-    def _compiled_step(self, index: np.ndarray) -> float:
+    def _compiled_step(self, batch: Batch) -> float:
         """One step as one compiled call; where that fails, by SVI from now on."""
         if self.compiled is None:
-            self.compiled = CompiledStep(self.elbo, self.vae, self.problem, self.optim)
+            missing = self.problem.rows.has_missing
+            self.compiled = CompiledStep(self.elbo, self.vae, self.optim, missing=missing)
         try:
-            return self.compiled(index, self.tempered.beta)
+            return self.compiled(batch, self.tempered.beta)
         except RuntimeError as error:
             self.not_compiled = textwrap.shorten(str(error), 200)
             warnings.warn(NOT_COMPILED.format(self.not_compiled), stacklevel=4)
-            return self._step(index, validate=False)
+            return self._step(batch, validate=False)
 
-    def _step(self, index: np.ndarray, validate: bool) -> float:
+    def _step(self, batch: Batch, validate: bool) -> float:
         """One step of SVI; the first one under Pyro's validation."""
-        batch = self.problem.batch(index)
         self.optim.batch = 1 if self.is_direct else len(batch[0])
         for parameter in self.untrained:
             parameter.grad = None
@@ -194,9 +194,8 @@ class Run:
             raise FloatingPointError(f"loss ({_scalar(loss)})")
         return loss
 
-    def _report(self, error: FloatingPointError, where: str, index: np.ndarray) -> str:
-        culprit = _culprit(self.vae, self.problem.batch(index))
-        return f"fit: the {error} is not finite at {where}{culprit}{ADVICE}"
+    def _report(self, error: FloatingPointError, where: str, batch: Batch) -> str:
+        return f"fit: the {error} is not finite at {where}{_culprit(self.vae, batch)}{ADVICE}"
 
     @property
     def attrs(self) -> dict[str, Any]:
