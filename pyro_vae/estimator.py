@@ -47,6 +47,7 @@ FIT_OPTIONS = (
     "clip_norm",
     "patience",
     "compile",
+    "device",
 )
 
 
@@ -82,6 +83,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         patience: After how many epochs without a lower validation loss training stops; None for
             never.
         compile: Whether a step of training is one compiled call; "auto" where that is repaid.
+        device: Where the VAE is; "auto" for a GPU where there is one; None for torch's default.
         num_samples: The samples of z for each datum after training.
         random_state: A whole number is the seed of all draws. A RandomState, or None for numpy's
             global one, gives a new seed at each ``fit``, and moves on.
@@ -113,6 +115,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         validation_fraction: float | None = None,
         patience: int | None = 20,
         compile: bool | str = "auto",
+        device: str | torch.device | None = None,
         num_samples: int = 1000,
         random_state: int | RandomState | None = 0,
         progress: bool = False,
@@ -133,6 +136,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.compile = compile
+        self.device = device
         self.num_samples = num_samples
         self.random_state = random_state
         self.progress = progress

@@ -47,6 +47,24 @@ def whole_numbers(name: str, values: Any) -> list[int]:
     return list(values)
 
 
+def device_of(name: Any) -> torch.device:
+    """The device of a name; "auto" is a GPU where torch sees one, and else the CPU.
+
+    Raises:
+        ValueError: Torch has no such device.
+    """
+    if isinstance(name, str) and name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be 'auto' or one that torch sees, such as 'cpu' or 'cuda'; got {name!r} "
+            f"({reason})"
+        ) from None
+
+
 def seed_of(*words: int) -> int:
     """A seed made of several numbers, such as a user's seed and the number of a tile. Different
     numbers give independent draws.

@@ -37,6 +37,9 @@ def option(
 
 
 Seed = Annotated[int, option("The seed of all random numbers.", "N", min=0)]
+Device = Annotated[
+    str, option("Where to compute: cpu, cuda, or auto for a GPU where there is one.", "NAME")
+]
 Modules = Annotated[
     list[str] | None,
     option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module"),
@@ -162,11 +165,16 @@ def require_condition(vae: VAE, model: Path, c: Rows | None, unit: str) -> None:
 
 
 def load_model_and_data(
-    model: Path, source: str, condition: str | None, num: int | None, modules: list[str] | None
+    model: Path,
+    source: str,
+    condition: str | None,
+    num: int | None,
+    modules: list[str] | None,
+    device: str,
 ) -> tuple[VAE, Rows, Rows | None]:
     """A saved model, the first `num` data of a source (None: all), and their rows of c."""
     import_modules(modules)
-    vae = load(model)
+    vae = load(model, device=device)
     x = read_rows(source)
     c = read_condition(condition)
 

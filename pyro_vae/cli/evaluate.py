@@ -18,6 +18,7 @@ from ..evidence.evidence import log_evidence
 from ..posterior.mcmc import sample_posterior
 from .arguments import (
     ConditionFile,
+    Device,
     Kernel,
     ModelFile,
     Modules,
@@ -67,6 +68,7 @@ def evaluate(
     seed: Seed = 0,
     condition: ConditionFile = None,
     modules: Modules = None,
+    device: Device = "cpu",
 ) -> None:
     """Score data by log p(x), with its error and a count of the data where not to trust it.
 
@@ -76,7 +78,7 @@ def evaluate(
     follow where the guide does not suffice. log p(x) and ELBO are in nats per datum."""
     prepare_file(out, ".csv", ".nc")
     prepare_file(picture, ".png")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules)
+    vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
     found = log_evidence(
         vae, x, c, num_samples=num_samples, tolerance=tolerance, max_samples=max_samples, seed=seed
     )
@@ -103,6 +105,7 @@ def mcmc(
     seed: Seed = 0,
     condition: ConditionFile = None,
     modules: Modules = None,
+    device: Device = "cpu",
 ) -> None:
     """Draw from the posterior of the latents by MCMC, and write the draws, diagnostics and log p(x)
     to a NetCDF file for ArviZ.
@@ -110,7 +113,7 @@ def mcmc(
     `pyro-vae mcmc digits.safetensors digits -o digits.nc`
     """
     prepare_file(out, ".nc")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules)
+    vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
     posterior = sample_posterior(
         vae, x, c, kernel=kernel, num_samples=num_samples, warmup=warmup, chains=chains, seed=seed
     )
@@ -137,6 +140,7 @@ def compare(
     seed: Seed = 0,
     condition: ConditionFile = None,
     modules: Modules = None,
+    device: Device = "cpu",
 ) -> None:
     """Compare the guide with MCMC, datum by datum.
 
@@ -144,7 +148,7 @@ def compare(
     """
     prepare_file(out, ".csv")
     prepare_file(picture, ".png")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules)
+    vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
     posterior = sample_posterior(vae, x, c, kernel=kernel, seed=seed)
     found = compare_posteriors(vae, x, posterior, c, seed=seed)
     console().print(frame_table(summarize(found), "measure"))
@@ -168,6 +172,7 @@ def report(
     seed: Seed = 0,
     condition: ConditionFile = None,
     modules: Modules = None,
+    device: Device = "cpu",
 ) -> None:
     """Write one HTML file: the model, its fit, its evidence with warning lights, its guide compared
     with MCMC.
@@ -175,7 +180,7 @@ def report(
     `pyro-vae report digits.safetensors digits -o report.html`
     """
     prepare_file(out, ".html")
-    vae, x, c = load_model_and_data(model, source, condition, None, modules)
+    vae, x, c = load_model_and_data(model, source, condition, None, modules, device)
     written = write_report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)
     typer.echo(f"The report is in {written}.")
 

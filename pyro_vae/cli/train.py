@@ -18,6 +18,7 @@ from ..training.losses import losses
 from ..vae import VAE
 from .arguments import (
     ConditionFile,
+    Device,
     ModelFile,
     Modules,
     Seed,
@@ -92,6 +93,7 @@ def fit(
     seed: Seed = 0,
     key: ArrayKey = None,
     condition: ConditionFile = None,
+    device: Device = "cpu",
 ) -> None:
     """Fit a VAE to data and save it.
 
@@ -112,7 +114,8 @@ def fit(
     x = read_rows(source, key)
     c = read_condition(condition)
     train, held_out = _split(len(x), validation, seed)
-    vae = build(x, c=c, seed=seed, **parts) if spec is None else build(spec, x, c, seed=seed)
+    where: dict[str, Any] = {"seed": seed, "device": device}
+    vae = build(x, c=c, **where, **parts) if spec is None else build(spec, x, c, **where)
     typer.echo(_summary(vae))
 
     options: dict[str, Any] = {
@@ -203,6 +206,7 @@ def sample(
     seed: Seed = 0,
     condition: ConditionFile = None,
     modules: Modules = None,
+    device: Device = "cpu",
 ) -> None:
     """Draw data from a saved model.
 
@@ -211,13 +215,13 @@ def sample(
     A conditional model draws one datum for each row of --condition. In CSV a datum is a line."""
     prepare_file(out, ".npy", ".csv")
     import_modules(modules)
-    vae = load(model)
+    vae = load(model, device=device)
     c = read_condition(condition)
     require_condition(vae, model, c, "draw")
 
     if num is None:
         num = NUM_DRAWN if c is None else len(c)
-    drawn = vae.sample(num, c, seed=seed).numpy()
+    drawn = vae.sample(num, c, seed=seed).numpy(force=True)
 
     if out is None:
         typer.echo(_csv(drawn), nl=False)

@@ -30,7 +30,7 @@ from ..conditionals.declared import Declared, at, nearest
 from ..conditionals.networks import Network
 from ..data.arrays import as_rows
 from ..data.rows import Rows
-from ..guards import seeded
+from ..guards import device_of, seeded
 from ..vae import VAE
 from .files import import_modules, importable, read_toml
 from .parts import Part, as_table, condition_of, named_part, unconstrained
@@ -50,6 +50,7 @@ def build(
     guide: Part | None = None,
     condition: dict[str, Any] | None = None,
     hidden: Sequence[int] | None = None,
+    device: str | torch.device | None = None,
     seed: int = 0,
 ) -> VAE:
     """A VAE from names, or from a spec.
@@ -72,6 +73,8 @@ def build(
             suggests).
         hidden: The widths of the hidden layers, for parts without a ``network`` of their own
             (default: those of MLP).
+        device: Where the VAE is to be: "cpu", "cuda", ..., or "auto" for a GPU where there is one
+            (default: torch's default device).
         seed: The seed of the initial weights.
 
     Returns:
@@ -79,9 +82,11 @@ def build(
 
     Raises:
         ValueError: A name, an argument or a value is unknown; the message says where in the spec.
+            Or torch has no such device.
         DataError: The data do not fit the likelihood.
         FileNotFoundError: There is no such spec file.
     """
+    place = None if device is None else device_of(device)
     folder = None
     if isinstance(source, (str, Path)):
         folder = Path(source).parent
@@ -109,7 +114,7 @@ def build(
         rows = vae.check(rows, c)
         with seeded(seed):
             _initialize(vae, rows)
-    return vae
+    return vae if place is None else vae.to(place)
 
 
 def _spec_and_rows(

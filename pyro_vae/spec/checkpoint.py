@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.files import write
+from ..guards import device_of
 from ..vae import VAE
 from .build import build, describe
 
@@ -67,18 +68,21 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items()}
 
 
-def load(path: str | Path) -> VAE:
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> VAE:
     """Read a model that :func:`save` wrote. Nothing is unpickled; every parameter is trainable.
 
     Arguments:
         path: The file.
+        device: Where the VAE is to be; "auto" for a GPU where there is one.
 
     Returns:
-        The VAE, with the dtypes that were saved, on the CPU.
+        The VAE, with the dtypes that were saved.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no model.
+        ValueError: Torch has no such device.
     """
+    place = device_of(device)
     path = Path(path)
     tensors, about = _contents(path)
     digest = about.pop("sha256", None)
@@ -92,7 +96,7 @@ def load(path: str | Path) -> VAE:
         )
 
     try:
-        return _rebuilt(json.loads(about["spec"]), tensors)
+        return _rebuilt(json.loads(about["spec"]), tensors).to(place)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path.name} holds a model that cannot be built here: {error}"

@@ -22,7 +22,7 @@ from pyro.infer import ELBO
 
 from ..data.rows import DataError
 from ..density.problem import Problem
-from ..guards import mode, own_store, seeded, whole_number
+from ..guards import device_of, mode, own_store, seeded, whole_number
 from ..vae import VAE
 from .losses import objective
 from .monitor import warn_of_collapse, watch
@@ -53,6 +53,7 @@ def fit(
     clip_norm: float = math.inf,
     patience: int | None = 20,
     compile: bool | str = "auto",
+    device: str | torch.device | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> pandas.DataFrame:
@@ -86,6 +87,8 @@ def fit(
         compile: Whether a step is one compiled call (``torch.compile``), with Adam's update in it;
             "auto" for training of at least 50,000 steps, which repays the half minute that it
             takes. Where a part cannot be compiled, training goes on without.
+        device: Where the VAE is moved first, and stays; "auto" for a GPU where there is one
+            (default: where it is).
         seed: The seed of shuffling and sampling.
         progress: Whether a terminal shows a progress bar.
 
@@ -112,6 +115,8 @@ def fit(
     elbo = objective(vae, loss, particles, beta, free_bits)
     run = Run(vae, elbo, *schedules, clip_norm, compile)
     _check_numbers(epochs, batch_size, patience, clip_norm, compile)
+    if device is not None:
+        vae.to(device_of(device))
     problem = Problem.of(vae, x, c)
     held_out = None if validation is None else _held_out(vae, validation)
 
