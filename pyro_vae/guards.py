@@ -76,17 +76,30 @@ def seed_of(*words: int) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Torch draws from `seed` inside; the caller's random state is restored afterwards."""
     whole_number("seed", seed, at_least=0, at_most=2**63 - 1)
-    of_cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
-    generators = [torch.default_generator, *of_cuda]
     with process_lock:
-        before = [generator.get_state() for generator in generators]
+        before = random_states()
         try:
-            for generator in generators:
+            for generator in _generators():
                 generator.manual_seed(int(seed))
             yield
         finally:
-            for generator, state in zip(generators, before, strict=True):
-                generator.set_state(state)
+            set_random_states(before)
+
+
+def random_states() -> list[torch.Tensor]:
+    """The states of torch's random generators: the CPU's, and those of GPUs in use."""
+    return [generator.get_state() for generator in _generators()]
+
+
+def set_random_states(states: list[torch.Tensor]) -> None:
+    """Put back what :func:`random_states` gave."""
+    for generator, state in zip(_generators(), states, strict=False):
+        generator.set_state(state)
+
+
+def _generators() -> list[torch.Generator]:
+    of_cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    return [torch.default_generator, *of_cuda]
 
 
 def owner_of(function: Any) -> Any:

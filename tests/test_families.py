@@ -103,6 +103,12 @@ def test_bernoulli_is_exact_where_it_is_almost_certain(h):
     np.testing.assert_allclose(actual, special.log_expit([-h, h]), rtol=1e-6)
 
 
+def test_bernoulli_takes_bytes():
+    head = pv.Bernoulli((2,), logits=-3.0)()
+    bits = torch.tensor([0, 1], dtype=torch.uint8)
+    torch.testing.assert_close(head.log_prob(bits), head.log_prob(bits.double()))
+
+
 def test_a_normal_far_from_its_mean_has_a_density_in_single_precision():
     actual = dists.Normal(torch.tensor(0.0), torch.tensor(1e-20)).log_prob(torch.tensor(1e-5))
     np.testing.assert_allclose(actual, stats.norm(0, 1e-20).logpdf(1e-5), rtol=1e-5)

@@ -68,6 +68,7 @@ def test_ranks_are_those_among_draws_where_the_prior_has_no_cdf(prior, monkeypat
     prior = pv.build({"event": [3], "latent": [2], "prior": prior}).prior_of(None)
     z = prior.expand([8, 100]).sample()
     known = monitor._ranks(z, prior.expand([100]))
+    torch.testing.assert_close(known, prior.base_dist.cdf(z))
     monkeypatch.setattr(monitor, "element_of", lambda prior: None)
     drawn = monitor._ranks(z, prior.expand([100]))
     of_draws = 0.5 / (100 * monitor.PRIOR_DRAWS) ** 0.5  # the largest sd of a share

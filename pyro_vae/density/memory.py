@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 TILE_ROWS = 4096  # at most: what a block of chains holds
-BLOCK_ROWS = 2048  # of the decoder, which suit the caches of most processors
+BLOCK_ROWS = 2048  # of the decoder: more do not fit the cache of a processor
 
 
 class Memory:

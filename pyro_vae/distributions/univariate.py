@@ -16,7 +16,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Normal(dist.Normal):
-    """With a density in half as many passes, which also is that of a draw from its noise."""
+    """With a density in half as many passes, and draws that come with theirs."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats per element."""
@@ -40,13 +40,15 @@ class Normal(dist.Normal):
 
 
 class Bernoulli(dist.Bernoulli):
-    r"""With a density in fewer passes: :math:`\log p(x \mid h) = \log \sigma((2 x - 1) h)`."""
+    r"""With a density in fewer passes, :math:`\log p(x \mid h) = \log \sigma((2 x - 1) h)`: for 0
+    and 1 only.
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats per element."""
         if self._validate_args:
             self._validate_sample(value)
-        return logsigmoid((2 * value - 1) * self.logits)
+        return logsigmoid((2 * value.to(self.logits) - 1) * self.logits)
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):

@@ -47,7 +47,9 @@ class OneOptimiser(PyroOptim):
         if not math.isfinite(norm):
             raise FloatingPointError("gradient")
         if norm > self.clip_norm:
-            clip_grads_with_norm_(self.reached, self.clip_norm, torch.tensor(norm))
+            clip_grads_with_norm_(
+                self.reached, self.clip_norm, torch.tensor(norm, dtype=torch.float64)
+            )
         self.optimiser.step()
         for parameter in self.reached:
             parameter.grad = None

@@ -9,10 +9,11 @@ finite, nothing moves.
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +22,18 @@ from torch.func import functional_call, grad_and_value
 
 from ..density.direct import Direct
 from ..density.terms import Batch
+from ..guards import random_states, set_random_states
 from ..vae import VAE
+from .adam import Adam, as_vector
 from .adapters import OneOptimiser
 from .objectives import Objective
 
 STEPS = 50_000  # from which "auto" compiles: that takes up to half a minute, and saves 1 ms a step
-OTHER_RULES = ("amsgrad", "maximize", "weight_decay", "differentiable", "decoupled_weight_decay")
+PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+class NotCompiled(Exception):
+    """Why a step cannot be compiled; nothing was moved."""
 
 
 def why_not(elbo: object, is_direct: bool) -> str:
@@ -52,14 +59,17 @@ class CompiledStep:
         self.optim = optim
         self.like = vae.reference
         self.trained = optim.reached
+        if any(getattr(p, hooks, None) for p in self.trained for hooks in PARAMETER_HOOKS):
+            raise NotCompiled("a parameter has hooks")
         self.adam = Adam(optim.optimiser, self.trained) if Adam.fits(optim.optimiser) else None
         self.seconds = 0.0  # that the first call took
 
-        loss = _Loss(elbo, vae, missing)
-        step = _step(loss, self.trained, self.adam, optim.clip_norm)
+        self.loss = _Loss(elbo, vae, missing)
+        self.constants = list(_constants(vae))
+        step = _step(self.loss, self.trained, self.adam, optim.clip_norm)
         options: dict[str, Any] = {
             "fallback_random": True,  # torch's own generator makes the draws
-            "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # nothing changes in a run
+            "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # _constants are looked at
         }
         self._call = torch.compile(step, fullgraph=True, dynamic=False, options=options)
 
@@ -76,9 +86,11 @@ class CompiledStep:
 
         Raises:
             FloatingPointError: Loss or gradient is not finite; nothing was moved.
-            RuntimeError: A part cannot be compiled; nothing was moved.
+            NotCompiled: A part cannot be compiled, or no longer.
         """
-        numbers = self.like.new_tensor([beta, *(self.adam.factors() if self.adam else ())])
+        self._check_constants()
+        factors = self.adam.factors() if self.adam is not None else ()
+        numbers = self.like.new_tensor([beta, *factors], dtype=_at_least_single(self.like.dtype))
         call = self._call if self.seconds else self._first_call
         values, gradients = call(numbers, *batch)
         loss, norm = values.tolist()
@@ -90,85 +102,91 @@ class CompiledStep:
         if self.adam is not None:
             self.adam.count()
         else:
-            for parameter, gradient in zip(self.trained, gradients, strict=True):
-                parameter.grad = gradient
-            self.optim.optimiser.step()
-            for parameter in self.trained:
-                parameter.grad = None
+            self._update(gradients)
         return loss
 
-    def _first_call(self, *arguments: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The call that compiles. What torch warns of meanwhile is its own affair."""
+    def _check_constants(self) -> None:
+        for module, name, value in self.constants:
+            if getattr(module, name, None) != value:
+                raise NotCompiled(f"{type(module).__name__} has changed its attribute {name}")
+
+    def _update(self, gradients: list[Tensor]) -> None:
+        """A step of an optimiser that is not part of the call."""
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            # fused optimisers take for granted that both lie in memory in the same order
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        self.optim.optimiser.step()
+        for parameter in self.trained:
+            parameter.grad = None
+
+    def _first_call(self, numbers: Tensor, *batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The call that compiles, held against the same step without a compiler.
+
+        Torch's warnings about its own compiler are not shown.
+        """
+        moved = [as_vector(parameter) for parameter in self.trained]
+        if self.adam is not None:
+            moved += [*self.adam.means, *self.adam.squares]
+        before = [tensor.clone() for tensor in moved]
+        state = random_states()
+
         started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            called = self._call(*arguments)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                values, gradients = self._call(numbers, *batch)
+        except RuntimeError as error:
+            raise NotCompiled(textwrap.shorten(str(error), 200)) from error
         self.seconds = time.perf_counter() - started
-        return called
+
+        after = [tensor.clone() for tensor in moved]
+        _restore(moved, before)
+        state_after = random_states()
+        set_random_states(state)
+        self._check_constants()
+        plain = self._plain_values(numbers[0], *batch)
+        if not torch.allclose(values, plain, rtol=_tolerance(plain), atol=0.0, equal_nan=True):
+            set_random_states(state)
+            raise NotCompiled(
+                f"loss and norm of the gradient are {values.tolist()} compiled, and "
+                f"{plain.tolist()} not; is a parameter held outside of the VAE's modules?"
+            )
+        set_random_states(state_after)
+        _restore(moved, after)
+        return values, gradients
+
+    def _plain_values(self, beta: Tensor, *batch: Tensor) -> Tensor:
+        """Loss and norm of the gradient, without a compiler."""
+        mean = self.loss(beta, *batch)
+        gradients = torch.autograd.grad(mean, self.trained)
+        return torch.stack([mean.detach() * len(batch[0]), _norm(gradients)])
 
 
-class Adam:
-    """What ``torch.optim.Adam`` does, in operations that a compiler can fuse.
-
-    It works on the state of the optimiser, which may make steps of its own in between.
-
-    Arguments:
-        optimiser: The optimiser, after its first step.
-        trained: The parameters that it moves.
-    """
-
-    def __init__(self, optimiser: torch.optim.Optimizer, trained: list[nn.Parameter]) -> None:
-        (self.group,) = optimiser.param_groups
-        states = [optimiser.state[parameter] for parameter in trained]
-        self.steps = [state["step"] for state in states]
-        self.means = [_vector(state["exp_avg"]) for state in states]
-        self.squares = [_vector(state["exp_avg_sq"]) for state in states]
-
-    @staticmethod
-    def fits(optimiser: torch.optim.Optimizer) -> bool:
-        """Whether an optimiser is Adam without variations."""
-        group, *others = optimiser.param_groups
-        varied = others or any(group.get(rule) for rule in OTHER_RULES)
-        return type(optimiser) is torch.optim.Adam and not varied
-
-    def factors(self) -> tuple[float, float]:
-        """How far the next step goes, and by what it divides the root of the second moment."""
-        first, second = self.group["betas"]
-        count = float(self.steps[0]) + 1
-        return self.group["lr"] / (1 - first**count), math.sqrt(1 - second**count)
-
-    def count(self) -> None:
-        """Note that a step was made."""
-        for step in self.steps:
-            step += 1
-
-    def update(
-        self, parameters: list[Tensor], gradients: list[Tensor], factors: Tensor, is_finite: Tensor
-    ) -> None:
-        """Move parameters and moments, if loss and gradient are finite."""
-        first, second = self.group["betas"]
-        size, correction = factors[0], factors[1]
-        for parameter, gradient, mean, square in zip(
-            parameters, gradients, self.means, self.squares, strict=True
-        ):
-            gradient = gradient.view_as(parameter)
-            new_mean = mean.lerp(gradient, 1 - first)
-            new_square = second * square + (1 - second) * gradient.square()
-            root = new_square.sqrt() / correction + self.group["eps"]
-            moved = parameter - size * new_mean / root
-
-            parameter.copy_(torch.where(is_finite, moved, parameter))
-            mean.copy_(torch.where(is_finite, new_mean, mean))
-            square.copy_(torch.where(is_finite, new_square, square))
+def _constants(vae: VAE) -> Iterator[tuple[nn.Module, str, Any]]:
+    """The numbers and words among the attributes of all modules, which a call takes as fixed."""
+    for module in vae.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (bool, int, float, str)):
+                yield module, name, value
 
 
-def _vector(tensor: Tensor) -> Tensor:
-    """The same memory, of at least one dimension.
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
-    A number in double precision, captured as such, is a constant to the compiler: it would never
-    move.
-    """
-    return torch.atleast_1d(tensor.detach())
+
+def _tolerance(tensor: Tensor) -> float:
+    """How far apart two ways to the same sums may be, of its size."""
+    return torch.finfo(tensor.dtype).eps ** (1 / 3)
+
+
+def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 class _Loss(nn.Module):
@@ -189,7 +207,7 @@ def _step(
     loss: _Loss, trained: list[nn.Parameter], adam: Adam | None, clip: float
 ) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     """The function that is compiled: loss and norm of the gradient, and gradients not yet used."""
-    vectors = [_vector(parameter) for parameter in trained]
+    vectors = [as_vector(parameter) for parameter in trained]
     names: list[list[str]] = [[] for _ in trained]  # several where modules share a parameter
     places = {id(parameter): place for place, parameter in enumerate(trained)}
     for name, parameter in loss.named_parameters(remove_duplicate=False):
@@ -204,8 +222,7 @@ def _step(
             return functional_call(loss, named, (numbers[0], *batch), tie_weights=False)
 
         gradients, mean = grad_and_value(value)(parameters)
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm = _norm(gradients)
         if clip < math.inf:
             factor = (clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [factor * gradient for gradient in gradients]

@@ -118,13 +118,14 @@ def fit(
     if device is not None:
         vae.to(device_of(device))
     problem = Problem.of(vae, x, c)
+    batch_size = min(batch_size, len(problem))
     held_out = None if validation is None else _held_out(vae, validation)
 
     as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
     bar = progress_bar(epochs, progress)
     with own_store(), seeded(seed), as_in_training, no_validation, run, bar as show:
         run.start(optimizer, problem)
-        run.plan_to_compile(steps=epochs * math.ceil(len(problem) / batch_size))
+        run.choose_whether_to_compile(steps=epochs * math.ceil(len(problem) / batch_size))
         for epoch in range(epochs):
             run.epoch(epoch, batch_size)
             if held_out is not None:
@@ -160,7 +161,7 @@ def _check_numbers(
 ) -> None:
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
         raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
-    if compile not in ("auto", True, False):
+    if compile != "auto" and not isinstance(compile, bool):
         raise ValueError(f"compile must be True, False or 'auto'; got {compile!r}")
     counts = {"epochs": epochs, "batch_size": batch_size}
     for name, value in (counts if patience is None else counts | {"patience": patience}).items():

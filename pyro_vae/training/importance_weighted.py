@@ -92,7 +92,8 @@ class ImportanceWeighted(OwnELBO):
 
     @property
     def differentiates_its_value(self) -> bool:
-        return self.gradient in ("pathwise", "stl")
+        own = type(self).backward is not ImportanceWeighted.backward
+        return self.gradient in ("pathwise", "stl") and not own
 
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         log_model, log_guide, _ = self._log_densities(densities)

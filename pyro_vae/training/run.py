@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -22,12 +21,14 @@ from ..density.terms import Batch
 from ..guards import mode, seeded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
-from .compiled import STEPS, CompiledStep, why_not
+from .compiled import STEPS, CompiledStep, NotCompiled, why_not
 from .monitor import Watched
 from .objectives import Objective
 
 EVALUATION_ROWS = 1024
-NOT_COMPILED = "fit: the step is not compiled, and training goes on without: {}"
+NOT_COMPILED = (
+    "fit: the step is not compiled ({}); training goes on uncompiled, as compile=False asks for"
+)
 ADVICE = (
     "; training stopped, the parameters are those before this step, or the best so far if there "
     "are validation data. Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood "
@@ -88,14 +89,14 @@ class Run:
         self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
         self.started = time.perf_counter()
 
-    def plan_to_compile(self, steps: int) -> None:
-        """Say whether steps after the first are compiled; `steps` are to come, at most."""
-        self.not_compiled = why_not(self.elbo, self.is_direct)
-        if self.compile is True and self.not_compiled:
-            warnings.warn(NOT_COMPILED.format(self.not_compiled), stacklevel=3)
-        elif self.compile is False:
+    def choose_whether_to_compile(self, steps: int) -> None:
+        """Compile the steps after the first, or not; `steps` are to come, at most."""
+        reason = why_not(self.elbo, self.is_direct)
+        if self.compile is False:
             self.not_compiled = "compile=False"
-        elif self.compile == "auto" and not self.not_compiled and steps < STEPS:
+        elif reason:
+            self._go_on_without(reason, stacklevel=4)
+        elif self.compile == "auto" and steps < STEPS:
             self.not_compiled = f"{steps} steps do not repay it; compile=True compiles them"
 
     def epoch(self, epoch: int, batch_size: int) -> None:
@@ -149,15 +150,20 @@ class Run:
 
     def _compiled_step(self, batch: Batch) -> float:
         """One step as one compiled call; where that fails, by SVI from now on."""
-        if self.compiled is None:
-            missing = self.problem.rows.has_missing
-            self.compiled = CompiledStep(self.elbo, self.vae, self.optim, missing=missing)
         try:
+            if self.compiled is None:
+                missing = self.problem.rows.has_missing
+                self.compiled = CompiledStep(self.elbo, self.vae, self.optim, missing=missing)
             return self.compiled(batch, self.tempered.beta)
-        except RuntimeError as error:
-            self.not_compiled = textwrap.shorten(str(error), 200)
-            warnings.warn(NOT_COMPILED.format(self.not_compiled), stacklevel=4)
+        except NotCompiled as error:
+            self._go_on_without(str(error), stacklevel=5)
             return self._step(batch, validate=False)
+
+    def _go_on_without(self, reason: str, stacklevel: int) -> None:
+        """Do not compile, or no longer; say so where it was asked for."""
+        self.not_compiled = reason
+        if self.compile is True:
+            warnings.warn(NOT_COMPILED.format(reason), stacklevel=stacklevel)
 
     def _step(self, batch: Batch, validate: bool) -> float:
         """One step of SVI; the first one under Pyro's validation."""
