@@ -48,7 +48,8 @@ class Bernoulli(dist.Bernoulli):
         """Nats per element."""
         if self._validate_args:
             self._validate_sample(value)
-        return logsigmoid((2 * value.to(self.logits) - 1) * self.logits)
+        sign = (2 * value.to(self.logits)).sub_(1)
+        return logsigmoid(sign * self.logits)
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):

@@ -103,7 +103,9 @@ def _active_units(z: Tensor, prior: Any) -> float:
     For a collapsed normal the share of 1 % is that of the reference.
     """
     ranks = _ranks(z, prior).flatten(2)
-    moved = ranks.mean(0).var(0) - ranks.var(0).mean(0) / len(z)
+    mean = ranks.mean(0)
+    within = (ranks.square().mean(0) - mean.square()) / (len(z) - 1)  # the variance of each mean
+    moved = mean.var(0) - within.mean(0)
     return int((moved > ACTIVE / 12).sum())
 
 
