@@ -165,7 +165,7 @@ class Direct(Densities):
 
 def _draw(guide: Any, sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Draws and their log density, of shape ``sample_shape + batch_shape``."""
-    if isinstance(guide, dist.Independent) and isinstance(guide.base_dist, Normal):
+    if isinstance(guide, dist.Independent) and type(guide.base_dist) is Normal:
         u, log_prob = guide.base_dist.rsample_and_log_prob(sample_shape)
         return u, log_prob.sum(tuple(range(-len(guide.event_shape), 0)))
     guide = guide.expand(torch.Size(sample_shape) + guide.batch_shape) if sample_shape else guide

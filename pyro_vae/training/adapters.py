@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 
@@ -42,8 +44,7 @@ class OneOptimiser(PyroOptim):
         for gradient in gradients if self.batch != 1 else ():
             gradient.div_(self.batch)
 
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        norm = float(norm_of(gradients))
         if not math.isfinite(norm):
             raise FloatingPointError("gradient")
         if norm > self.clip_norm:
@@ -59,3 +60,9 @@ class OneOptimiser(PyroOptim):
 
     def set_state(self, state_dict: dict) -> None:
         self.optimiser.load_state_dict(state_dict)
+
+
+def norm_of(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of all gradients together."""
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))

@@ -13,7 +13,7 @@ import textwrap
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from ..density.terms import Batch
 from ..guards import random_states, set_random_states
 from ..vae import VAE
 from .adam import Adam, as_vector
-from .adapters import OneOptimiser
+from .adapters import OneOptimiser, norm_of
 from .objectives import Objective
 
 STEPS = 50_000  # from which "auto" compiles: that takes up to half a minute, and saves 1 ms a step
@@ -159,7 +159,7 @@ class CompiledStep:
         """Loss and norm of the gradient, without a compiler."""
         mean = self.loss(beta, *batch)
         gradients = torch.autograd.grad(mean, self.trained)
-        return torch.stack([mean.detach() * len(batch[0]), _norm(gradients)])
+        return torch.stack([mean.detach() * len(batch[0]), norm_of(gradients)])
 
 
 def _constants(vae: VAE) -> Iterator[tuple[nn.Module, str, Any]]:
@@ -182,11 +182,6 @@ def _tolerance(tensor: Tensor) -> float:
 def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
-
-
-def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 class _Loss(nn.Module):
@@ -222,7 +217,7 @@ def _step(
             return functional_call(loss, named, (numbers[0], *batch), tie_weights=False)
 
         gradients, mean = grad_and_value(value)(parameters)
-        norm = _norm(gradients)
+        norm = norm_of(gradients)
         if clip < math.inf:
             factor = (clip / (norm + 1e-6)).clamp(max=1.0)
             gradients = [factor * gradient for gradient in gradients]
