@@ -84,11 +84,8 @@ def evaluate(
     )
     console().print(_evidence_table(found))
 
-    if out is not None and out.suffix == ".nc":
-        found.to_netcdf(out, engine="h5netcdf")
-    elif out is not None:
-        by_datum = [name for name, values in found.items() if values.dims == ("datum",)]
-        out.write_text(found[by_datum].to_dataframe().to_csv())
+    if out is not None:
+        _write_evidence(found, out)
     if picture is not None:
         plots.evidence(found).savefig(picture)
 
@@ -183,6 +180,15 @@ def report(
     vae, x, c = load_model_and_data(model, source, condition, None, modules, device)
     written = write_report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)
     typer.echo(f"The report is in {written}.")
+
+
+def _write_evidence(found: xarray.Dataset, out: Path) -> None:
+    """The whole result as NetCDF, or as CSV what it tells of each datum."""
+    if out.suffix == ".nc":
+        found.to_netcdf(out, engine="h5netcdf")
+        return
+    by_datum = [name for name, values in found.items() if values.dims == ("datum",)]
+    out.write_text(found[by_datum].to_dataframe().to_csv())
 
 
 def _evidence_table(found: xarray.Dataset) -> Table:

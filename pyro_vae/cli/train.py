@@ -108,8 +108,7 @@ def fit(
     if loss not in losses:
         raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
     parts = _parse_parts(prior, likelihood, guide, latent, hidden)
-    if spec is not None and parts:
-        raise ValueError(f"--spec says what to build: leave out --{', --'.join(parts)}, or --spec")
+    _refuse_parts_beside(spec, parts)
 
     x = read_rows(source, key)
     c = read_condition(condition)
@@ -152,6 +151,11 @@ def _parse_parts(
         "hidden": parse_sizes(hidden),
     }
     return {name: value for name, value in parts.items() if value is not None}
+
+
+def _refuse_parts_beside(spec: Path | None, parts: dict[str, Any]) -> None:
+    if spec is not None and parts:
+        raise ValueError(f"--spec says what to build: leave out --{', --'.join(parts)}, or --spec")
 
 
 def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

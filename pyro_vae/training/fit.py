@@ -137,11 +137,7 @@ def fit(
             if held_out is not None and patience is not None and epoch - run.best_epoch >= patience:
                 break
     warn_of_collapse(seen, len(run.history))
-    import pandas
-
-    history = pandas.DataFrame(run.history)
-    history.attrs.update(run.attrs)
-    return history
+    return run.frame()
 
 
 def _check_vae(vae: VAE) -> None:

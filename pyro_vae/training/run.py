@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -24,6 +24,9 @@ from .adapters import OneOptimiser, Tempered
 from .compiled import STEPS, CompiledStep, NotCompiled, why_not
 from .monitor import Watched
 from .objectives import Objective
+
+if TYPE_CHECKING:
+    import pandas
 
 EVALUATION_ROWS = 1024
 NOT_COMPILED = (
@@ -203,12 +206,17 @@ class Run:
     def _report(self, error: FloatingPointError, where: str, batch: Batch) -> str:
         return f"fit: the {error} is not finite at {where}{_culprit(self.vae, batch)}{ADVICE}"
 
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """What ran: what of a step was one compiled call, and how long compiling took, seconds."""
+    def frame(self) -> pandas.DataFrame:
+        """The history, and in its attributes what of a step was one compiled call."""
+        import pandas
+
+        frame = pandas.DataFrame(self.history)
         if self.not_compiled or self.compiled is None:
-            return {"compiled": f"no: {self.not_compiled or 'no step to compile'}"}
-        return {"compiled": self.compiled.title, "compile_seconds": self.compiled.seconds}
+            frame.attrs["compiled"] = f"no: {self.not_compiled or 'no step to compile'}"
+        else:
+            frame.attrs["compiled"] = self.compiled.title
+            frame.attrs["compile_seconds"] = self.compiled.seconds
+        return frame
 
 
 def _made(
