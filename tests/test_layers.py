@@ -176,7 +176,7 @@ def test_the_test_sees_what_is_private():
 
 IMPORT = """
 import logging, random, warnings
-import numpy, torch, pyro, pandas, xarray
+import numpy, torch, pyro
 def state():
     return (
         torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
@@ -190,7 +190,10 @@ before = state()
 import pyro_vae
 assert state() == before
 import sys
-slow = {"matplotlib", "sklearn", "arviz_base", "arviz_stats", "arviz_plots", "typer"}
+slow = {
+    "matplotlib", "sklearn", "xarray", "pandas", "typer",
+    "arviz_base", "arviz_stats", "arviz_plots",
+}
 assert not slow & set(sys.modules), slow & set(sys.modules)
 """
 

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-import xarray
 
 from ..data.arrays import as_rows
 from ..data.rows import DataError
@@ -38,6 +37,7 @@ from ..vae import VAE
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
 # Of a result, all read here.
 ATTRIBUTES = {
@@ -103,7 +103,7 @@ def compare_models(
     for name, model in models.items():
         problem = problems[name]
         if problem is None:
-            results[name], seconds[name] = cast(xarray.Dataset, model), math.nan
+            results[name], seconds[name] = cast("xarray.Dataset", model), math.nan
             continue
         options: dict[str, Any] = {"num_samples": num_samples, "max_samples": max_samples}
         began = time.perf_counter()
@@ -130,6 +130,8 @@ def bits_per_dim(result: xarray.Dataset) -> float:
 
 
 def _check_kinds(models: Any, x: Any) -> None:
+    import xarray
+
     if not isinstance(models, Mapping):
         raise TypeError(
             f"compare_models needs a mapping from names to {KINDS}; got {type(models).__name__}"
@@ -160,6 +162,8 @@ def _is_pair(model: Any) -> bool:
 
 def _problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
     """A model and the data; none for an earlier result."""
+    import xarray
+
     if isinstance(model, xarray.Dataset):
         return None
     try:

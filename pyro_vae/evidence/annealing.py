@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray
 from torch import Tensor
 
 from ..density.memory import TILE_ROWS
@@ -37,6 +36,9 @@ from ..vae import VAE
 from .annealing_path import BASES, AnnealingPath
 from .results import as_dataset, flags, warn_of_flags
 from .weights import Weights, concatenate, from_blocks
+
+if TYPE_CHECKING:
+    import xarray
 
 SIGMOID = 4.0
 

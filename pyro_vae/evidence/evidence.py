@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray
 
 from ..density.memory import Memory
 from ..density.problem import Problem
@@ -35,6 +34,9 @@ from .importance import TILE_DATA, importance_weights
 from .pareto import KHAT_LIMIT
 from .results import as_dataset, exact_figures, from_dataset, warn_of_flags
 from .weights import Weights, concatenate
+
+if TYPE_CHECKING:
+    import xarray
 
 REMEDY = (
     "give a tolerance, which escalates; or fit the guide with beta=2.0 and the model held fixed"

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray
 
 from ..data.rows import DataError
 from .pareto import KHAT_LIMIT
 from .weights import Weights
+
+if TYPE_CHECKING:
+    import xarray
 
 
 def whole(result: xarray.Dataset) -> bool:
@@ -28,6 +30,8 @@ def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> 
     """The figures of each datum over ``datum``, their mean, and what :func:`from_dataset` makes
     weights of again.
     """
+    import xarray
+
     figures = {name: values.numpy(force=True) for name, values in weights.figures().items()}
     figures |= {"num_samples": figures["num_samples"].astype(int), **extra}
     flagged = flags(figures)
@@ -101,6 +105,8 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
         DataError: It is of other data.
         ValueError: It is of another model, or its draws are not all from the guide.
     """
+    import xarray
+
     if not isinstance(result, xarray.Dataset) or not {
         "tail",
         "curve",

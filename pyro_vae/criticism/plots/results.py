@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray
 
 from ...evidence.pareto import KHAT_LIMIT
 from .figure import new_figure
 
 if TYPE_CHECKING:
+    import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -160,6 +160,8 @@ def evidence(result: xarray.Dataset) -> Figure:
 
 def _require(who: str, result: object, name: str, source: str) -> None:
     """Raise unless `result` is a data set with a variable `name`."""
+    import xarray
+
     if not isinstance(result, xarray.Dataset) or name not in result:
         raise TypeError(
             f"plots.{who} needs what {source} gave; got {type(result).__name__} without {name!r}"
