@@ -5,7 +5,7 @@ time does not depend on what is learned. Side by side in one run:
 
 - matrix products: those of a step and nothing else, the floor;
 - by hand: a plain loop of torch with an analytic KL and a fused Adam, as it is, and with its loss
-  compiled;
+  compiled; each epoch begins afresh, since the moments of dead units would soon slow it down;
 - pyro_vae: ``fit``, with all that it checks and tells, plain and compiled;
 - Pyro: its SVI with its Adam on the same VAE, by traces;
 - NumPyro: its SVI, an epoch at a time compiled.
@@ -112,8 +112,15 @@ def by_hand(size: Size, x: Tensor, compiled: bool) -> Epoch:
         return (missed + kl) / len(batch)
 
     loss = torch.compile(plain) if compiled else plain
+    initial = [parameter.detach().clone() for parameter in parameters]
 
     def epoch() -> None:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, initial, strict=True):
+                parameter.copy_(value)
+        for state in optimiser.state.values():
+            for value in state.values():
+                value.zero_()
         for batch in shuffled(x, size.batch):
             optimiser.zero_grad()
             value = loss(batch)

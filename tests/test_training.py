@@ -265,6 +265,25 @@ class TestSteps:
         assert sorted(first) == sorted(second) == list(range(100))
         assert first != second
 
+    def test_dead_units_leave_no_subnormal_numbers_which_are_slow(self):
+        vae = small().float()
+        dead = vae.posterior.network.layers[0].bias[:4]
+        made = []
+
+        def adam(parameters, lr):
+            made.append(torch.optim.Adam(parameters, lr))
+            return made[0]
+
+        @torch.no_grad()
+        def rate(epoch):
+            dead.fill_(-1e6 if epoch >= 1 else 0.0)
+            return 1e-3
+
+        quiet(vae, X, epochs=120, batch_size=10, learning_rate=rate, optimizer=adam)
+        mean = torch.cat([state["exp_avg"].flatten() for state in made[0].state.values()])
+        assert (mean == 0).any()
+        assert not ((mean != 0) & (mean.abs() < torch.finfo(mean.dtype).tiny)).any()
+
     def test_nothing_to_train(self):
         vae = small()
         vae.requires_grad_(False)

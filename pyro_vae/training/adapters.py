@@ -55,6 +55,17 @@ class OneOptimiser(PyroOptim):
         for parameter in self.reached:
             parameter.grad = None
 
+    def flush_subnormal(self) -> None:
+        """Set to 0 what is too small for full precision in the state of the optimiser.
+
+        The mean gradient of a dead unit decays until it is subnormal, and stays there; arithmetic
+        on such numbers is many times slower on most processors.
+        """
+        for state in self.optimiser.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    value.masked_fill_(value.abs() < torch.finfo(value.dtype).tiny, 0.0)
+
     def get_state(self) -> dict:
         return self.optimiser.state_dict()
 

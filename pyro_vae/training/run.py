@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas
 
 EVALUATION_ROWS = 1024
+FLUSHED = 500  # steps, after which the optimiser's state is rid of subnormal numbers
 NOT_COMPILED = (
     "fit: the step is not compiled ({}); training goes on uncompiled, as compile=False asks for"
 )
@@ -113,6 +114,8 @@ class Run:
             batch = self.problem.batch(index)
             if epoch == 0:
                 self.watched.take(index, batch)
+            if start // batch_size % FLUSHED == 0:
+                self.optim.flush_subnormal()
             is_first = epoch == start == 0
             try:
                 if is_first or self.not_compiled or len(index) < batch_size:
