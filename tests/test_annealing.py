@@ -359,7 +359,7 @@ def test_data_of_many_tiles(monkeypatch):
     """Bounds go with their data, tile by tile."""
     z, x = simulated(MODELS[2], 10)
     vae = MODELS[2].vae(shrink=1.1)
-    monkeypatch.setattr(module, "TILE_ROWS", 3 * 32)
+    monkeypatch.setattr(module, "tile_rows", lambda _: 3 * 32)
     result = annealed(vae, x, z=z, num_distributions=20)
     exact = MODELS[2].log_evidence(x)
     np.testing.assert_allclose(result.log_evidence, exact, atol=0.1)

@@ -124,7 +124,7 @@ def test_exactly_num_samples_are_drawn(num_samples):
 def test_running_sums_equal_the_plain_formulas():
     vae = MODEL.vae(shrink=0.8, shift=0.2)
     result = quiet(vae, X[:30], num_samples=100, seed=4)
-    number = module.TILE_ROWS // 30
+    number = module.tile_rows(torch.device("cpu")) // 30
     assert number > 100, "one tile, so that the weights can be drawn again"
     seed = int(np.random.SeedSequence((4, 0)).generate_state(1)[0])
     terms = pv.terms(vae, X[:30], num_samples=100, seed=seed)
@@ -267,7 +267,7 @@ def constant_pair(log_likelihood):
 def test_bad_weights_give_defined_results(weights, log_evidence, ess, buffer, monkeypatch):
     monkeypatch.setattr(module, "BUFFER", buffer)
     # One weight at a time, or all at once.
-    monkeypatch.setattr(module, "TILE_ROWS", 2 if buffer == 1 else 4096)
+    monkeypatch.setattr(module, "tile_rows", lambda _: 2 if buffer == 1 else 4096)
     result = quiet(constant_pair(weights), torch.zeros(2), num_samples=3)
     np.testing.assert_allclose(result.log_evidence, log_evidence)
     np.testing.assert_allclose(result.ess, ess)

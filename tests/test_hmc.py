@@ -1,5 +1,6 @@
 """Batched HMC: the dynamics, the invariance of its step, and what warm-up finds."""
 
+import functools
 import math
 
 import numpy as np
@@ -16,6 +17,9 @@ SHAPE = 3.0  # of the gamma whose logarithm is the skewed target
 def log_gamma(u):
     """The log of a Gamma(3, 1) variable in each dimension: skewed, with exact draws and moments."""
     return (SHAPE * u - u.exp()).sum(-1) - u.shape[-1] * math.lgamma(SHAPE)
+
+
+at = functools.partial(evaluate, log_gamma)
 
 
 def exact_draws(*shape, seed=0):
@@ -38,25 +42,23 @@ def correlated(num, size, seed=0):
 
 def test_leapfrog_is_reversible():
     start, momentum, scale = (
-        evaluate(log_gamma, exact_draws(4, 7, 3)),
+        at(exact_draws(4, 7, 3)),
         torch.randn(4, 7, 3),
         0.3 * correlated(7, 3),
     )
     step = torch.rand(4, 7) * 0.2
-    there, gained = leapfrog(log_gamma, start, momentum, step, 9, scale)
-    back, lost = leapfrog(log_gamma, there, -gained, step, 9, scale)
+    there, gained = leapfrog(at, start, momentum, step, 9, scale)
+    back, lost = leapfrog(at, there, -gained, step, 9, scale)
     assert (there.position - start.position).abs().max() > 0.1
     torch.testing.assert_close(back.position, start.position, rtol=0, atol=1e-10)
     torch.testing.assert_close(-lost, momentum, rtol=0, atol=1e-10)
 
 
 def test_the_energy_error_falls_with_the_square_of_the_step():
-    start, momentum = evaluate(log_gamma, exact_draws(200, 5, 3)), torch.randn(200, 5, 3)
+    start, momentum = at(exact_draws(200, 5, 3)), torch.randn(200, 5, 3)
 
     def error(step, steps):
-        end, last = leapfrog(
-            log_gamma, start, momentum, torch.full((), step), steps, identity(5, 3)
-        )
+        end, last = leapfrog(at, start, momentum, torch.full((), step), steps, identity(5, 3))
         return float((energy(end, last) - energy(start, momentum)).square().mean().sqrt())
 
     ratios = [error(0.1 / 2**k, 10 * 2**k) / error(0.05 / 2**k, 20 * 2**k) for k in range(3)]
@@ -68,14 +70,14 @@ def test_a_leapfrog_preserves_volume():
     scale = 0.5 * correlated(1, 2)
 
     def flow(both):
-        state = evaluate(log_gamma, both[:2].reshape(1, 1, 2))
+        state = at(both[:2].reshape(1, 1, 2))
         moved, momentum = leapfrog(
-            log_gamma, state, both[2:].reshape(1, 1, 2), torch.full((), 0.3), 3, scale
+            at, state, both[2:].reshape(1, 1, 2), torch.full((), 0.3), 3, scale
         )
         return torch.cat([moved.position.flatten(), momentum.flatten()])
 
-    at, eps = torch.tensor([0.4, 1.1, -0.3, 0.8]), 1e-6
-    columns = [(flow(at + eps * unit) - flow(at - eps * unit)) / (2 * eps) for unit in torch.eye(4)]
+    u, eps = torch.tensor([0.4, 1.1, -0.3, 0.8]), 1e-6
+    columns = [(flow(u + eps * unit) - flow(u - eps * unit)) / (2 * eps) for unit in torch.eye(4)]
     torch.testing.assert_close(
         torch.linalg.det(torch.stack(columns, 1)), torch.tensor(1.0), rtol=0, atol=1e-7
     )
@@ -84,8 +86,8 @@ def test_a_leapfrog_preserves_volume():
 def test_detailed_balance():
     """From exact draws, f(before) g(after) and g(before) f(after) have one mean."""
     torch.manual_seed(0)
-    before = evaluate(log_gamma, exact_draws(1, 200_000, 2))
-    after, seen = transition(log_gamma, before, torch.full((), 0.8), 3, identity(200_000, 2))
+    before = at(exact_draws(1, 200_000, 2))
+    after, seen = transition(at, before, torch.full((), 0.8), 3, identity(200_000, 2))
     assert 0.2 < float(seen.acceptance.mean()) < 0.8
     x, y = before.position[0], after.position[0]
     functions = [
@@ -184,9 +186,12 @@ def test_nan_in_one_datum_leaves_the_others_alone():
             torch.arange(3) == 1, value + torch.where(u[..., 0] > 1.0, math.nan, 0.0), value
         )
 
-    state = evaluate(density, torch.zeros(2000, 3, 2))
+    state_at = functools.partial(evaluate, density)
+    state = state_at(torch.zeros(2000, 3, 2))
     for _ in range(20):
-        state, seen = transition(density, state, torch.full((), 0.5), 3, identity(3, 2))
+        state, seen = transition(
+            functools.partial(evaluate, density), state, torch.full((), 0.5), 3, identity(3, 2)
+        )
     assert state.position.isfinite().all()
     assert state.position[:, 1, 0].max() <= 1.0
     assert seen.acceptance[:, [0, 2]].mean() > 0.8

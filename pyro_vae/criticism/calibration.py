@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..density.memory import TILE_ROWS
+from ..density.memory import tile_rows
 from ..density.problem import Problem
 from ..guards import evaluating, seeded, whole_number
 from ..posterior.mcmc import sample_posterior
@@ -97,7 +97,8 @@ def _log_joint(problem: Problem, z: np.ndarray) -> np.ndarray:
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         batch = problem.batch(slice(None))
         densities = problem.densities(batch)
-        for block in np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / TILE_ROWS))):
+        rows = tile_rows(problem.device)
+        for block in np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / rows))):
             values = {"z": torch.as_tensor(block).to(batch[0].device)}
             log_likelihood, log_prior = densities.log_model(values)
             found.append((log_likelihood + log_prior).numpy(force=True))

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ..data.arrays import as_rows
-from ..density.memory import Memory
+from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream
-from ..evidence.importance import TILE_DATA
 from ..evidence.pareto import khat
 from ..guards import evaluating, mode, seeded
 from ..vae import VAE
@@ -30,10 +29,10 @@ def guide_draws(problem: Problem, *, num_samples: int, seed: int) -> tuple[Draws
     """
     draws, weights = [], []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
-        for tile in problem.tiles(TILE_DATA, (seed, Stream.GUIDE)):
+        for tile in problem.tiles(tile_data(problem.device), (seed, Stream.GUIDE)):
             with tile.seeded():
                 drawn = tile.densities.draw(num_samples)
-                weights.append(tile.densities.weigh(drawn, Memory()).log_weight)
+                weights.append(tile.densities.weigh(drawn, Memory(problem.device)).log_weight)
             draws.append({name: z.numpy(force=True) for name, z in drawn.values.items()})
     by_site = {name: np.concatenate([part[name] for part in draws], 1) for name in draws[0]}
     return by_site, torch.cat(weights, 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.rows import DataError, Rows
-from ..density.memory import TILE_ROWS
+from ..density.memory import tile_rows
 from ..density.problem import Problem
 from ..evidence.pareto import khat
 from ..guards import evaluating, seed_of, seeded, whole_number
@@ -113,7 +113,7 @@ def _importance(log_weight: Tensor) -> xarray.Dataset:
 def _blocks(vae: VAE, z: xarray.DataArray) -> Any:
     """Draws of latents ``(S, N, *Z)``, a few at a time."""
     flat = z.values.reshape(-1, *z.shape[2:])
-    step = max(1, TILE_ROWS // z.shape[2])
+    step = max(1, tile_rows(vae.reference.device) // z.shape[2])
     for start in range(0, len(flat), step):
         yield torch.as_tensor(flat[start : start + step]).to(vae.reference.device)
 

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from ..assembly.refinement import refine
-from ..density.memory import Memory
+from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream, Tile
 from ..density.traced import Traced
-from ..evidence.importance import TILE_DATA
 from ..guards import evaluating, mode, seed_of, seeded, whole_number
 from ..posterior.trees import dataset
 from ..vae import VAE
@@ -70,13 +69,14 @@ def gaps(
     own = vae_of("gaps", vae)
     problem = Problem.of(vae, x, c)
     parts = []
-    for tile in problem.tiles(TILE_DATA, (seed, Stream.GAPS)):
+    for tile in problem.tiles(tile_data(problem.device), (seed, Stream.GAPS)):
         best = Traced(own.model, _refined(own, tile, steps), tile.batch)
         with torch.no_grad(), evaluating(own.model):
             log_weights = []
             for number, densities in enumerate((best, tile.densities), start=2):
                 with seeded(seed_of(tile.seed, number)):
-                    log_weights.append(densities.terms(num_samples, Memory()).log_weight)
+                    terms = densities.terms(num_samples, Memory(problem.device))
+                    log_weights.append(terms.log_weight)
         parts.append(_parts(*log_weights))
     return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 

@@ -1,5 +1,5 @@
-"""How many rows the decoder is given at once: as many as a cache holds, and no more than memory
-allows.
+"""How many rows are worked on at once: as many as a cache holds or keep a GPU busy, and no more than
+memory allows.
 """
 
 from __future__ import annotations
@@ -13,8 +13,21 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-TILE_ROWS = 4096  # at most: what a block of chains holds
-BLOCK_ROWS = 2048  # of the decoder: more do not fit the cache of a processor
+TILE_ROWS = 4096  # of the decoder, worked on together
+TILE_DATA = 64
+ON_A_GPU = 32  # times as many rows and 16 times as many data: a launch costs more than arithmetic
+BLOCK_BYTES = 2**25  # what the decoder may take at once, where the cache of a processor counts
+SHARE = 4  # of the free memory of a GPU, the part that the decoder may take
+
+
+def tile_rows(device: torch.device) -> int:
+    """How many decoder rows are worked on together; draws depend on it."""
+    return TILE_ROWS * (ON_A_GPU if device.type == "cuda" else 1)
+
+
+def tile_data(device: torch.device) -> int:
+    """How many data are worked on together; draws depend on it."""
+    return TILE_DATA * (ON_A_GPU // 2 if device.type == "cuda" else 1)
 
 
 class Memory:
@@ -23,13 +36,16 @@ class Memory:
     All bytes that are allocated for a row together bound, from above, what is held of it at once.
 
     Arguments:
-        max_bytes: About how much memory the model may take at once; left out, ``BLOCK_ROWS`` rows.
+        device: Where the model is.
+        max_bytes: About how much memory the model may take at once. Left out, what a cache holds;
+            on a GPU, a quarter of what is free.
     """
 
-    def __init__(self, max_bytes: int | None = None) -> None:
+    def __init__(self, device: torch.device, max_bytes: int | None = None) -> None:
         _keep_freed_memory()
-        self.max_bytes = max_bytes
-        self.rows = BLOCK_ROWS if max_bytes is None else None
+        self.max_bytes = default_bytes(device) if max_bytes is None else max_bytes
+        self.most = tile_rows(device)
+        self.rows: int | None = None
 
     def particles(self, data: int) -> int:
         """How many particles of so many data make a block."""
@@ -38,12 +54,19 @@ class Memory:
     @contextmanager
     def watched(self, rows: int) -> Iterator[None]:
         """A block of so many rows is computed inside."""
-        if self.rows is not None or self.max_bytes is None:
+        if self.rows is not None:
             yield
             return
         with _Allocated() as allocated:
             yield
-        self.rows = max(1, min(TILE_ROWS, self.max_bytes * rows // max(1, allocated.total)))
+        self.rows = max(1, min(self.most, self.max_bytes * rows // max(1, allocated.total)))
+
+
+def default_bytes(device: torch.device) -> int:
+    """How much memory the model may take at once, where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // SHARE
+    return BLOCK_BYTES
 
 
 def _keep_freed_memory() -> None:

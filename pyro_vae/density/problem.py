@@ -119,6 +119,11 @@ class Problem:
         return len(self.rows)
 
     @property
+    def device(self) -> torch.device:
+        """Where model and guide compute."""
+        return torch.device("cpu") if self.like is None else self.like.device
+
+    @property
     def _first(self) -> Batch:
         """The first datum, which was kept when all were read."""
         parts = (part for part in (self.rows, self.rows.c) if part is not None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from ..distributions.supports import bijection_to, is_real
-from .memory import TILE_ROWS
+from .memory import tile_rows
 from .terms import Densities, Latent, Values
 
 
@@ -72,7 +72,8 @@ class Target:
 
     def draw_prior(self, num: int) -> Tensor:
         """Positions ``(num, N, size)`` drawn from the prior, in blocks: a model may decode them."""
-        step = max(1, TILE_ROWS // self.densities.num_data)
+        rows = tile_rows(self.densities.batch[0].device)
+        step = max(1, rows // self.densities.num_data)
         blocks = [min(step, num - done) for done in range(0, num, step)]
         return torch.cat([self.unconstrain(self.densities.draw_prior(size)) for size in blocks])
 

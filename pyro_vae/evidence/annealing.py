@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..density.memory import TILE_ROWS
+from ..density.memory import tile_rows
 from ..density.problem import Problem, Stream
 from ..density.target import Target
 from ..density.traced import Pair
@@ -113,7 +113,8 @@ def annealed_log_evidence(
     moved = []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         about = problem.about
-        for tile in problem.tiles(max(1, TILE_ROWS // chains), (seed, Stream.ANNEALING)):
+        size = max(1, tile_rows(problem.device) // chains)
+        for tile in problem.tiles(size, (seed, Stream.ANNEALING)):
             if "measure" not in about:
                 about["measure"] = tile.densities.measure
             with tile.seeded():

@@ -6,6 +6,7 @@ size that followed the chains that it moves would bias their weights.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..density.recorded import Recorded
 from ..density.target import Target
 from ..posterior.adaptation import covariance_factor
-from ..posterior.hmc import HMCState, evaluate, transition
+from ..posterior.hmc import HMCState, evaluate, transition, with_gradient
 
 PILOT_CHAINS = 4
 SCALE_DRAWS = 256
@@ -81,6 +83,7 @@ class AnnealingPath:
         num_steps: The leapfrog steps of each transition.
         scale: The factor of each datum that the momenta are scaled by, of shape ``(N, D, D)``.
         step_sizes: For each temperature and datum, of shape ``(T + 1, N)``.
+        between: The density and its gradient, of a position and an inverse temperature inside.
     """
 
     target: Target
@@ -89,6 +92,7 @@ class AnnealingPath:
     num_steps: int
     scale: Tensor
     step_sizes: Tensor
+    between: Recorded
 
     @classmethod
     def tuned(cls, target: Target, base: Base, betas: list[float], num_steps: int) -> AnnealingPath:
@@ -96,7 +100,9 @@ class AnnealingPath:
         draws = base.sample(torch.Size([SCALE_DRAWS])).detach()
         scale = covariance_factor(draws, torch.diag_embed(draws.std(0)))
         size = torch.full_like(draws[0, :, 0], draws.shape[-1] ** -0.25)
-        path = cls(target, base, betas, num_steps, scale, size.expand(len(betas), -1))
+        sizes = size.expand(len(betas), -1)
+        between = Recorded(functools.partial(_between, target, base))
+        path = cls(target, base, betas, num_steps, scale, sizes, between)
         return replace(path, step_sizes=path._pilot(size))
 
     def forward(self, chains: int) -> tuple[Tensor, Tensor]:
@@ -127,23 +133,12 @@ class AnnealingPath:
                 state, _ = self._moved(state, t)
         return log_weight
 
-    def _density(self, t: int) -> Callable[[Tensor], Tensor]:
-        beta = self.betas[t]
-        base = self.base
-        target = self.target
-
-        def log_density(u: Tensor) -> Tensor:
-            if isinstance(base, Prior):  # one run of the decoder is enough
-                prior, likelihood = target.log_model(u)
-                return prior + beta * likelihood if beta else prior
-            if beta == 0.0 or beta == 1.0:  # 0 times an infinite density is nothing
-                return target(u) if beta else base.log_prob(u)
-            return (1 - beta) * base.log_prob(u) + beta * target(u)
-
-        return log_density
-
     def _at(self, t: int, position: Tensor) -> HMCState:
-        return evaluate(self._density(t), position)
+        beta = self.betas[t]
+        if beta in (0.0, 1.0):  # 0 times an infinite density is nothing
+            return evaluate(self.target if beta else self.base.log_prob, position)
+        as_tensor = torch.full((), beta, dtype=torch.float64, device=position.device)
+        return HMCState(position.detach(), *self.between(position, as_tensor))
 
     def _reweighted(self, log_weight: Tensor, state: HMCState, t: int) -> tuple[Tensor, HMCState]:
         """On to the next density, the chains where they are."""
@@ -155,7 +150,12 @@ class AnnealingPath:
 
     def _moved(self, state: HMCState, t: int) -> tuple[HMCState, Tensor]:
         state, info = transition(
-            self._density(t), state, self.step_sizes[t], self.num_steps, self.scale, jitter=JITTER
+            functools.partial(self._at, t),
+            state,
+            self.step_sizes[t],
+            self.num_steps,
+            self.scale,
+            jitter=JITTER,
         )
         return state, info.acceptance.mean(0)
 
@@ -169,3 +169,15 @@ class AnnealingPath:
             size = size * torch.exp(GAIN * (acceptance - TARGET_ACCEPTANCE))
             found.append(size)
         return torch.stack([*found, size])
+
+
+def _between(target: Target, base: Base, position: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """The log density at an inverse temperature between those of the ends, and its gradient."""
+
+    def log_density(u: Tensor) -> Tensor:
+        if isinstance(base, Prior):  # one run of the decoder is enough
+            prior, likelihood = target.log_model(u)
+            return prior + beta * likelihood
+        return (1 - beta) * base.log_prob(u) + beta * target(u)
+
+    return with_gradient(log_density, position)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..density.memory import TILE_ROWS
+from ..density.memory import tile_data, tile_rows
 from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..density.traced import Pair
@@ -37,7 +37,6 @@ from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import have_mixed
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
-from .importance import TILE_DATA
 from .pareto import KHAT_LIMIT, khat
 from .results import means, warn_of_flags
 
@@ -104,7 +103,7 @@ def bridge_log_evidence(
     parts = []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         about = problem.about
-        for tile in problem.tiles(TILE_DATA, (seed, Stream.BRIDGE)):
+        for tile in problem.tiles(tile_data(problem.device), (seed, Stream.BRIDGE)):
             if "measure" not in about:
                 about["measure"] = tile.densities.measure
             with tile.seeded():
@@ -166,7 +165,7 @@ def _log_det(factor: Tensor) -> Tensor:
 
 
 def _in_blocks(log_density: Any, position: Tensor) -> Tensor:
-    blocks = position.split(max(1, TILE_ROWS // position.shape[1]))
+    blocks = position.split(max(1, tile_rows(position.device) // position.shape[1]))
     return torch.cat([log_density(block) for block in blocks]).double()
 
 

@@ -28,19 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..density.memory import TILE_ROWS, Memory
+from ..density.memory import Memory, tile_data, tile_rows
 from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..guards import seed_of
 from .annealing import temperatures
 from .annealing_path import AnnealingPath
-from .importance import TILE_DATA, importance_weights
+from .importance import importance_weights
 from .pareto import KHAT_LIMIT
 from .proposals import CHAINS, StudentTMixture, defended, of_guide, of_posterior
 from .weights import Weights, concatenate, from_blocks
 
 RUNGS = ("guide", "mixture", "refined", "annealed")
-TILE = TILE_ROWS // CHAINS  # data that are worked on together: as many chains fill the decoder
 FINITE_VARIANCE = 0.5  # the largest k-hat of weights with a finite variance
 SECOND_OPINION = 500  # draws
 REFUTED = 4.0  # standard errors
@@ -92,10 +91,12 @@ def escalate(
     weights = []
     rungs = []
     bounds = []
-    for tile in problem.tiles(TILE, (seed, Stream.ESCALATION)):
+    device = problem.device
+    size = tile_rows(device) // CHAINS  # as many data as fill the decoder with chains
+    for tile in problem.tiles(size, (seed, Stream.ESCALATION)):
         parts = [
             importance_weights(part, budget.num_samples, memory)
-            for part in tile.split(TILE_DATA, (seed,))
+            for part in tile.split(tile_data(device), (seed,))
         ]
         if "measure" not in about:
             about["measure"] = tile.densities.measure
@@ -197,7 +198,8 @@ class _Escalation:
 
     def _annealed(self, index: Tensor, moments: StudentTMixture, num_distributions: int) -> None:
         parts = []
-        for some in torch.arange(len(index)).split(TILE_ROWS // ANNEALED_CHAINS):
+        size = tile_rows(self.tile.problem.device) // ANNEALED_CHAINS
+        for some in torch.arange(len(index)).split(size):
             base = replace(moments.select(some), widths=WIDTHS["refined"])
             schedule = temperatures(num_distributions, "sigmoidal")
             target = self._target(index[some])

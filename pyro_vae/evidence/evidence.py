@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..density.memory import Memory
+from ..density.memory import Memory, tile_data
 from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..vae import VAE
 from .escalation import RUNGS, Budget, escalate
-from .importance import TILE_DATA, importance_weights
+from .importance import importance_weights
 from .pareto import KHAT_LIMIT
 from .results import as_dataset, exact_figures, from_dataset, warn_of_flags
 from .weights import Weights, concatenate
@@ -54,7 +54,7 @@ def log_evidence(
     max_samples: int = 20_000,
     more: xarray.Dataset | None = None,
     seed: int = 0,
-    max_bytes: int = 2**26,
+    max_bytes: int | None = None,
 ) -> xarray.Dataset:
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
     exact sum.
@@ -76,7 +76,8 @@ def log_evidence(
         max_samples: With a tolerance, the most samples for a datum on one rung.
         more: An earlier result for the same model and data, which `num_samples` are added to.
         seed: The seed of the draws.
-        max_bytes: About how much memory the model may take at once; never another answer.
+        max_bytes: About how much memory the model may take at once (default: 32 MB, which a cache
+            holds; on a GPU, a quarter of what is free); never another answer.
 
     Returns:
         A dataset over the dimension ``datum``, all in nats per datum where they are log densities:
@@ -104,14 +105,14 @@ def log_evidence(
     for name, value, least in (
         ("num_samples", num_samples, 1),
         ("max_samples", max_samples, 1),
-        ("max_bytes", max_bytes, 1),
+        ("max_bytes", 1 if max_bytes is None else max_bytes, 1),
         ("seed", seed, 0),
     ):
         whole_number(name, value, at_least=least)
     if tolerance is not None:
         _check(tolerance, max_samples, num_samples, more)
     problem = Problem.of(vae, x, c)
-    memory = Memory(max_bytes)
+    memory = Memory(problem.device, max_bytes)
 
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         about = problem.about
@@ -145,7 +146,7 @@ def _of_guide(
     done = 0 if earlier is None else int(earlier.num.max())
     stream = (seed, done) if done else (seed,)  # added draws are others
     parts = []
-    for tile in problem.tiles(TILE_DATA, stream):
+    for tile in problem.tiles(tile_data(problem.device), stream):
         parts.append(importance_weights(tile, num_samples, memory))
         if "measure" not in about:
             about["measure"] = tile.densities.measure

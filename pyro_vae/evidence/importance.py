@@ -1,9 +1,9 @@
 """Importance sampling, tile by tile.
 
 The (K, N) weights are never all in memory. Data are worked through in tiles of at most
-``TILE_DATA`` rows, samples in tiles that fill ``TILE_ROWS`` decoder rows. A tile has its own seed
-and a shape that depends on nothing but N and K, so the memory given to the decoder changes neither
-the draws nor the answer.
+``tile_data`` rows, samples in tiles that fill ``tile_rows`` decoder rows. A tile has its own seed
+and a shape that depends on nothing but N, K and the kind of the device, so the memory given to the
+decoder changes neither the draws nor the answer.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..density.memory import TILE_ROWS, Memory
+from ..density.memory import Memory, tile_data, tile_rows
 from ..density.problem import Tile
 from ..density.terms import Terms
 from .weights import Weights, from_blocks
 
-TILE_DATA = 64
 BUFFER = 4096  # weights per datum kept until they are merged into the running sums
 
 
@@ -27,7 +26,8 @@ def importance_weights(tile: Tile, num_samples: int, memory: Memory) -> Weights:
     with tile.seeded():
         if tile.problem.sums_exactly:
             return _exact(tile.densities.enumerated(memory), tile.precision)
-        size = max(1, TILE_ROWS // min(TILE_DATA, len(tile.problem)))
+        device = tile.problem.device
+        size = max(1, tile_rows(device) // min(tile_data(device), len(tile.problem)))
         drawn = (
             tile.terms(min(size, num_samples - done), memory).log_weight
             for done in range(0, num_samples, size)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..density.memory import TILE_ROWS
+from ..density.memory import tile_rows
 from ..density.target import Target
 from ..posterior.adaptation import covariance_factor
 from ..posterior.hmc import BatchedHMC, evaluate
@@ -97,7 +97,8 @@ def of_posterior(target: Target, guide: StudentTMixture) -> tuple[Tensor, Studen
         has.
     """
     draws = torch.cat([target.draw_guide(4 * CHAINS), target.draw_prior(4 * CHAINS)])
-    states = [evaluate(target, block) for block in draws.split(max(1, TILE_ROWS // draws.shape[1]))]
+    blocks = draws.split(max(1, tile_rows(draws.device) // draws.shape[1]))
+    states = [evaluate(target, block) for block in blocks]
     inside = torch.cat([state.is_finite for state in states])
     alive = inside.any(0).nonzero()[:, 0].cpu()
     if len(alive) == 0:
@@ -131,7 +132,7 @@ def _first_inside(draws: Tensor, inside: Tensor) -> Tensor:
 
 def defended(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
     """Log weights of `num` draws, in blocks ``(K', N)``: some of the prior, the rest proposed."""
-    size = max(10, TILE_ROWS // len(proposal.mean))
+    size = max(10, tile_rows(proposal.mean.device) // len(proposal.mean))
     for done in range(0, num, size):
         block = min(size, num - done)
         from_prior = round(PRIOR_SHARE * block)

@@ -18,6 +18,7 @@ matrix is :math:`L L^\top`), a leapfrog step of size :math:`\epsilon` is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
+from ..density.recorded import Recorded
 from ..guards import whole_number
 from .adaptation import Adaptation
 
@@ -54,6 +56,9 @@ class HMCState:
         return self.log_density.isfinite() & self.gradient.isfinite().all(-1)
 
 
+StateAt = Callable[[Tensor], HMCState]
+
+
 @dataclass(frozen=True)
 class HMCInfo:
     """What happened in one transition, each of shape ``(K, N)``.
@@ -71,15 +76,20 @@ class HMCInfo:
 
 def evaluate(log_density: LogDensity, position: Tensor) -> HMCState:
     """The state at `position`."""
+    return HMCState(position.detach(), *with_gradient(log_density, position))
+
+
+def with_gradient(log_density: LogDensity, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The log density at `position`, and its gradient."""
     with torch.enable_grad():
         position = position.detach().requires_grad_()
         value = log_density(position)
         (gradient,) = torch.autograd.grad(value.sum(), position)
-    return HMCState(position.detach(), value.detach(), gradient)
+    return value.detach(), gradient
 
 
 def leapfrog(
-    log_density: LogDensity,
+    state_at: StateAt,
     state: HMCState,
     momentum: Tensor,
     step_size: Tensor,
@@ -89,7 +99,7 @@ def leapfrog(
     """Follow the dynamics.
 
     Arguments:
-        log_density: Maps positions ``(K, N, D)`` to ``(K, N)``.
+        state_at: Maps positions ``(K, N, D)`` to states.
         state: Where to begin.
         momentum: Of shape ``(K, N, D)``.
         step_size: Of a shape that broadcasts to ``(K, N)``; negative ones go back in time.
@@ -102,14 +112,14 @@ def leapfrog(
     size = step_size[..., None]
     momentum = momentum + size / 2 * _times(scale.mT, state.gradient)
     for step in range(num_steps):
-        state = evaluate(log_density, state.position + size * _times(scale, momentum))
+        state = state_at(state.position + size * _times(scale, momentum))
         full = 1.0 if step < num_steps - 1 else 0.5
         momentum = momentum + full * size * _times(scale.mT, state.gradient)
     return state, momentum
 
 
 def transition(
-    log_density: LogDensity,
+    state_at: StateAt,
     state: HMCState,
     step_size: Tensor,
     num_steps: int,
@@ -117,13 +127,13 @@ def transition(
     *,
     jitter: float = 0.0,
 ) -> tuple[HMCState, HMCInfo]:
-    """One Metropolis step of HMC for each chain and datum, which leaves exp(log_density) invariant.
+    """One Metropolis step of HMC for each chain and datum, which leaves their densities invariant.
 
     Where the trajectory meets a density that is not finite, or loses the energy, the chain stays
     where it was.
 
     Arguments:
-        log_density: Maps positions ``(K, N, D)`` to ``(K, N)``.
+        state_at: Maps positions ``(K, N, D)`` to states.
         state: Where to begin.
         step_size: Of a shape that broadcasts to ``(K, N)``.
         num_steps: How many leapfrog steps.
@@ -139,7 +149,7 @@ def transition(
         step_size = step_size * (1 + jitter * (2 * uniform - 1))
 
     momentum = torch.randn_like(state.position)
-    proposal, last = leapfrog(log_density, state, momentum, step_size, num_steps, scale)
+    proposal, last = leapfrog(state_at, state, momentum, step_size, num_steps, scale)
     before = state.log_density - momentum.square().sum(-1) / 2
     gain = proposal.log_density - last.square().sum(-1) / 2 - before
 
@@ -182,7 +192,7 @@ class BatchedHMC(MCMCKernel):
         scale: Tensor,
         target_acceptance: float = 0.8,
     ) -> None:
-        self.log_density = log_density
+        self.with_gradient = Recorded(functools.partial(with_gradient, log_density))
         self.transforms: dict = {}
         self.initial_params = {"position": position}
         self.adaptation = Adaptation(scale, target_acceptance)
@@ -210,9 +220,13 @@ class BatchedHMC(MCMCKernel):
         """The leapfrog steps of a transition."""
         return self.adaptation.num_steps
 
+    def state_at(self, position: Tensor) -> HMCState:
+        """The state of all chains at `position`."""
+        return HMCState(position.detach(), *self.with_gradient(position))
+
     def setup(self, warmup_steps: int, *args: object, **kwargs: object) -> None:
         whole_number("warmup", warmup_steps, at_least=0)
-        self.state = evaluate(self.log_density, self.initial_params["position"])
+        self.state = self.state_at(self.initial_params["position"])
         outside = ~self.state.is_finite
         if outside.any():
             chain, datum = outside.nonzero()[0].tolist()
@@ -225,9 +239,9 @@ class BatchedHMC(MCMCKernel):
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         if params["position"] is not self.state.position:
-            self.state = evaluate(self.log_density, params["position"])
+            self.state = self.state_at(params["position"])
         self.state, self.last = transition(
-            self.log_density,
+            self.state_at,
             self.state,
             self.step_size,
             self.num_steps,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, Transform, TransformedDistribution
 
-from ..density.memory import TILE_ROWS
+from ..density.memory import tile_rows
 from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..density.traced import Pair
@@ -106,7 +106,7 @@ def sample_posterior(
     whole_number("seed", seed, at_least=0)
 
     problem = Problem.of(vae, x, c)
-    run, size = KERNELS[kernel](chains, processes)
+    run, size = KERNELS[kernel](chains, processes, problem.device)
     parts = []
     with evaluating(problem.model, problem.guide), torch.enable_grad():
         for tile in problem.tiles(size, (seed,)):
@@ -183,16 +183,17 @@ def _nuts(
     seeds = [seed_of(*seed, Stream.CHAINS, number) for number in range(len(start))]
     positions, stats = nuts_chains(target, start, warmup, num_samples, seeds, processes)
     with torch.no_grad():
-        blocks = positions.flatten(0, 1).split(max(1, TILE_ROWS // positions.shape[2]))
+        rows = tile_rows(positions.device)
+        blocks = positions.flatten(0, 1).split(max(1, rows // positions.shape[2]))
         log_density = torch.cat([target(block) for block in blocks])
     stats["lp"] = log_density.reshape(positions.shape[:3]).numpy(force=True)
     return _arrays(target.constrain(positions)), stats
 
 
-# For each kernel, of the chains and the processes: how to run it, and how many data at once.
-KERNELS: dict[str, Callable[[int, int], tuple[Callable, int]]] = {
-    "hmc": lambda chains, _: (_hmc, max(1, TILE_ROWS // chains)),
-    "nuts": lambda _, processes: (functools.partial(_nuts, processes), NUTS_DATA),
+# For each kernel, of chains, processes and device: how to run it, and how many data at once.
+KERNELS: dict[str, Callable[[int, int, torch.device], tuple[Callable, int]]] = {
+    "hmc": lambda chains, _, device: (_hmc, max(1, tile_rows(device) // chains)),
+    "nuts": lambda _, processes, __: (functools.partial(_nuts, processes), NUTS_DATA),
 }
 
 

@@ -11,6 +11,8 @@ they need few transitions, and the guide is there afterwards.
 
 from __future__ import annotations
 
+import functools
+
 import pyro
 import torch
 from torch import Tensor
@@ -87,9 +89,12 @@ class MonteCarloEM(OwnELBO):
         """
         start = target.unconstrain(values)
         spread = start.std(0).clamp(min=1e-3) if len(start) > 1 else torch.ones_like(start[0])
-        state, scale = evaluate(target, start), torch.diag_embed(spread)
+        state_at = functools.partial(evaluate, target)
+        state, scale = state_at(start), torch.diag_embed(spread)
         for _ in range(self.transitions):
             step_size = self.step_size * torch.ones_like(state.log_density)
-            state, info = transition(target, state, step_size, self.num_steps, scale, jitter=JITTER)
+            state, info = transition(
+                state_at, state, step_size, self.num_steps, scale, jitter=JITTER
+            )
             self.step_size *= float((RATE * (info.acceptance.mean() - TARGET)).exp())
         return target.constrain(state.position)
