@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.training import run
+from pyro_vae.training import compiled
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None,
@@ -376,7 +376,7 @@ def test_auto_leaves_short_training_alone():
 @needs_compiler
 @pytest.mark.slow
 def test_auto_compiles_where_the_steps_repay_it(monkeypatch):
-    monkeypatch.setattr(run, "STEPS", 18)
+    monkeypatch.setattr(compiled, "STEPS", 18)
     assert trained("auto")[0].attrs["compiled"] == WHOLE
 
 

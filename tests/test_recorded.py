@@ -11,6 +11,7 @@ from truth import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.density import recorded
+from pyro_vae.training import compiled
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(7)
@@ -110,3 +111,93 @@ def test_estimates_are_those_without_a_recording(name, request):
         replayed = ESTIMATES[name](TRUTH.vae(shrink=0.3))
     assert recordings
     np.testing.assert_array_equal(plain, replayed)
+
+
+class Poisoned(torch.nn.Module):
+    """In train mode, a row of ones makes the loss NaN, or its gradient alone."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.layer = torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.layer(x)
+        if not self.training:
+            return y
+        bad = (x.sum(-1, keepdim=True) == 6).to(x)
+        if self.what == "loss":
+            return y + torch.where(bad > 0, torch.nan, 0.0)
+        return y + (1 - bad + bad * 0 * y).sqrt()  # the root of 0 has an infinite slope
+
+
+def trained(compile, **options):
+    x = torch.bernoulli(torch.full((43, 6), 0.4), generator=torch.Generator().manual_seed(0))
+    vae = pv.build(x, latent=2, hidden=[4], likelihood="bernoulli")
+    options = {"epochs": 3, "batch_size": 8, "progress": False, **options}
+    return pv.fit(vae, x, compile=compile, **options), vae.state_dict()
+
+
+TRAINING = {
+    "adam": {},
+    "another optimiser": {"optimizer": torch.optim.AdamW},
+    "schedules": {"beta": pv.linear_warmup(3), "learning_rate": lambda epoch: 1e-2 / (1 + epoch)},
+    "clipped": {"clip_norm": 0.1},
+    "whole batches only": {"batch_size": 43},
+    "iwae": {"loss": "iwae", "particles": 3},
+}
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_training_is_that_without_a_recording(case, recordings, monkeypatch):
+    monkeypatch.setattr(compiled, "recorder_of", recorded.recorder_of)
+    plain, before = trained(False, **TRAINING[case])
+    history, after = trained(True, **TRAINING[case])
+    assert history.attrs["compiled"].startswith("as a CUDA graph: loss, gradients")
+    assert len(recordings) == 1
+    np.testing.assert_allclose(history.loss, plain.loss, rtol=1e-12)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-11, atol=1e-12, msg=name)
+
+
+def test_auto_records_where_a_hundred_steps_repay_it(recordings, monkeypatch):
+    monkeypatch.setattr(compiled, "recorder_of", recorded.recorder_of)
+    assert trained("auto", epochs=16)[0].attrs["compiled"].startswith("no: 96 steps do not")
+    assert trained("auto", epochs=17)[0].attrs["compiled"].startswith("as a CUDA graph")
+
+
+def test_what_cannot_be_recorded_is_trained_without(monkeypatch):
+    def refuses(function):
+        function()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(compiled, "recorder_of", lambda _: refuses)
+    plain, before = trained(False)
+    with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
+        history, after = trained(True)
+    assert history.attrs["compiled"].startswith("no: operation not permitted")
+    assert history.loss.tolist() == plain.loss.tolist()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
+def test_what_is_not_finite_is_found_when_losses_are_read(bad, optimizer, recordings, monkeypatch):
+    """The step that was bad is named, and parameters are those before it, though others followed
+    until the losses were read.
+    """
+    monkeypatch.setattr(compiled, "recorder_of", recorded.recorder_of)
+    x = torch.bernoulli(torch.full((400, 6), 0.4), generator=torch.Generator().manual_seed(0))
+    x[97] = 1.0
+    found = []
+    for compile in (False, True):
+        vae = pv.build(x, latent=2, hidden=[4], likelihood="bernoulli")
+        torch.manual_seed(0)
+        vae.posterior = pv.Amortised(Poisoned(bad), pv.Normal((2,)))
+        vae.double()
+        with pytest.raises(FloatingPointError, match=f"{bad}.* at epoch 0, batch") as error:
+            pv.fit(vae, x, batch_size=8, progress=False, optimizer=optimizer, compile=compile)
+        found.append((str(error.value), vae.state_dict()))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], value, rtol=1e-12, atol=1e-12)

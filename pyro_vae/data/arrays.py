@@ -73,7 +73,10 @@ def _from_tensor(x: Tensor) -> Rows:
 
     x = x.detach()
     return Rows(
-        lambda index: x[torch.as_tensor(index, device=x.device)], len(x), tuple(x.shape[1:])
+        lambda index: x[torch.as_tensor(index, device=x.device)],
+        len(x),
+        tuple(x.shape[1:]),
+        is_fixed=True,
     )
 
 
@@ -97,7 +100,7 @@ def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:
         )
     if array.dtype.kind not in "biuf":
         array = _numeric(array, Rows(array.__getitem__, len(array), array.shape[1:], columns))
-    return Rows(array.__getitem__, len(array), array.shape[1:], columns)
+    return Rows(array.__getitem__, len(array), array.shape[1:], columns, is_fixed=True)
 
 
 def _numeric(array: np.ndarray, rows: Rows) -> np.ndarray:

@@ -44,6 +44,7 @@ class Rows:
         event_shape: The shape of one row.
         columns: Labels of the columns, if they have any.
         c: What the data are conditional on, row by row.
+        is_fixed: Whether a row is the same whenever it is read.
     """
 
     def __init__(
@@ -53,12 +54,15 @@ class Rows:
         event_shape: tuple[int, ...],
         columns: list[Any] | None = None,
         c: Rows | None = None,
+        is_fixed: bool = False,
     ) -> None:
         self.fetch = fetch
         self.length = length
         self.columns = columns
         self.c = c
+        self.is_fixed = is_fixed
         self.event_shape = torch.Size(event_shape)
+        self.device: torch.device | None = None  # where all rows are in memory, if they are
         self._summary: Summary | None = None
 
     def __len__(self) -> int:
@@ -66,13 +70,16 @@ class Rows:
 
     def given(self, c: Rows | None) -> Rows:
         """The same rows, each with its row of c."""
-        rows = Rows(self.fetch, self.length, self.event_shape, self.columns, c)
+        rows = Rows(
+            self.fetch, self.length, self.event_shape, self.columns, c, is_fixed=self.is_fixed
+        )
         rows._summary = self._summary
+        rows.device = self.device
         return rows
 
-    def take(self, index: np.ndarray | slice, like: Tensor | None = None) -> Tensor:
-        """Rows `index`, in the dtype and on the device of `like` (default: torch's default dtype,
-        on the CPU).
+    def take(self, index: Any, like: Tensor | None = None) -> Tensor:
+        """Rows `index`, a slice, an array or what :meth:`places` gave, in the dtype and on the
+        device of `like` (default: torch's default dtype, on the CPU).
         """
         like = torch.empty(0) if like is None else like
         index = np.arange(*index.indices(self.length)) if isinstance(index, slice) else index
@@ -81,18 +88,29 @@ class Rows:
             kind = np.float64 if like.dtype == torch.float64 else np.float32
             with np.errstate(over="ignore"):  # what overflows is infinite, and the check names it
                 batch = torch.from_numpy(np.array(batch, dtype=kind, order="C"))
-        return batch.to(device=like.device, dtype=like.dtype)
+        if like.is_cuda and not batch.is_cuda:  # a copy that nobody waits for
+            batch = batch.to(like.dtype).pin_memory()
+        return batch.to(device=like.device, dtype=like.dtype, non_blocking=like.is_cuda)
 
-    def batch(self, index: np.ndarray | slice, like: Tensor | None = None) -> tuple[Tensor, ...]:
+    def batch(self, index: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
         """What model and guide are called with: rows `index` of x, and of c if there is one."""
         x = self.take(index, like)
         return (x,) if self.c is None else (x, self.c.take(index, like))
+
+    def places(self, index: np.ndarray) -> Any:
+        """Row numbers in the form in which they are looked up soonest, over and over."""
+        return index if self.device is None else torch.as_tensor(index, device=self.device)
 
     def only(self, index: np.ndarray) -> Rows:
         """Some of the rows, in the order of `index`, still read a few at a time; and their c."""
         c = None if self.c is None else self.c.only(index)
         return Rows(
-            lambda inner: self.fetch(index[inner]), len(index), self.event_shape, self.columns, c
+            lambda inner: self.fetch(index[inner]),
+            len(index),
+            self.event_shape,
+            self.columns,
+            c,
+            is_fixed=self.is_fixed,
         )
 
     def in_memory(self, like: Tensor | None = None) -> Rows:
@@ -100,10 +118,25 @@ class Rows:
         x = self.take(slice(None), like)
         c = None if self.c is None else self.c.in_memory(like)
         rows = Rows(
-            lambda index: x[torch.as_tensor(index)], self.length, self.event_shape, self.columns, c
+            lambda index: x[torch.as_tensor(index, device=x.device)],
+            self.length,
+            self.event_shape,
+            self.columns,
+            c,
+            is_fixed=True,
         )
+        rows.device = x.device
         rows._summary = self._summary
         return rows
+
+    def on_device(self, like: Tensor, max_bytes: int) -> Rows:
+        """The same rows, all on the device of `like`, if they fit and each reading gives the same;
+        else as they are.
+        """
+        parts = [self] if self.c is None else [self, self.c]
+        size = sum(part.length * part.event_shape.numel() for part in parts) * like.element_size()
+        may = size <= max_bytes and all(part.is_fixed for part in parts)
+        return self.in_memory(like) if may else self
 
     def scan(self, like: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """All rows, chunk by chunk. Afterwards the summary is known without another pass."""

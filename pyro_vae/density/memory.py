@@ -1,5 +1,5 @@
-"""How many rows are worked on at once: as many as a cache holds or keep a GPU busy, and no more than
-memory allows.
+"""How many rows are worked on at once: what a cache holds, or keeps a GPU busy, within what memory
+allows.
 """
 
 from __future__ import annotations

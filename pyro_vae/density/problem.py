@@ -21,7 +21,7 @@ from ..guards import mode, own_store, owner_of, process_lock, seed_of, seeded, w
 from ..vae import VAE
 from .direct import Direct, asked_directly
 from .identity import describe
-from .memory import Memory
+from .memory import Memory, default_bytes
 from .target import Target
 from .terms import Batch, Densities, Terms
 from .traced import Pair, Traced
@@ -151,7 +151,7 @@ class Problem:
         """Whether the likelihood gives densities, and on what space, or probabilities."""
         return self.densities(self._first).measure
 
-    def batch(self, index: np.ndarray | slice) -> Batch:
+    def batch(self, index: Any) -> Batch:
         """What model and guide are called with: some rows of x, and of c if there is one."""
         return self.rows.batch(index, like=self.like)
 
@@ -182,6 +182,13 @@ class Problem:
     def in_memory(self) -> Problem:
         """The same with all data read now, and not again."""
         return replace(self, rows=self.rows.in_memory(self.like))
+
+    def on_device(self) -> Problem:
+        """The same with its data on a GPU, if model and guide are there and the data fit."""
+        if self.like is None or self.device.type == "cpu":
+            return self
+        rows = self.rows.on_device(self.like, default_bytes(self.device))
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)

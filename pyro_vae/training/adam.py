@@ -26,6 +26,7 @@ class Adam:
         states = [optimiser.state[parameter] for parameter in trained]
         self.steps = [state["step"] for state in states]
         self.means = [as_vector(state["exp_avg"]) for state in states]
+        self.counted = 0.0
         self.squares = [as_vector(state["exp_avg_sq"]) for state in states]
 
     @staticmethod
@@ -37,16 +38,20 @@ class Adam:
         own_step = "step" in vars(optimiser)
         return type(optimiser) is torch.optim.Adam and not (varied or hooked or own_step)
 
-    def factors(self) -> tuple[float, float]:
-        """How far the next step goes, and by what it divides the root of the second moment."""
+    def factors(self, since: int) -> tuple[float, float]:
+        """How far the next step goes, and by what it divides the root of the second moment, where
+        so many steps were made since they were counted.
+        """
         first, second = self.group["betas"]
-        count = float(self.steps[0]) + 1
+        if since == 0:
+            self.counted = float(self.steps[0])  # another may have counted some
+        count = self.counted + since + 1
         return self.group["lr"] / (1 - first**count), math.sqrt(1 - second**count)
 
-    def count(self) -> None:
-        """Note that a step was made."""
+    def count(self, steps: int) -> None:
+        """Note that so many steps were made."""
         for step in self.steps:
-            step += 1
+            step += steps
 
     def update(
         self, parameters: list[Tensor], gradients: list[Tensor], factors: Tensor, is_finite: Tensor

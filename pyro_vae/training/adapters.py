@@ -59,11 +59,11 @@ class OneOptimiser(PyroOptim):
         """Set to 0 what is too small for full precision in the state of the optimiser.
 
         The mean gradient of a dead unit decays until it is subnormal, and stays there; arithmetic
-        on such numbers is many times slower on most processors.
+        on such numbers is many times slower on most processors, though not on a GPU.
         """
         for state in self.optimiser.state.values():
             for value in state.values():
-                if isinstance(value, Tensor) and value.is_floating_point():
+                if isinstance(value, Tensor) and value.is_floating_point() and value.is_cpu:
                     value.masked_fill_(value.abs() < torch.finfo(value.dtype).tiny, 0.0)
 
     def get_state(self) -> dict:

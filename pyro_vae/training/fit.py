@@ -84,9 +84,10 @@ def fit(
         clip_norm: The largest norm of the gradient of the loss per datum, over all parameters.
         patience: After how many epochs without a lower validation loss training stops; None for
             never.
-        compile: Whether a step is one compiled call (``torch.compile``), with Adam's update in it;
-            "auto" for training of at least 50,000 steps, which repays the half minute that it
-            takes. Where a part cannot be compiled, training goes on without.
+        compile: Whether a step is one call, with Adam's update in it: compiled by
+            ``torch.compile``, on a GPU recorded as a CUDA graph. "auto" for training of at least
+            50,000 steps, which repays the half minute that compiling may take; on a GPU of at least
+            100. Where a part cannot be compiled or recorded, training goes on without.
         device: Where the VAE is moved first, and stays; "auto" for a GPU where there is one
             (default: where it is).
         seed: The seed of shuffling and sampling.
@@ -117,7 +118,7 @@ def fit(
     _check_numbers(epochs, batch_size, patience, clip_norm, compile)
     if device is not None:
         vae.to(device_of(device))
-    problem = Problem.of(vae, x, c)
+    problem = Problem.of(vae, x, c).on_device()
     batch_size = min(batch_size, len(problem))
     held_out = None if validation is None else _held_out(vae, validation)
 
@@ -167,11 +168,11 @@ def _check_numbers(
 def _held_out(vae: VAE, validation: Any) -> Problem:
     try:
         if vae.condition is None:
-            return Problem.of(vae, validation)
+            return Problem.of(vae, validation).on_device()
         if not (isinstance(validation, tuple) and len(validation) == 2):
             raise DataError(
                 f"a conditional VAE needs a pair (x, c); got {type(validation).__name__}"
             )
-        return Problem.of(vae, *validation)
+        return Problem.of(vae, *validation).on_device()
     except DataError as error:
         raise DataError(f"validation data: {error}") from None

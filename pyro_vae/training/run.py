@@ -21,7 +21,8 @@ from ..density.terms import Batch
 from ..guards import mode, seeded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
-from .compiled import STEPS, CompiledStep, NotCompiled, why_not
+from .compiled import CompiledStep, NotCompiled, repaid_from, why_not
+from .ledger import NotFinite
 from .monitor import Watched
 from .objectives import Objective
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas
 
 EVALUATION_ROWS = 1024
+READ = 100  # compiled steps, after which their losses are read
 FLUSHED = 500  # steps, after which the optimiser's state is rid of subnormal numbers
 NOT_COMPILED = (
     "fit: the step is not compiled ({}); training goes on uncompiled, as compile=False asks for"
@@ -58,6 +60,7 @@ class Run:
     best_state: dict[str, Tensor] | None = None
     compiled: CompiledStep | None = None
     not_compiled: str = ""  # why
+    unread: list[int] = field(default_factory=list)  # compiled steps, each by its first row
 
     def __enter__(self) -> None:
         """Clear existing gradients; enable gradients even under ``no_grad``."""
@@ -100,31 +103,35 @@ class Run:
             self.not_compiled = "compile=False"
         elif reason:
             self._go_on_without(reason, stacklevel=4)
-        elif self.compile == "auto" and steps < STEPS:
+        elif self.compile == "auto" and steps < repaid_from(self.vae.reference.device):
             self.not_compiled = f"{steps} steps do not repay it; compile=True compiles them"
 
     def epoch(self, epoch: int, batch_size: int) -> None:
         """Go through the data once, and write a row of the history."""
         num = len(self.problem)
         order = torch.randperm(num, device="cpu").numpy()
-        self.seen, total = self.problem, 0.0
-        for start in range(0, num, batch_size):
-            self._schedule(epoch + start / num)
-            index = order[start : start + batch_size]
-            batch = self.problem.batch(index)
-            if epoch == 0:
-                self.watched.take(index, batch)
-            if start // batch_size % FLUSHED == 0:
-                self.optim.flush_subnormal()
-            is_first = epoch == start == 0
-            try:
-                if is_first or self.not_compiled or len(index) < batch_size:
-                    total += self._step(batch, validate=is_first)
+        places = self.problem.rows.places(order)
+        self.seen, total, start = self.problem, 0.0, 0
+        try:
+            for start in range(0, num, batch_size):
+                self._schedule(epoch + start / num)
+                rows = slice(start, start + batch_size)
+                batch = self.problem.batch(places[rows])
+                if epoch == 0:
+                    self.watched.take(order[rows], batch)
+                if start // batch_size % FLUSHED == 0:
+                    self.optim.flush_subnormal()
+                is_first, is_whole = epoch == start == 0, rows.stop <= num
+                if self.not_compiled or is_first or not is_whole:
+                    total += self._read() + self._step(batch, validate=is_first)
                 else:
-                    total += self._compiled_step(batch)
-            except FloatingPointError as error:
-                where = f"epoch {epoch}, batch {start // batch_size}"
-                raise FloatingPointError(self._report(error, where, batch)) from None
+                    total += self._compiled_step(batch, start)
+            total += self._read()
+        except FloatingPointError as error:
+            bad = self.unread[error.steps] if isinstance(error, NotFinite) else start
+            batch = self.problem.batch(places[bad : bad + batch_size])
+            where = f"epoch {epoch}, batch {bad // batch_size}"
+            raise FloatingPointError(self._report(error, where, batch)) from None
 
         self.history.append(
             {
@@ -154,16 +161,33 @@ class Run:
             self.best_epoch, self.best_loss = epoch, loss
             self.best_state = {k: tensor.clone() for k, tensor in self.vae.state_dict().items()}
 
-    def _compiled_step(self, batch: Batch) -> float:
-        """One step as one compiled call; where that fails, by SVI from now on."""
+    def _compiled_step(self, batch: Batch, start: int) -> float:
+        """One step as one compiled call; where that fails, by SVI from now on.
+
+        Returns:
+            The losses that were read meanwhile.
+        """
+        self.unread.append(start)
         try:
             if self.compiled is None:
                 missing = self.problem.rows.has_missing
                 self.compiled = CompiledStep(self.elbo, self.vae, self.optim, missing=missing)
-            return self.compiled(batch, self.tempered.beta)
+            self.compiled(batch, self.tempered.beta)
         except NotCompiled as error:
+            self.unread.pop()
             self._go_on_without(str(error), stacklevel=5)
-            return self._step(batch, validate=False)
+            return self._read() + self._step(batch, validate=False)
+        if self.compiled.adam is None or len(self.unread) == READ:
+            return self._read()
+        return 0.0
+
+    def _read(self) -> float:
+        """The losses of compiled steps that were not read yet."""
+        if self.compiled is None or not self.unread:
+            return 0.0
+        total = self.compiled.read()
+        self.unread.clear()
+        return total
 
     def _go_on_without(self, reason: str, stacklevel: int) -> None:
         """Do not compile, or no longer; say so where it was asked for."""
