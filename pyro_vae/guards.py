@@ -159,6 +159,20 @@ def evaluating(*owners: object) -> Iterator[None]:
 
 
 @contextmanager
+def no_kept_casts() -> Iterator[None]:
+    """Under ``torch.autocast``, parameters are cast whenever they are used inside; what it keeps of
+    them would not move as they do.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.clear_autocast_cache()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+@contextmanager
 def own_store() -> Iterator[None]:
     """A copy of Pyro's parameter store inside. Afterwards the store is as it was before."""
     store = pyro.get_param_store()

@@ -11,7 +11,7 @@ from truth import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.training import monitor
-from pyro_vae.training.monitor import Watched, watch
+from pyro_vae.training.monitor import Watch, Watched
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(128)
@@ -23,7 +23,7 @@ def picked(vae, x):
 
 
 def seen(vae, x=X):
-    return watch(vae, picked(vae, x))
+    return Watch(vae)(picked(vae, x))
 
 
 def test_kl_equals_the_closed_form():
@@ -48,7 +48,7 @@ def test_a_guide_without_a_mean_is_active_where_it_follows_x():
     torch.nn.init.ones_(reads.weight)
     guide = pv.Amortised(reads, pv.StudentT((1,), df=0.7, scale=1.0))
     vae = pv.VAE(pv.Normal((1,), loc=0.0, scale=1.0), pv.Normal((1,), loc=0.0, scale=1.0), guide)
-    assert watch(vae, picked(vae, x))["active_units"] == 1
+    assert Watch(vae)(picked(vae, x))["active_units"] == 1
 
 
 @pytest.mark.parametrize("prior", ["half_cauchy", "horseshoe_like", "student_t"])
@@ -76,7 +76,7 @@ def test_ranks_are_those_among_draws_where_the_prior_has_no_cdf(prior, monkeypat
 
 
 def test_one_row_tells_nothing_of_activity():
-    assert math.isnan(watch(TRUTH.vae(), picked(TRUTH.vae(), X[:1]))["active_units"])
+    assert math.isnan(Watch(TRUTH.vae())(picked(TRUTH.vae(), X[:1]))["active_units"])
 
 
 def test_mutual_information():

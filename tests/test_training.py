@@ -284,6 +284,21 @@ class TestSteps:
         assert (mean == 0).any()
         assert not ((mean != 0) & (mean.abs() < torch.finfo(mean.dtype).tiny)).any()
 
+    def test_under_autocast_it_trains_and_densities_are_not_coarse(self):
+        """Torch keeps the casts of parameters, which must not outlive a step."""
+        found = []
+        for enabled in (False, True):
+            vae = small().float()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                history = quiet(vae, X, epochs=40, learning_rate=1e-2)
+                density = vae.likelihood_of(torch.zeros(3, 2), None).base_dist.loc
+            assert density.dtype == torch.float32
+            assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}
+            found.append(history.loss.to_numpy())
+        single, mixed = found
+        assert single[-1] < single[0] - 1
+        np.testing.assert_allclose(mixed, single, atol=0.05)
+
     def test_nothing_to_train(self):
         vae = small()
         vae.requires_grad_(False)

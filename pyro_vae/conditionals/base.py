@@ -242,7 +242,10 @@ class Amortised(Conditional):
         return self.head.support
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
-        return self.head(self.network(context))
+        read = self.network(context)
+        if read.element_size() < 4 and torch.is_autocast_enabled(read.device.type):
+            read = read.float()  # networks may be coarse, densities not
+        return self.head(read)
 
     def usual_guide(self) -> str | dict[str, Any]:
         return self.head.usual_guide()

@@ -171,7 +171,7 @@ class CompiledStep:
         go_back()
         self._check_constants()
         plain = self._plain_values(numbers[0], *batch).to(values)
-        tolerance = torch.finfo(numbers.dtype).eps ** (1 / 3)
+        tolerance = torch.finfo(_coarsest(numbers)).eps ** (1 / 3)
         if not torch.allclose(values, plain, rtol=tolerance, atol=0.0, equal_nan=True):
             go_back()
             raise NotCompiled(
@@ -196,6 +196,14 @@ def _constants(vae: VAE) -> Iterator[tuple[nn.Module, str, Any]]:
         for name, value in vars(module).items():
             if isinstance(value, (bool, int, float, str)):
                 yield module, name, value
+
+
+def _coarsest(like: Tensor) -> torch.dtype:
+    """The precision in which the least precise part of a step is computed."""
+    device = like.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return like.dtype
 
 
 def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:

@@ -25,7 +25,7 @@ from ..density.problem import Problem
 from ..guards import device_of, mode, own_store, seeded, whole_number
 from ..vae import VAE
 from .losses import objective
-from .monitor import warn_of_collapse, watch
+from .monitor import Watch, warn_of_collapse
 from .progress import progress_bar
 from .run import Run
 from .schedules import Schedule, as_schedule
@@ -126,13 +126,14 @@ def fit(
     bar = progress_bar(epochs, progress)
     with own_store(), seeded(seed), as_in_training, no_validation, run, bar as show:
         run.start(optimizer, problem)
+        watch = Watch(vae)
         run.choose_whether_to_compile(steps=epochs * math.ceil(len(problem) / batch_size))
         for epoch in range(epochs):
             run.epoch(epoch, batch_size)
             if held_out is not None:
                 run.validate(epoch, held_out, epochs, batch_size / len(problem))
             with mode(vae, training=False):
-                seen = watch(vae, run.watched.batch)
+                seen = watch(run.watched.batch)
             run.history[-1].update(seen)
             show(len(problem), run.history[-1])
             if held_out is not None and patience is not None and epoch - run.best_epoch >= patience:

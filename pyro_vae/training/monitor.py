@@ -12,6 +12,7 @@ the prior's variance (Burda et al., 2015, section 5).
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..density.recorded import Recorded
 from ..density.terms import Batch
 from ..guards import seeded
 from ..vae import VAE
@@ -60,43 +62,56 @@ class Watched:
         return tuple(torch.cat(parts) for parts in zip(*kept, strict=True))
 
 
-def watch(vae: VAE, batch: Batch) -> dict[str, float]:
-    """What the guide tells about some rows, in nats per datum; the VAE is in eval mode.
+class Watch:
+    """What the guide tells about some rows, after each epoch; the VAE is in eval mode.
 
-    Returns:
-        ``kl``, its mean; ``kl_0``, ``kl_1``, ... for each latent dimension where prior and guide
-        factorise; ``mutual_information``, at most log 50, NaN for a guide that scores its own draws
-        only; ``active_units``.
+    Arguments:
+        vae: What is trained.
     """
-    x, *given = batch
-    with torch.no_grad(), seeded(0):
-        c = vae.encode_condition(len(x), *given)
-        guide, prior = vae.guide_of(x, c), vae.prior_of(c).expand(torch.Size([len(x)]))
-        z = guide.sample(torch.Size([SCORED]))
-        kl = kl_by_part(guide.expand(z.shape[:2]), prior.expand(z.shape[:2]), z).mean(0)
-        by_part = {f"kl_{j}": float(part) for j, part in enumerate(kl)} if len(kl) > 1 else {}
 
-        mutual_information = _mutual_information(vae, guide, z[0])
-        active_units = math.nan
-        if len(x) > 1:
-            active_units = _active_units(guide.sample(torch.Size([DRAWS])), prior)
-    return {
-        "kl": float(kl.sum()),
-        **by_part,
-        "mutual_information": mutual_information,
-        "active_units": active_units,
-    }
+    def __init__(self, vae: VAE) -> None:
+        self.figures = Recorded(functools.partial(_figures, vae))
+
+    def __call__(self, batch: Batch) -> dict[str, float]:
+        """What the guide tells about a batch, in nats per datum.
+
+        Returns:
+            ``kl``, its mean; ``kl_0``, ``kl_1``, ... for each latent dimension where prior and
+            guide factorise; ``mutual_information``, at most log 50, NaN for a guide that scores its
+            own draws only; ``active_units``.
+        """
+        with torch.no_grad(), seeded(0):
+            kl, mutual_information, active_units = self.figures(*batch)
+        by_part = {f"kl_{j}": part for j, part in enumerate(kl.tolist())} if len(kl) > 1 else {}
+        return {
+            "kl": float(kl.sum()),
+            **by_part,
+            "mutual_information": float(mutual_information),
+            "active_units": int(active_units) if len(batch[0]) > 1 else math.nan,
+        }
 
 
-def _mutual_information(vae: VAE, guide: Any, z: Tensor) -> float:
+def _figures(vae: VAE, x: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL by part, mutual information, and how many units are active."""
+    c = vae.encode_condition(len(x), *given)
+    guide, prior = vae.guide_of(x, c), vae.prior_of(c).expand(torch.Size([len(x)]))
+    z = guide.sample(torch.Size([SCORED]))
+    kl = kl_by_part(guide.expand(z.shape[:2]), prior.expand(z.shape[:2]), z).mean(0)
+
+    mutual_information = kl.new_full((), math.nan)
+    if vae.posterior.scores_any_value:
+        mutual_information = _mutual_information(guide, z[0])
+    active_units = _active_units(guide.sample(torch.Size([DRAWS])), prior)
+    return kl, mutual_information, active_units
+
+
+def _mutual_information(guide: Any, z: Tensor) -> Tensor:
     """log q(z|x) less the log of the average of the guide, the mean over one draw a datum."""
-    if not vae.posterior.scores_any_value:
-        return math.nan
     each = guide.log_prob(z[:PAIRED].unsqueeze(1))[:, :PAIRED]
-    return float((each.diagonal() - each.logsumexp(1) + math.log(len(each))).mean())
+    return (each.diagonal() - each.logsumexp(1) + math.log(len(each))).mean()
 
 
-def _active_units(z: Tensor, prior: Any) -> float:
+def _active_units(z: Tensor, prior: Any) -> Tensor:
     """From draws ``(K, N, *Z)``: the variance of the means, less what K draws for each add to it.
 
     In ranks under the prior, whose variance is 1/12: heavy tails have no variance to compare with.
@@ -105,8 +120,8 @@ def _active_units(z: Tensor, prior: Any) -> float:
     ranks = _ranks(z, prior).flatten(2)
     mean = ranks.mean(0)
     within = (ranks.square().mean(0) - mean.square()) / (len(z) - 1)  # the variance of each mean
-    moved = mean.var(0) - within.mean(0)
-    return int((moved > ACTIVE / 12).sum())
+    moved = mean.var(0, correction=min(1, len(mean) - 1)) - within.mean(0)
+    return (moved > ACTIVE / 12).sum()
 
 
 def _ranks(z: Tensor, prior: Any) -> Tensor:

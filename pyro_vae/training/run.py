@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
 from ..density.problem import Problem
+from ..density.recorded import Recorded
 from ..density.terms import Batch
-from ..guards import mode, seeded
+from ..guards import mode, no_kept_casts, seeded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
 from .compiled import CompiledStep, NotCompiled, repaid_from, why_not
@@ -68,6 +69,7 @@ class Run:
         self.grad = contextlib.ExitStack()
         self.grad.enter_context(torch.inference_mode(False))
         self.grad.enter_context(torch.enable_grad())
+        self.grad.enter_context(no_kept_casts())
 
     def __exit__(self, *_: object) -> None:
         """Restore the best parameters, if validation data told them, and leave no gradient."""
@@ -92,6 +94,7 @@ class Run:
         trained = {id(p) for group in made.param_groups for p in group["params"]}
         self.untrained = [p for p in self.vae.parameters() if id(p) not in trained]
         self.watched = Watched(len(problem))
+        self.evaluate = Recorded(self._direct_loss)
         model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
         self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
         self.started = time.perf_counter()
@@ -149,10 +152,10 @@ class Run:
             steps = range(math.ceil(1 / stride))
             self.largest_beta = max(self.beta(e + s * stride) for e in range(epochs) for s in steps)
         self.tempered.beta = self.largest_beta
-        self.seen, total = held_out, 0.0
+        self.seen = held_out
         with seeded(0), mode(self.vae, training=False):
-            for chunk in held_out.rows.chunks(EVALUATION_ROWS):
-                total += _scalar(self.svi.evaluate_loss(*held_out.batch(chunk)))
+            batches = map(held_out.batch, held_out.rows.chunks(EVALUATION_ROWS))
+            total = sum(self._evaluated(batches))
 
         self.history[-1]["validation"] = loss = total / len(held_out)
         if not math.isfinite(loss):
@@ -160,6 +163,15 @@ class Run:
         if loss < self.best_loss:
             self.best_epoch, self.best_loss = epoch, loss
             self.best_state = {k: tensor.clone() for k, tensor in self.vae.state_dict().items()}
+
+    def _evaluated(self, batches: Iterable[Batch]) -> list[float]:
+        """The losses of some batches."""
+        if not self.is_direct:
+            return [_scalar(self.svi.evaluate_loss(*batch)) for batch in batches]
+        like = self.vae.reference
+        beta = torch.full((), self.tempered.beta, dtype=like.dtype, device=like.device)
+        with torch.no_grad():
+            return torch.stack([self.evaluate(beta, *batch)[0] for batch in batches]).tolist()
 
     def _compiled_step(self, batch: Batch, start: int) -> float:
         """One step as one compiled call; where that fails, by SVI from now on.
@@ -214,9 +226,11 @@ class Run:
         for group in self.optim.optimiser.param_groups:
             group["lr"] = self.learning_rate(epoch)
 
+    def _direct_loss(self, beta: Any, *batch: Tensor) -> tuple[Tensor]:
+        assert isinstance(self.elbo, Objective)
+        return (self.elbo.evaluate(self.seen.densities(batch), beta),)
+
     def _loss(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
-        if isinstance(self.elbo, Objective) and self.is_direct:
-            return self.elbo.evaluate(self.seen.densities(batch), self.tempered.beta)
         return self.elbo.loss(model, guide, *batch)
 
     def _loss_and_grads(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
