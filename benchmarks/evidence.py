@@ -94,7 +94,7 @@ def by_hand(vae: pv.VAE, x: Tensor, num_samples: int, block: int) -> Tensor:
         weights = []
         step = max(1, block // len(data))
         for done in range(0, num_samples, step):
-            noise = torch.randn(min(step, num_samples - done), *loc.shape)
+            noise = torch.randn(min(step, num_samples - done), *loc.shape, device=x.device)
             z = loc + scale * noise
             logits = decoder(z)
             log_likelihood = (data * logits - softplus(logits)).sum(-1)
@@ -102,7 +102,7 @@ def by_hand(vae: pv.VAE, x: Tensor, num_samples: int, block: int) -> Tensor:
             log_guide = -(noise**2).sum(-1) / 2 - scale.log().sum(-1)  # log(2 pi) is in both
             weights.append(log_likelihood + log_prior - log_guide)
         estimates.append(torch.cat(weights).logsumexp(0) - math.log(num_samples))
-    return torch.cat(estimates)
+    return torch.cat(estimates).cpu()
 
 
 def pythae_vae(vae: pv.VAE) -> Any:

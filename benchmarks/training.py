@@ -5,15 +5,16 @@ time does not depend on what is learned. Side by side in one run:
 
 - matrix products: those of a step and nothing else, the floor;
 - by hand: a plain loop of torch with an analytic KL and a fused Adam, as it is, and with its loss
-  compiled; each epoch begins afresh, since the moments of dead units would soon slow it down;
-- pyro_vae: ``fit``, with all that it checks and tells, plain and compiled;
+  compiled; on a GPU, in place of the latter, with the whole step captured as a CUDA graph. Each
+  epoch begins afresh, since the moments of dead units would soon slow it down;
+- pyro_vae: ``fit``, with all that it checks and tells, plain and compiled, or captured;
 - Pyro: its SVI with its Adam on the same VAE, by traces;
 - NumPyro: its SVI, an epoch at a time compiled.
 
 Times are in milliseconds a step, without compiling, and ratios over the loop by hand: medians of
 the rounds, in which all take turns.
 
-Run it: python benchmarks/training.py --threads 1
+Run it: python benchmarks/training.py --threads 1, or with --device cuda
 NumPyro, if wanted: pip install 'pyro_vae[bench]', or numpyro into the environment that runs this.
 """
 
@@ -22,63 +23,24 @@ import importlib.util
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from hand import Epoch, Hand, Size, shuffled
+from torch import Tensor
 
 import pyro_vae as pv
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large networks, batch and data are."""
-
-    pixels: int
-    hidden: int
-    latent: int
-    batch: int
-    data: int = 6400
-
-    def images(self) -> Tensor:
-        """Random black and white images."""
-        return torch.bernoulli(torch.full((self.data, self.pixels), 0.3))
-
-    def networks(self) -> tuple[nn.Module, nn.Module]:
-        """An encoder and a decoder of torch."""
-
-        def layers(*widths: int) -> nn.Module:
-            first, hidden, last = widths
-            return nn.Sequential(nn.Linear(first, hidden), nn.ReLU(), nn.Linear(hidden, last))
-
-        encoder = layers(self.pixels, self.hidden, 2 * self.latent)
-        return encoder, layers(self.latent, self.hidden, self.pixels)
-
-    def vae(self, x: Tensor) -> pv.VAE:
-        """The same as a VAE of this library."""
-        return pv.build(x, latent=self.latent, likelihood="bernoulli", hidden=[self.hidden])
-
 
 SIZES = {
     "large": Size(784, 400, 20, 128),
     "middle": Size(64, 200, 8, 128),
     "small": Size(50, 64, 8, 32),
+    "large, batch 1024": Size(784, 400, 20, 1024, data=51_200),
 }
+USUAL = ("large", "middle", "small")
 EPOCHS = 4
-
-Epoch = Callable[[], Any]  # trains for an epoch
-
-
-def shuffled(x: Tensor, batch: int) -> Iterator[Tensor]:
-    """The batches of an epoch."""
-    order = torch.randperm(len(x))
-    for start in range(0, len(x), batch):
-        yield x[order[start : start + batch]]
 
 
 def products(size: Size, x: Tensor) -> Epoch:
@@ -87,46 +49,15 @@ def products(size: Size, x: Tensor) -> Epoch:
     shapes = [(b, p, h), (b, h, q), (b, z, h), (b, h, p)]  # forwards
     shapes += [(m, b, n) for b, m, n in shapes]  # for the weights
     shapes += [(b, q, h), (b, h, z), (b, p, h)]  # for the activations
-    factors = [(torch.randn(m, k), torch.randn(k, n)) for m, k, n in shapes]
+    factors = [
+        (torch.randn(m, k, device=x.device), torch.randn(k, n, device=x.device))
+        for m, k, n in shapes
+    ]
 
     def epoch() -> None:
         for _ in range(len(x) // size.batch):
             for left, right in factors:
                 left @ right
-
-    return epoch
-
-
-def by_hand(size: Size, x: Tensor, compiled: bool) -> Epoch:
-    """A plain loop of torch."""
-    encoder, decoder = size.networks()
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=1e-3, fused=True)
-
-    def plain(batch: Tensor) -> Tensor:
-        loc, scale = encoder(batch).chunk(2, -1)
-        scale = softplus(scale) + 1e-6
-        z = loc + scale * torch.randn_like(loc)
-        missed = binary_cross_entropy_with_logits(decoder(z), batch, reduction="sum")
-        kl = (0.5 * (loc * loc + scale * scale - 1) - scale.log()).sum()
-        return (missed + kl) / len(batch)
-
-    loss = torch.compile(plain) if compiled else plain
-    initial = [parameter.detach().clone() for parameter in parameters]
-
-    def epoch() -> None:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, initial, strict=True):
-                parameter.copy_(value)
-        for state in optimiser.state.values():
-            for value in state.values():
-                value.zero_()
-        for batch in shuffled(x, size.batch):
-            optimiser.zero_grad()
-            value = loss(batch)
-            value.backward()
-            optimiser.step()
-            value.item()
 
     return epoch
 
@@ -197,6 +128,8 @@ def milliseconds(epoch: Epoch, steps: int) -> float:
     began = time.perf_counter()
     for _ in range(EPOCHS):
         epoch()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return (time.perf_counter() - began) / (EPOCHS * steps) * 1e3
 
 
@@ -216,55 +149,60 @@ def of_fit(size: Size, x: Tensor, compiled: bool) -> float:
     return took / (EPOCHS * len(x) / size.batch) * 1e3
 
 
-def compare(size: Size, rounds: int) -> dict[str, list[float]]:
+def compare(size: Size, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
     """Milliseconds a step of all, in each round."""
-    x = size.images()
+    x = size.images(device)
     steps = len(x) // size.batch
     epochs = {
         "matrix products": products(size, x),
-        "by hand": by_hand(size, x, compiled=False),
-        "by hand, loss compiled": by_hand(size, x, compiled=True),
+        "by hand": Hand(size, x).epoch,
         "Pyro's SVI": by_pyro(size, x),
     }
-    if importlib.util.find_spec("numpyro"):
+    if x.is_cuda:
+        epochs["by hand, captured"] = Hand(size, x).captured()
+    else:
+        epochs["by hand, loss compiled"] = Hand(size, x, compiled=True).epoch
+    if importlib.util.find_spec("numpyro") and not x.is_cuda:
         epochs["NumPyro, epoch compiled"] = by_numpyro(size, x)
     for epoch in epochs.values():
         epoch()  # what compiles, compiles now
 
     times: dict[str, list[float]] = {name: [] for name in epochs}
-    times |= {"pyro_vae": [], "pyro_vae, compiled": []}
+    whole = "pyro_vae, captured" if x.is_cuda else "pyro_vae, compiled"
+    times |= {"pyro_vae": [], whole: []}
     for _ in range(rounds):
         for name, epoch in epochs.items():
             times[name].append(milliseconds(epoch, steps))
         times["pyro_vae"].append(of_fit(size, x, compiled=False))
-        times["pyro_vae, compiled"].append(of_fit(size, x, compiled=True))
+        times[whole].append(of_fit(size, x, compiled=True))
     return times
 
 
-def main(sizes: list[str], rounds: int) -> None:
+def main(sizes: list[str], rounds: int, device: str) -> None:
     """Compare all, and print medians and ratios."""
-    print(f"torch {torch.__version__}, threads: {torch.get_num_threads()}; ms a step, CPU")
+    print(f"torch {torch.__version__}, threads: {torch.get_num_threads()}; ms a step, {device}")
     if not importlib.util.find_spec("numpyro"):
         print("NumPyro: not here, so its row is missing; for it, pip install numpyro")
     for name in sizes:
         size = SIZES[name]
         shape = f"{size.pixels}-{size.hidden}-{size.latent}, batch {size.batch}"
-        print(f"\n{f'{name}: {shape}':34}{'median':>8}{'over by hand':>14}   rounds")
-        times = compare(size, rounds)
+        print(f"\n{f'{name}: {shape}':40}{'median':>8}{'over by hand':>14}   rounds")
+        times = compare(size, rounds, device)
         for row, found in sorted(times.items(), key=lambda item: np.median(item[1])):
             ratio = np.median(np.divide(found, times["by hand"]))
             each = ", ".join(f"{time:.2f}" for time in found)
-            print(f"{row:34}{np.median(found):8.2f}{ratio:14.2f}   {each}", flush=True)
+            print(f"{row:40}{np.median(found):8.2f}{ratio:14.2f}   {each}", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", nargs="*", default=list(SIZES), help="large, middle, small")
+    parser.add_argument("sizes", nargs="*", default=list(USUAL), help=", ".join(SIZES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     given = parser.parse_args()
     if unknown := set(given.sizes) - set(SIZES):
         parser.error(f"no size is named {', '.join(unknown)}; there are {', '.join(SIZES)}")
     warnings.simplefilter("ignore")
     torch.set_num_threads(given.threads)
-    main(given.sizes, given.rounds)
+    main(given.sizes, given.rounds, given.device)

@@ -1,12 +1,11 @@
-"""Work that a GPU records and replays, here with a recorder that runs the function again: the same
-buffers, and no graph.
-"""
+"""Work that a GPU records and replays, here with a recorder that runs it again."""
 
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from recording import recordings as recordings
 from truth import LinearGaussian
 
 import pyro_vae as pv
@@ -15,34 +14,6 @@ from pyro_vae.training import compiled
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
 X = TRUTH.draw(7)
-
-
-def rerun(function):
-    """What :func:`pyro_vae.density.recorded.cuda_graph` does, but for the graph.
-
-    The results of a recording are of no use before the first replay, as there.
-    """
-    function()
-    outputs = tuple(torch.full_like(output, 7) for output in function())
-
-    def replay():
-        for output, new in zip(outputs, function(), strict=True):
-            output.copy_(new)
-
-    return replay, outputs
-
-
-@pytest.fixture
-def recordings(monkeypatch):
-    """How often something was recorded, where everything is."""
-    made = []
-
-    def recorder(function):
-        made.append(function)
-        return rerun(function)
-
-    monkeypatch.setattr(recorded, "recorder_of", lambda _: recorder)
-    return made
 
 
 def test_what_is_replayed_is_what_the_function_gives(recordings):
@@ -151,7 +122,6 @@ TRAINING = {
 
 @pytest.mark.parametrize("case", TRAINING)
 def test_training_is_that_without_a_recording(case, recordings, monkeypatch):
-    monkeypatch.setattr(compiled, "recorder_of", recorded.recorder_of)
     history, after = trained(True, **TRAINING[case])
     assert history.attrs["compiled"].startswith("as a CUDA graph: loss, gradients")
     assert len(recordings) == 2 + (case == "validation")  # the step, and what is watched
@@ -164,7 +134,6 @@ def test_training_is_that_without_a_recording(case, recordings, monkeypatch):
 
 
 def test_auto_records_where_a_hundred_steps_repay_it(recordings, monkeypatch):
-    monkeypatch.setattr(compiled, "recorder_of", recorded.recorder_of)
     assert trained("auto", epochs=16)[0].attrs["compiled"].startswith("no: 96 steps do not")
     assert trained("auto", epochs=17)[0].attrs["compiled"].startswith("as a CUDA graph")
 
@@ -189,7 +158,6 @@ def test_what_is_not_finite_is_found_when_losses_are_read(bad, optimizer, record
     """The step that was bad is named, and parameters are those before it, though others followed
     until the losses were read.
     """
-    monkeypatch.setattr(compiled, "recorder_of", recorded.recorder_of)
     x = torch.bernoulli(torch.full((400, 6), 0.4), generator=torch.Generator().manual_seed(0))
     x[97] = 1.0
     found = []

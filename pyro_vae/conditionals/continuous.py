@@ -69,7 +69,7 @@ class StudentT(Parametric, name="student_t"):
         6
     """
 
-    family, params = dist.StudentT, ("df", "loc", "scale")
+    family, params = dists.StudentT, ("df", "loc", "scale")
     standard = {"df": 4.0, "loc": 0.0, "scale": 1.0}
 
 
@@ -166,7 +166,7 @@ class HalfNormal(Parametric, name="half_normal"):
         3
     """
 
-    family, params = dist.HalfNormal, ("scale",)
+    family, params = dists.HalfNormal, ("scale",)
     standard = {"scale": 1.0}
 
 
@@ -180,7 +180,7 @@ class HalfCauchy(Parametric, name="half_cauchy"):
         3
     """
 
-    family, params = dist.HalfCauchy, ("scale",)
+    family, params = dists.HalfCauchy, ("scale",)
     standard = {"scale": 1.0}
 
 

@@ -10,7 +10,10 @@ from .sphere import VonMisesFisher as VonMisesFisher
 from .univariate import Bernoulli as Bernoulli
 from .univariate import Categorical as Categorical
 from .univariate import DiscretizedLogistic as DiscretizedLogistic
+from .univariate import HalfCauchy as HalfCauchy
+from .univariate import HalfNormal as HalfNormal
 from .univariate import HorseshoeLike as HorseshoeLike
 from .univariate import Normal as Normal
 from .univariate import OrderedLogistic as OrderedLogistic
+from .univariate import StudentT as StudentT
 from .univariate import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial

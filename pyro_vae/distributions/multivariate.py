@@ -8,6 +8,7 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .supports import StickBreaking
 
@@ -37,8 +38,10 @@ class Multinomial(dist.Multinomial):
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(self, total_count: Any, logits: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(1, logits=logits, validate_args=validate_args)
         self.total_count = total_count
+        self._categorical = dist.Categorical(logits=logits)
+        batch_shape, event_shape = logits.shape[:-1], logits.shape[-1:]
+        Distribution.__init__(self, batch_shape, event_shape, validate_args=validate_args)
 
     @staticmethod
     def one_total(total_count: Any) -> int:
@@ -54,6 +57,10 @@ class Multinomial(dist.Multinomial):
                 f"{total.tolist()}"
             )
         return int(total.max())
+
+    def entropy(self) -> Tensor:
+        """It depends on the total."""
+        raise NotImplementedError
 
     @property
     def mean(self) -> Tensor:

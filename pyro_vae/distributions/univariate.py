@@ -9,6 +9,7 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+from torch.distributions import AbsTransform, Distribution, TransformedDistribution
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
@@ -50,6 +51,45 @@ class Bernoulli(dist.Bernoulli):
             self._validate_sample(value)
         sign = (2 * value.to(self.logits)).sub_(1)
         return logsigmoid(sign * self.logits)
+
+
+class StudentT(dist.StudentT):
+    """With constants that are made where the parameters are: a CUDA graph can hold no others."""
+
+    def __init__(
+        self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.df, self.loc, self.scale = broadcast_all(df, loc, scale)
+        self._chi2 = dist.Gamma(self.df / 2, torch.full_like(self.df, 0.5))
+        Distribution.__init__(self, self.df.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> StudentT:
+        """The same, of a larger batch shape."""
+        return super().expand(batch_shape, _instance or self._get_checked_instance(StudentT))
+
+
+class HalfNormal(dist.HalfNormal):
+    """With constants as in :class:`StudentT`."""
+
+    def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:
+        whole = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
+        TransformedDistribution.__init__(self, whole, AbsTransform(), validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> HalfNormal:
+        """The same, of a larger batch shape."""
+        return super().expand(batch_shape, _instance or self._get_checked_instance(HalfNormal))
+
+
+class HalfCauchy(dist.HalfCauchy):
+    """With constants as in :class:`StudentT`."""
+
+    def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:
+        whole = dist.Cauchy(torch.zeros_like(scale), scale, validate_args=False)
+        TransformedDistribution.__init__(self, whole, AbsTransform(), validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> HalfCauchy:
+        """The same, of a larger batch shape."""
+        return super().expand(batch_shape, _instance or self._get_checked_instance(HalfCauchy))
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
