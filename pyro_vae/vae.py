@@ -25,7 +25,7 @@ from .assembly.compatibility import check_parts
 from .assembly.condition import Condition
 from .assembly.data_checks import check
 from .assembly.imputation import impute
-from .assembly.missing import observed
+from .assembly.missing import is_missing, masked
 from .assembly.refinement import refine
 from .conditionals.base import Conditional
 from .data.rows import DataError, Rows
@@ -98,8 +98,8 @@ class VAE(Assembly):
         with pyro.plate("data", num, dim=-1):
             z = pyro.sample("z", self.prior_of(c), infer=self.infer)
             decoded = self.likelihood_of(z, c)
-            if x is not None:
-                decoded, x = observed(decoded, x, self.likelihood.title)
+            if x is not None and is_missing(x):
+                decoded, x = masked(decoded, x, self.likelihood.title)
             return pyro.sample("x", decoded, obs=x)
 
     def guide(

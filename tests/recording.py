@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.density import recorded
+from pyro_vae import recorded
 from pyro_vae.training import compiled
 
 LOOKS = {  # at a value, for which a GPU must be waited for
@@ -39,7 +39,7 @@ class Strict(TorchDispatchMode):
 
 
 def rerun(function):
-    """What :func:`pyro_vae.density.recorded.cuda_graph` does, but for the graph.
+    """What :func:`pyro_vae.recorded.cuda_graph` does, but for the graph.
 
     The results of a recording are of no use before the first replay, as there.
     """

@@ -20,6 +20,7 @@ LAYERS = [  # from the top; a module may import from lower layers, and from its 
     {"assembly"},
     {"conditionals"},
     {"distributions", "data"},
+    {"recorded"},
     {"guards"},
 ]
 CROSSINGS = {("evidence", "posterior"), ("training", "posterior")}  # between rooms of one layer

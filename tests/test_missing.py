@@ -11,7 +11,7 @@ from scipy import stats
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
-from pyro_vae.assembly.missing import factorises, observed
+from pyro_vae.assembly.missing import factorises, masked
 from pyro_vae.distributions.supports import inside
 
 FACTORISED = [
@@ -40,10 +40,10 @@ def test_the_fill_changes_loss_and_gradients_by_exactly_nothing(name):
     missing = torch.rand(x.shape) < 0.4
     results = []
     for _ in range(2):
-        masked, filled = observed(part(z), torch.where(missing, float("nan"), x), "x")
+        of_seen, filled = masked(part(z), torch.where(missing, float("nan"), x), "x")
         # Any other value inside the support.
         filled = torch.where(missing, part(z).sample().to(z.dtype), filled)
-        loss = masked.log_prob(filled).sum()
+        loss = of_seen.log_prob(filled).sum()
         parameters = list(part.parameters())
         gradients = torch.autograd.grad(loss, parameters) if parameters else ()
         results.append([loss.detach(), *gradients])

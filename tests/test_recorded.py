@@ -9,7 +9,7 @@ from recording import recordings as recordings
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.density import recorded
+from pyro_vae import recorded
 from pyro_vae.training import compiled
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
@@ -63,6 +63,7 @@ ESTIMATES = {
             vae, X, start="prior", num_distributions=10, chains=32
         ).log_evidence
     ),
+    "refined guide": lambda vae: vae.refine(X, steps=20).mean.detach().numpy(),
     "tolerance": lambda vae: (
         pv.log_evidence(vae, X, num_samples=50, tolerance=0.01, max_samples=500).log_evidence
     ),

@@ -24,7 +24,7 @@ from ..data.arrays import as_rows
 from ..distributions.joint import enumerable
 from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
 from .condition import Condition
-from .missing import observed
+from .missing import is_missing, masked
 
 UNCONDITIONAL = (
     "this VAE has no condition, so it takes no c; VAE(..., condition=Condition(...)) does"
@@ -144,13 +144,22 @@ class Assembly(nn.Module):
 
     # Densities
 
-    def log_joint(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
+    def log_joint(
+        self, x: Tensor, z: Tensor, c: Tensor | None, *, missing: bool | None = None
+    ) -> Tensor:
         """log p(z) + log p(x|z) of what is seen of x, ``(K, N)`` for z of shape ``(K, N, *Z)``."""
-        return self.prior_of(c).log_prob(z) + self.log_likelihood(x, z, c)
+        return self.prior_of(c).log_prob(z) + self.log_likelihood(x, z, c, missing=missing)
 
-    def log_likelihood(self, x: Tensor, z: Tensor, c: Tensor | None) -> Tensor:
-        """log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``."""
-        likelihood, x = observed(self.likelihood_of(z, c), x, self.likelihood.title)
+    def log_likelihood(
+        self, x: Tensor, z: Tensor, c: Tensor | None, *, missing: bool | None = None
+    ) -> Tensor:
+        """log p(x|z) of what is seen of x, of shape ``(K, N)`` for z of shape ``(K, N, *Z)``.
+
+        Whether cells are `missing`, where it is known, saves a look at all of them.
+        """
+        likelihood = self.likelihood_of(z, c)
+        if is_missing(x) if missing is None else missing:
+            likelihood, x = masked(likelihood, x, self.likelihood.title)
         return likelihood.log_prob(x)
 
     # What is given, as the parts read it

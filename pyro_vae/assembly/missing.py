@@ -24,19 +24,19 @@ def factorises(likelihood: Any) -> bool:
     return innermost(likelihood).event_shape == ()
 
 
-def observed(
-    likelihood: TorchDistribution, x: Tensor, who: str
-) -> tuple[TorchDistribution, Tensor]:
-    """The distribution of the cells of x that are seen, and x with the others filled.
-
-    Raises:
-        DataError: Cells are missing, and the likelihood does not factorise over cells.
-    """
-    return masked(likelihood, x, who) if bool(x.isnan().any()) else (likelihood, x)
+def is_missing(x: Tensor) -> bool:
+    """Whether a cell of x is missing."""
+    return bool(x.isnan().any())
 
 
 def masked(likelihood: TorchDistribution, x: Tensor, who: str) -> tuple[TorchDistribution, Tensor]:
-    """What :func:`observed` gives where cells are missing; it looks at no value of x."""
+    """The distribution of the cells of x that are seen, and x with the others filled.
+
+    It looks at no value of x.
+
+    Raises:
+        DataError: The likelihood does not factorise over cells.
+    """
     if not factorises(likelihood):
         raise DataError(
             f"{who} cannot leave out missing cells, as its cells depend on each other; drop these "

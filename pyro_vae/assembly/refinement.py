@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..conditionals.base import Amortised
 from ..guards import seeded, whole_number
+from ..recorded import Recorded
 from .base import Assembly
+from .missing import is_missing
 
 
 def refine(
@@ -32,21 +34,28 @@ def refine(
 
     x, *given = batch
     c = vae.encode_condition(len(x), *given)
+    missing = is_missing(x)
 
     def elbo(read: Tensor) -> Tensor:
         guide = vae.push_forward(posterior.head(read))
         z = guide.rsample(torch.Size([particles]))
-        return (vae.log_joint(x, z, c) - guide.log_prob(z)).mean(0)
+        log_joint = vae.log_joint(x, z, c, missing=missing)
+        return (log_joint - guide.log_prob(z)).mean(0)
 
     with torch.no_grad():
-        start = posterior.network(vae.guide_input(x, c))
+        start = posterior.read(vae.guide_input(x, c))
 
+    def gradient(read: Tensor) -> tuple[Tensor]:
+        read = read.detach().requires_grad_()
+        return torch.autograd.grad(-elbo(read).sum(), read)
+
+    recorded = Recorded(gradient)
     with torch.enable_grad():
         read = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([read], lr=learning_rate)
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-            (read.grad,) = torch.autograd.grad(-elbo(read).sum(), read)
+            (read.grad,) = recorded(read)
             optimiser.step()
 
     with torch.no_grad():

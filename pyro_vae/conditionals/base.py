@@ -242,10 +242,14 @@ class Amortised(Conditional):
         return self.head.support
 
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
+        return self.head(self.read(context))
+
+    def read(self, context: Tensor | None) -> Tensor:
+        """What the head reads; under ``torch.autocast`` networks may be coarse, densities not."""
         read = self.network(context)
         if read.element_size() < 4 and torch.is_autocast_enabled(read.device.type):
-            read = read.float()  # networks may be coarse, densities not
-        return self.head(read)
+            return read.float()
+        return read
 
     def usual_guide(self) -> str | dict[str, Any]:
         return self.head.usual_guide()

@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..density.recorded import Recorded
 from ..density.target import Target
 from ..posterior.adaptation import covariance_factor
 from ..posterior.hmc import HMCState, evaluate, transition, with_gradient
+from ..recorded import Recorded
 
 PILOT_CHAINS = 4
 SCALE_DRAWS = 256

@@ -26,8 +26,8 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from ..density.recorded import Recorded
 from ..guards import whole_number
+from ..recorded import Recorded
 from .adaptation import Adaptation
 
 LogDensity = Callable[[Tensor], Tensor]

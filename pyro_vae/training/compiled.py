@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from ..density.direct import Direct
-from ..density.recorded import Recorder, recorder_of
 from ..density.terms import Batch
 from ..guards import random_states, set_random_states
+from ..recorded import Recorder, recorder_of
 from ..vae import VAE
 from .adam import Adam, as_vector
 from .adapters import OneOptimiser, norm_of

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..density.recorded import Recorded
 from ..density.terms import Batch
 from ..guards import seeded
+from ..recorded import Recorded
 from ..vae import VAE
 from .free_bits import element_of, kl_by_part
 

@@ -17,9 +17,9 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
 from ..density.problem import Problem
-from ..density.recorded import Recorded
 from ..density.terms import Batch
 from ..guards import mode, no_kept_casts, seeded
+from ..recorded import Recorded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered
 from .compiled import CompiledStep, NotCompiled, repaid_from, why_not

@@ -7,12 +7,13 @@ in memory; what it would decide by looking at a value, it cannot.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..guards import random_states, set_random_states
+from .guards import random_states, set_random_states
 
 Outputs = tuple[Tensor, ...]
 Recorder = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
@@ -21,10 +22,12 @@ WARM_UPS = 2  # calls before the recording, in which libraries allocate what the
 
 def recorder_of(device: torch.device) -> Recorder | None:
     """What records on a device; none where nothing can, or need, be recorded."""
-    return cuda_graph if device.type == "cuda" else None
+    return functools.partial(cuda_graph, device) if device.type == "cuda" else None
 
 
-def cuda_graph(function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+def cuda_graph(
+    device: torch.device, function: Callable[[], Outputs]
+) -> tuple[Callable[[], None], Outputs]:
     """Record a function: how to replay it, and the tensors that then hold its results.
 
     The function runs a few times before. What it changes, it has changed then.
@@ -32,6 +35,11 @@ def cuda_graph(function: Callable[[], Outputs]) -> tuple[Callable[[], None], Out
     Raises:
         RuntimeError: It looks at a value, or does something else that cannot be recorded.
     """
+    with torch.cuda.device(device):
+        return _cuda_graph(function)
+
+
+def _cuda_graph(function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
