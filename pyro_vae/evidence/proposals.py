@@ -48,11 +48,12 @@ class StudentTMixture:
 
     def sample(self, shape: torch.Size) -> Tensor:
         """Draws of shape ``(*shape, N, D)``."""
-        normal = torch.randn(*shape, *self.mean.shape).to(self.mean)
-        component = torch.randint(len(self.widths), normal.shape[:-1])
-        widths = torch.tensor(self.widths)[component].to(self.mean)
+        like = self.mean
+        normal = torch.randn(*shape, *like.shape, dtype=like.dtype, device=like.device)
+        component = torch.randint(len(self.widths), normal.shape[:-1], device=like.device)
+        widths = like.new_tensor(self.widths)[component]
 
-        freedom = torch.full(normal.shape[:-1], FREEDOM).to(self.mean)
+        freedom = like.new_full(normal.shape[:-1], FREEDOM)
         chi = torch.distributions.Chi2(freedom).sample()
         radius = widths * (FREEDOM / chi).sqrt()
         return self.mean + radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
