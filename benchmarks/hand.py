@@ -101,6 +101,7 @@ class Hand:
         """The same, each step a replay of one CUDA graph; the loss is looked at in the end."""
         kept = self.x[: self.size.batch].clone()
         aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
                 self.step(kept)

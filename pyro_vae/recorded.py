@@ -8,16 +8,17 @@ in memory; what it would decide by looking at a value, it cannot.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .guards import random_states, set_random_states
 
 Outputs = tuple[Tensor, ...]
 Recorder = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
-WARM_UPS = 2  # calls before the recording, in which libraries allocate what they keep
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
@@ -30,27 +31,35 @@ def cuda_graph(
 ) -> tuple[Callable[[], None], Outputs]:
     """Record a function: how to replay it, and the tensors that then hold its results.
 
-    The function runs a few times before. What it changes, it has changed then.
+    Before, the function is called twice, so what it changes has changed twice. In the first call
+    libraries allocate what they keep; in the second, whatever waits for the GPU is an error. A
+    recording that breaks off would leave torch's stream and generator in a bad state.
 
     Raises:
-        RuntimeError: It looks at a value, or does something else that cannot be recorded.
+        RuntimeError: The function looks at a value, or cannot be recorded otherwise.
     """
-    with torch.cuda.device(device):
-        return _cuda_graph(function)
-
-
-def _cuda_graph(function: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            function()
-    torch.cuda.current_stream().wait_stream(aside)
-
+    aside = torch.cuda.Stream(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = function()
+    with torch.cuda.device(device):
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            function()
+            with _waiting_is_an_error():
+                function()
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                outputs = function()
+        torch.cuda.current_stream().wait_stream(aside)
     return graph.replay, outputs
+
+
+@contextmanager
+def _waiting_is_an_error() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class Recorded:
@@ -62,35 +71,47 @@ class Recorded:
 
     Arguments:
         function: Maps tensors on one device to tensors. It changes none, and looks at no value.
+        owner: The module that it reads, if that may change otherwise than in its parameters'
+            values: then what was recorded before is not replayed.
     """
 
-    def __init__(self, function: Callable[..., Outputs]) -> None:
+    def __init__(self, function: Callable[..., Outputs], owner: nn.Module | None = None) -> None:
         self.function = function
-        self.ways: dict[tuple[torch.Size, ...], Callable[..., Outputs] | None] = {}
+        self.owner = owner
+        self.fixed: FixedParts | None = None  # in what was recorded
+        self.calls: dict[tuple[torch.Size, ...], Callable[..., Outputs] | None] = {}
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         recorder = recorder_of(inputs[0].device)
         if recorder is None:
             return self.function(*inputs)
 
+        if self.owner is not None and (self.fixed is None or self.fixed.changed()):
+            self.fixed = FixedParts(self.owner)
+            self.calls.clear()
         shapes = tuple(tensor.shape for tensor in inputs)
-        if shapes not in self.ways:
-            self.ways[shapes] = None
+        if shapes not in self.calls:
+            self.calls[shapes] = None
             return self.function(*inputs)
-        way = self.ways[shapes]
-        if way is None:
-            way = self.ways[shapes] = self._recorded(recorder, inputs)
-        return way(*inputs)
+        call = self.calls[shapes]
+        if call is None:
+            call = self.calls[shapes] = self._recorded(recorder, inputs)
+        return call(*inputs)
 
     def _recorded(self, recorder: Recorder, inputs: Outputs) -> Callable[..., Outputs]:
         kept = [tensor.detach().clone() for tensor in inputs]
         state = random_states()
         try:
             replay, outputs = recorder(lambda: self.function(*kept))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:
             return self.function
         finally:
             set_random_states(state)
+        if self.fixed is not None and self.fixed.changed():
+            self.fixed.put_back()
+            return self.function
 
         def replayed(*inputs: Tensor) -> Outputs:
             for buffer, given in zip(kept, inputs, strict=True):
@@ -99,3 +120,42 @@ class Recorded:
             return tuple(output.clone() for output in outputs)
 
         return replayed
+
+
+class FixedParts:
+    """What a recording takes as it was: numbers and words among the attributes of modules, and
+    tensors, each in its place and its memory; their values may change.
+
+    Arguments:
+        owner: The module that is read, with all modules in it.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        self.constants: list[tuple[nn.Module, str, Any]] = []
+        self.tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
+        for module in owner.modules():
+            attributes: dict[str, Any] = vars(module)
+            for name, value in attributes.items():
+                if isinstance(value, (bool, int, float, str)):
+                    self.constants.append((module, name, value))
+            for holder in (attributes, module._parameters, module._buffers):
+                for name, value in holder.items():
+                    if isinstance(value, Tensor):
+                        self.tensors.append((holder, name, value, value.data_ptr()))
+
+    def changed(self) -> str:
+        """What has changed since; empty if nothing has."""
+        for module, name, value in self.constants:
+            if getattr(module, name, None) != value:
+                return f"{type(module).__name__} has changed its attribute {name}"
+        for holder, name, tensor, address in self.tensors:
+            if holder.get(name) is not tensor or tensor.data_ptr() != address:
+                return f"{name} is another tensor, or in other memory, than before"
+        return ""
+
+    def put_back(self) -> None:
+        """Make attributes and tensors those of before; values of tensors stay."""
+        for module, name, value in self.constants:
+            setattr(module, name, value)
+        for holder, name, tensor, _ in self.tensors:
+            holder[name] = tensor

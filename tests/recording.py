@@ -1,15 +1,19 @@
-"""In place of a GPU: a recorder that runs a function again, on the same buffers, and refuses what a
-CUDA graph cannot hold.
+"""In place of a CUDA graph: a tape of operations, replayed on the same memory without the function.
+
+As with a graph, attributes, branches and new tensors are those of the recording, and what looks at
+a value, or makes a tensor of numbers, cannot be recorded.
 """
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae import recorded
 from pyro_vae.training import compiled
 
+REFUSED = "operation not permitted when stream is capturing"
 LOOKS = {  # at a value, for which a GPU must be waited for
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.is_nonzero.default,
@@ -25,33 +29,49 @@ class FromProcessor(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (torch.tensor, torch.as_tensor) and not isinstance(args[0], torch.Tensor):
-            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
+            raise RuntimeError(f"{REFUSED}: {function}")
         return function(*args, **(kwargs or {}))
 
 
-class Strict(TorchDispatchMode):
-    """To look at a value is an error inside."""
+def picks_by_mask(function, args):
+    """Whether a mask says how many numbers are read or written; one number for all is a fill."""
+    if function not in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default):
+        return False
+    masks = any(index is not None and index.dtype == torch.bool for index in args[1])
+    return masks and not (len(args) > 2 and args[2].numel() == 1)
+
+
+class Tape(TorchDispatchMode):
+    """Notes every operation inside, with the tensors that it took and gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in LOOKS:
-            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
-        return function(*args, **(kwargs or {}))
+        if function in LOOKS or picks_by_mask(function, args):
+            raise RuntimeError(f"{REFUSED}: {function}")
+        results = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, results))
+        return results
+
+    @torch.no_grad()
+    def replay(self):
+        for function, args, kwargs, results in self.operations:
+            again = function(*args, **kwargs)
+            for kept, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
+                if isinstance(kept, torch.Tensor) and kept.data_ptr() != new.data_ptr():
+                    kept.detach().copy_(new)
 
 
-def rerun(function):
-    """What :func:`pyro_vae.recorded.cuda_graph` does, but for the graph.
-
-    The results of a recording are of no use before the first replay, as there.
-    """
-    function()
-    with Strict(), FromProcessor():
-        outputs = tuple(torch.full_like(output, 7) for output in function())
-
-    def replay():
-        for output, new in zip(outputs, function(), strict=True):
-            output.copy_(new)
-
-    return replay, outputs
+def taped(function):
+    """What :func:`pyro_vae.recorded.cuda_graph` does, but for the graph."""
+    for _ in range(2):
+        function()
+    tape = Tape()
+    with tape, FromProcessor():
+        outputs = function()
+    return tape.replay, outputs
 
 
 @pytest.fixture
@@ -61,7 +81,7 @@ def recordings(monkeypatch):
     own = recorded.recorder_of
 
     def recorder_of(device):
-        record = own(device) or rerun
+        record = own(device) or taped
 
         def recorder(function):
             recording = record(function)

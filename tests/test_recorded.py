@@ -103,6 +103,109 @@ class Poisoned(torch.nn.Module):
         return y + (1 - bad + bad * 0 * y).sqrt()  # the root of 0 has an infinite slope
 
 
+class Sharpened(torch.nn.Module):
+    """Has a temperature, which is no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 4)
+        self.temperature = 1.0
+
+    def forward(self, x):
+        return self.layer(x) / self.temperature
+
+
+def test_what_a_schedule_changes_is_seen_in_validation_and_by_the_monitor(recordings, monkeypatch):
+    x = torch.bernoulli(torch.full((40, 6), 0.4), generator=torch.Generator().manual_seed(0))
+    found = []
+    for record in (True, False):
+        if not record:
+            monkeypatch.undo()
+        vae = pv.build(x, latent=2, hidden=[4], likelihood="bernoulli")
+        torch.manual_seed(0)
+        vae.posterior = pv.Amortised(network := Sharpened(), pv.Normal((2,)))
+        vae.double()
+
+        def rate(epoch, network=network):
+            network.temperature = 1 / (1 + epoch)
+            return 1e-3
+
+        given = {"learning_rate": rate, "validation": x[:7], "epochs": 6, "batch_size": 40}
+        history = pv.fit(vae, x, progress=False, **given)
+        found.append(history.drop(columns="seconds"))
+    assert recordings == []  # all epochs differ
+    np.testing.assert_allclose(*found)
+
+
+class Tracking(torch.nn.Module):
+    """Keeps the mean of what it gave, in a tensor that is made anew each time."""
+
+    def __init__(self, buffer):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 4)
+        if buffer:
+            self.register_buffer("seen", torch.zeros(4))
+        else:
+            self.seen = torch.zeros(4)
+
+    def forward(self, x):
+        y = self.layer(x)
+        if self.training:
+            self.seen = 0.9 * self.seen + 0.1 * y.detach().mean(0)
+        return y
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_a_part_that_keeps_a_tensor_is_not_recorded(buffer, recordings):
+    x = torch.bernoulli(torch.full((40, 6), 0.4), generator=torch.Generator().manual_seed(0))
+    found = []
+    for compile in (False, "auto"):
+        vae = pv.build(x, latent=2, hidden=[4], likelihood="bernoulli")
+        torch.manual_seed(0)
+        vae.posterior = pv.Amortised(network := Tracking(buffer), pv.Normal((2,)))
+        vae.double()
+        history = pv.fit(vae, x, epochs=30, batch_size=8, progress=False, compile=compile)
+        found.append(network.seen)
+    assert history.attrs["compiled"].startswith("no: seen is another tensor")
+    assert torch.equal(*found)
+
+
+class Renewing(torch.optim.SGD):
+    """Gives parameters new memory in each step."""
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = parameter.data - 0.01 * parameter.grad
+
+
+def test_an_optimiser_that_gives_parameters_new_memory_is_seen(recordings):
+    plain, before = trained(False, optimizer=Renewing)
+    with pytest.warns(UserWarning, match="is another tensor, or in other memory, than before"):
+        history, after = trained(True, optimizer=Renewing)
+    np.testing.assert_allclose(history.loss, plain.loss, rtol=1e-12)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-11, atol=1e-12, msg=name)
+
+
+def test_the_optimiser_has_counted_all_steps(recordings):
+    made = []
+
+    def adam(parameters, lr):
+        made.append(torch.optim.Adam(parameters, lr))
+        return made[0]
+
+    def rate(epoch):
+        if epoch > 2:
+            raise KeyboardInterrupt
+        return 1e-3
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(True, optimizer=adam, learning_rate=rate)
+    steps = {int(state["step"]) for state in made[0].state.values()}
+    assert steps == {13}  # two epochs of six, and one that the interruption followed
+
+
 def trained(compile, **options):
     x = torch.bernoulli(torch.full((43, 6), 0.4), generator=torch.Generator().manual_seed(0))
     vae = pv.build(x, latent=2, hidden=[4], likelihood="bernoulli")

@@ -137,7 +137,7 @@ def read_condition(source: str | None) -> Rows | None:
         return None
     rows = read_rows(source)
     if rows.event_shape == (1,):
-        return Rows(lambda index: rows.fetch(index)[:, 0], len(rows), ())
+        return Rows(lambda index: rows.fetch(index)[:, 0], len(rows), (), is_fixed=rows.is_fixed)
     return rows
 
 

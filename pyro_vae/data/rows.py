@@ -78,7 +78,7 @@ class Rows:
         return rows
 
     def take(self, index: Any, like: Tensor | None = None) -> Tensor:
-        """Rows `index`, a slice, an array or what :meth:`places` gave, in the dtype and on the
+        """Rows `index`, a slice, an array or what :meth:`as_index` gave, in the dtype and on the
         device of `like` (default: torch's default dtype, on the CPU).
         """
         like = torch.empty(0) if like is None else like
@@ -97,8 +97,8 @@ class Rows:
         x = self.take(index, like)
         return (x,) if self.c is None else (x, self.c.take(index, like))
 
-    def places(self, index: np.ndarray) -> Any:
-        """Row numbers in the form in which they are looked up soonest, over and over."""
+    def as_index(self, index: np.ndarray) -> Any:
+        """Row numbers where the rows are, so that to look up some of them moves no numbers."""
         return index if self.device is None else torch.as_tensor(index, device=self.device)
 
     def only(self, index: np.ndarray) -> Rows:
@@ -115,7 +115,10 @@ class Rows:
 
     def in_memory(self, like: Tensor | None = None) -> Rows:
         """The same rows, all read now, and not again."""
-        x = self.take(slice(None), like)
+        like = torch.empty(0) if like is None else like
+        x = like.new_empty((self.length, *self.event_shape))
+        for chunk in self.chunks():
+            x[chunk] = self.take(chunk, like)
         c = None if self.c is None else self.c.in_memory(like)
         rows = Rows(
             lambda index: x[torch.as_tensor(index, device=x.device)],
@@ -168,7 +171,9 @@ class Rows:
 
     def columns_only(self, columns: list[int]) -> Rows:
         """The same rows with some of their columns."""
-        return Rows(lambda index: self.take(index)[:, columns], len(self), (len(columns),))
+        shape = (len(columns),)
+        picked = lambda index: self.take(index)[:, columns]  # noqa: E731
+        return Rows(picked, len(self), shape, is_fixed=self.is_fixed)
 
     def largest(self) -> float:
         """The largest of the finite values; NaN and infinity are left to the check of the data."""

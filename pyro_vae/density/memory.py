@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 TILE_ROWS = 4096  # of the decoder, worked on together
 TILE_DATA = 64
-ON_A_GPU = 32  # times as many rows and 16 times as many data: a launch costs more than arithmetic
+ON_A_GPU = 8  # times as many rows and data there: a launch costs more than arithmetic
 BLOCK_BYTES = 2**25  # what the decoder may take at once, where the cache of a processor counts
 SHARE = 4  # of the free memory of a GPU, the part that the decoder may take
 
@@ -27,7 +27,7 @@ def tile_rows(device: torch.device) -> int:
 
 def tile_data(device: torch.device) -> int:
     """How many data are worked on together; draws depend on it."""
-    return TILE_DATA * (ON_A_GPU // 2 if device.type == "cuda" else 1)
+    return TILE_DATA * (ON_A_GPU if device.type == "cuda" else 1)
 
 
 class Memory:

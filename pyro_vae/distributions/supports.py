@@ -97,12 +97,19 @@ def to_single(z: Tensor, support: constraints.Constraint, like: Tensor) -> Tenso
     if support.is_discrete or low is None:
         return z
 
-    low = torch.as_tensor(low).to(z)
+    low = _bound(low, z)
     lowest = torch.where(low == 0, torch.finfo(z.dtype).tiny, torch.nextafter(low, low + 1))
     z = torch.maximum(z, lowest)
     if high is None:
         return z.clamp(max=torch.finfo(z.dtype).max)
-    return torch.minimum(z, torch.nextafter(torch.as_tensor(high).to(z), low))
+    return torch.minimum(z, torch.nextafter(_bound(high, z), low))
+
+
+def _bound(value: Any, like: Tensor) -> Tensor:
+    """A bound as a tensor, without a number that is brought from the processor."""
+    if isinstance(value, Tensor):
+        return value.to(like)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def innermost(distribution: Any) -> Any:

@@ -53,8 +53,11 @@ class Bernoulli(dist.Bernoulli):
         return logsigmoid(sign * self.logits)
 
 
+# Torch brings the constants of these three from the processor, which a CUDA graph cannot hold.
+
+
 class StudentT(dist.StudentT):
-    """With constants that are made where the parameters are: a CUDA graph can hold no others."""
+    """With constants that are made where the parameters are."""
 
     def __init__(
         self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None
@@ -64,31 +67,28 @@ class StudentT(dist.StudentT):
         Distribution.__init__(self, self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> StudentT:
-        """The same, of a larger batch shape."""
         return super().expand(batch_shape, _instance or self._get_checked_instance(StudentT))
 
 
 class HalfNormal(dist.HalfNormal):
-    """With constants as in :class:`StudentT`."""
+    """With constants that are made where the parameters are."""
 
     def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:
         whole = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
         TransformedDistribution.__init__(self, whole, AbsTransform(), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> HalfNormal:
-        """The same, of a larger batch shape."""
         return super().expand(batch_shape, _instance or self._get_checked_instance(HalfNormal))
 
 
 class HalfCauchy(dist.HalfCauchy):
-    """With constants as in :class:`StudentT`."""
+    """With constants that are made where the parameters are."""
 
     def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:
         whole = dist.Cauchy(torch.zeros_like(scale), scale, validate_args=False)
         TransformedDistribution.__init__(self, whole, AbsTransform(), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> HalfCauchy:
-        """The same, of a larger batch shape."""
         return super().expand(batch_shape, _instance or self._get_checked_instance(HalfCauchy))
 
 
@@ -213,7 +213,7 @@ class HorseshoeLike(TorchDistribution):
         """Draws of shape ``sample_shape + batch_shape``."""
         shape = self._extended_shape(sample_shape)
         uniform = torch.rand(shape, dtype=self.scale.dtype, device=self.scale.device)
-        cauchy = dist.Cauchy(torch.zeros_like(self.scale), 1.0)
+        cauchy = dist.Cauchy(torch.zeros_like(self.scale), torch.ones_like(self.scale))
         return self.scale * uniform * cauchy.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

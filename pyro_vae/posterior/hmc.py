@@ -192,7 +192,7 @@ class BatchedHMC(MCMCKernel):
         scale: Tensor,
         target_acceptance: float = 0.8,
     ) -> None:
-        self.with_gradient = Recorded(functools.partial(with_gradient, log_density))
+        self.evaluated = Recorded(functools.partial(with_gradient, log_density))
         self.transforms: dict = {}
         self.initial_params = {"position": position}
         self.adaptation = Adaptation(scale, target_acceptance)
@@ -222,7 +222,7 @@ class BatchedHMC(MCMCKernel):
 
     def state_at(self, position: Tensor) -> HMCState:
         """The state of all chains at `position`."""
-        return HMCState(position.detach(), *self.with_gradient(position))
+        return HMCState(position.detach(), *self.evaluated(position))
 
     def setup(self, warmup_steps: int, *args: object, **kwargs: object) -> None:
         whole_number("warmup", warmup_steps, at_least=0)

@@ -26,7 +26,6 @@ class Adam:
         states = [optimiser.state[parameter] for parameter in trained]
         self.steps = [state["step"] for state in states]
         self.means = [as_vector(state["exp_avg"]) for state in states]
-        self.counted = 0.0
         self.squares = [as_vector(state["exp_avg_sq"]) for state in states]
 
     @staticmethod
@@ -38,14 +37,15 @@ class Adam:
         own_step = "step" in vars(optimiser)
         return type(optimiser) is torch.optim.Adam and not (varied or hooked or own_step)
 
-    def factors(self, since: int) -> tuple[float, float]:
-        """How far the next step goes, and by what it divides the root of the second moment, where
-        so many steps were made since they were counted.
+    def counted(self) -> int:
+        """How many steps were counted, by whomever."""
+        return int(self.steps[0])
+
+    def factors(self, count: int) -> tuple[float, float]:
+        """How far the step of that number, from 1, goes, and by what it divides the root of the
+        second moment.
         """
         first, second = self.group["betas"]
-        if since == 0:
-            self.counted = float(self.steps[0])  # another may have counted some
-        count = self.counted + since + 1
         return self.group["lr"] / (1 - first**count), math.sqrt(1 - second**count)
 
     def count(self, steps: int) -> None:

@@ -9,27 +9,24 @@ finite, nothing moves.
 
 from __future__ import annotations
 
-import math
 import textwrap
 import time
-import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch import Tensor
 
-from ..density.direct import Direct
 from ..density.terms import Batch
 from ..guards import random_states, set_random_states
-from ..recorded import Recorder, recorder_of
+from ..recorded import FixedParts, Recorder, recorder_of
 from ..vae import VAE
 from .adam import Adam, as_vector
 from .adapters import OneOptimiser, norm_of
-from .ledger import Ledger
+from .ledger import Ledger, NotFinite
 from .objectives import Objective
+from .step import Loss, step_of
 
 STEPS = 50_000  # from which "auto" compiles: that takes up to half a minute, and saves 1 ms a step
 RECORDED_STEPS = 100  # from which "auto" records: that takes a few steps
@@ -73,14 +70,14 @@ class CompiledStep:
         self.adam = Adam(optim.optimiser, self.trained) if Adam.fits(optim.optimiser) else None
         self.seconds = 0.0  # that the first call took
 
-        self.loss = _Loss(elbo, vae, missing)
-        self.constants = list(_constants(vae))
+        self.loss = Loss(elbo, vae, missing)
+        self.fixed = FixedParts(vae)
         self.ledger = Ledger(like.device)
-        self.steps = 0  # since the ledger was read
+        self.counted = self.steps = 0  # by the optimiser; since the ledger was read
         self.total = 0.0  # that was read from it
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.numbers = torch.zeros(3, dtype=dtype, device=like.device)  # beta, and Adam's factors
-        self.step = _step(self.loss, self.trained, self.adam, optim.clip_norm, self.ledger)
+        self.step = step_of(self.loss, self.trained, self.adam, optim.clip_norm, self.ledger)
         self.recorder = recorder_of(like.device)
         self._call = self._first_call
 
@@ -98,10 +95,14 @@ class CompiledStep:
                 it is :meth:`read` that says so.
             NotCompiled: A part cannot be compiled, or no longer.
         """
-        self._check_constants()
-        factors = self.adam.factors(self.steps) if self.adam is not None else ()
-        for place, number in enumerate((beta, *factors)):
-            self.numbers[place].fill_(number)
+        if changed := self.fixed.changed():
+            raise NotCompiled(changed)
+        factors: tuple[float, ...] = ()
+        if self.adam is not None:
+            self.counted = self.counted if self.steps else self.adam.counted()
+            factors = self.adam.factors(self.counted + self.steps + 1)
+        for entry, number in enumerate((beta, *factors)):
+            self.numbers[entry].fill_(number)
         gradients = self._call(self.numbers, *batch)
         self.steps += 1
         if self.adam is None:
@@ -116,15 +117,15 @@ class CompiledStep:
         """
         if self.adam is not None:
             steps, self.steps = self.steps, 0
-            self.total += self.ledger.read()
-            self.adam.count(steps)
+            try:
+                self.total += self.ledger.read()
+            except NotFinite as error:
+                steps = error.steps
+                raise
+            finally:
+                self.adam.count(steps)
         total, self.total = self.total, 0.0
         return total
-
-    def _check_constants(self) -> None:
-        for module, name, value in self.constants:
-            if getattr(module, name, None) != value:
-                raise NotCompiled(f"{type(module).__name__} has changed its attribute {name}")
 
     def _update(self, gradients: list[Tensor]) -> None:
         """A step of an optimiser that is not part of the call."""
@@ -136,66 +137,57 @@ class CompiledStep:
             parameter.grad = None
 
     def _first_call(self, numbers: Tensor, *batch: Tensor) -> list[Tensor]:
-        """The call that compiles or records, held against the same step without.
-
-        Torch's warnings about its own compiler are not shown.
-        """
-        moved = [as_vector(parameter) for parameter in self.trained]
-        moved += [*self.loss.buffers(), self.ledger.page]
+        """The call that compiles or records, held against the same step without."""
+        moved = [self.ledger.page, *self.loss.buffers(), *map(as_vector, self.trained)]
         if self.adam is not None:
             moved += [*self.adam.means, *self.adam.squares]
-        before = [tensor.clone() for tensor in moved]
-        state = random_states()
-
-        def go_back() -> None:
-            _restore(moved, before)
-            set_random_states(state)
-
+        before = _State(moved, self.fixed)
         started = time.perf_counter()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                call = _compiled(self.step)
-                if self.recorder is not None:
-                    call = _recorded(self.step, self.recorder, numbers, batch)
-                    go_back()
-                gradients = call(numbers, *batch)
+            call = self._made(numbers, batch, before)
+            gradients = _quietly(call, numbers, *batch)
         except RuntimeError as error:
-            go_back()
+            before.put_back()
             raise NotCompiled(textwrap.shorten(str(error), 200)) from error
         self.seconds = time.perf_counter() - started
 
-        after = [tensor.clone() for tensor in moved]
-        state_after = random_states()
-        values = self.ledger.page[2:4].clone()
-        go_back()
-        self._check_constants()
-        plain = self._plain_values(numbers[0], *batch).to(values)
-        tolerance = torch.finfo(_coarsest(numbers)).eps ** (1 / 3)
-        if not torch.allclose(values, plain, rtol=tolerance, atol=0.0, equal_nan=True):
-            go_back()
-            raise NotCompiled(
-                f"loss and norm of the gradient are {values.tolist()} compiled, and "
-                f"{plain.tolist()} not; is a parameter held outside of the VAE's modules?"
-            )
-        set_random_states(state_after)
-        _restore(moved, after)
+        values, wrong = self.ledger.page[2:4].clone(), self.fixed.changed()
+        after = _State(moved, self.fixed)
+        before.put_back()
+        if wrong := wrong or self._difference(values, *batch):
+            before.put_back()
+            raise NotCompiled(wrong)
+        after.put_back()
         self._call = call
         return gradients
+
+    def _made(self, numbers: Tensor, batch: Batch, before: _State) -> Callable[..., list[Tensor]]:
+        """The call, not yet made."""
+        if self.recorder is None:
+            return _compiled(self.step)
+        call = _recorded(self.step, self.recorder, numbers, batch)
+        changed = self.fixed.changed()
+        before.put_back()
+        if changed:
+            raise NotCompiled(changed)
+        return call
+
+    def _difference(self, values: Tensor, *batch: Tensor) -> str:
+        """How loss and norm of the gradient differ from those of a plain step; empty if little."""
+        plain = self._plain_values(self.numbers[0], *batch).to(values)
+        tolerance = torch.finfo(_coarsest(self.like)).eps ** (1 / 3)
+        if torch.allclose(values, plain, rtol=tolerance, atol=0.0, equal_nan=True):
+            return ""
+        return (
+            f"loss and norm of the gradient are {values.tolist()} compiled, and {plain.tolist()} "
+            "not; is a parameter held outside of the VAE's modules?"
+        )
 
     def _plain_values(self, beta: Tensor, *batch: Tensor) -> Tensor:
         """Loss and norm of the gradient, without a compiler."""
         mean = self.loss(beta, *batch)
         gradients = torch.autograd.grad(mean, self.trained)
         return torch.stack([mean.detach() * len(batch[0]), norm_of(gradients)])
-
-
-def _constants(vae: VAE) -> Iterator[tuple[nn.Module, str, Any]]:
-    """The numbers and words among the attributes of all modules, which a call takes as fixed."""
-    for module in vae.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, (bool, int, float, str)):
-                yield module, name, value
 
 
 def _coarsest(like: Tensor) -> torch.dtype:
@@ -206,57 +198,33 @@ def _coarsest(like: Tensor) -> torch.dtype:
     return like.dtype
 
 
-def _restore(tensors: list[Tensor], values: list[Tensor]) -> None:
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+class _State:
+    """All that a step moves, as it was.
+
+    Arguments:
+        moved: The tensors that it moves.
+        fixed: What should stay.
+    """
+
+    def __init__(self, moved: list[Tensor], fixed: FixedParts) -> None:
+        self.moved = moved
+        self.fixed = fixed
+        self.values = [tensor.clone() for tensor in moved]
+        self.random_states = random_states()
+
+    def put_back(self) -> None:
+        """Make it again what it was."""
+        self.fixed.put_back()
+        for tensor, value in zip(self.moved, self.values, strict=True):
+            tensor.copy_(value)
+        set_random_states(self.random_states)
 
 
-class _Loss(nn.Module):
-    """The loss per datum of a batch, in nats, as a module of the parameters of a VAE."""
-
-    def __init__(self, elbo: Objective, vae: VAE, missing: bool) -> None:
-        super().__init__()
-        self.vae = vae
-        self.missing = missing
-        self.evaluate = elbo.evaluate
-
-    def forward(self, beta: Any, *batch: Tensor) -> Tensor:
-        densities = Direct(self.vae, batch, missing=self.missing)
-        return self.evaluate(densities, beta) / len(batch[0])
-
-
-def _step(
-    loss: _Loss, trained: list[nn.Parameter], adam: Adam | None, clip: float, ledger: Ledger
-) -> Callable[..., list[Tensor]]:
-    """A step as a function, which gives those gradients that it does not use."""
-    vectors = [as_vector(parameter) for parameter in trained]
-    names: list[list[str]] = [[] for _ in trained]  # several where modules share a parameter
-    places = {id(parameter): place for place, parameter in enumerate(trained)}
-    for name, parameter in loss.named_parameters(remove_duplicate=False):
-        if id(parameter) in places:
-            names[places[id(parameter)]].append(name)
-
-    def step(numbers: Tensor, *batch: Tensor) -> list[Tensor]:
-        parameters = [v.view(p.shape) for v, p in zip(vectors, trained, strict=True)]
-
-        def value(parameters: list[Tensor]) -> Tensor:
-            named = {name: p for p, own in zip(parameters, names, strict=True) for name in own}
-            return functional_call(loss, named, (numbers[0], *batch), tie_weights=False)
-
-        gradients, mean = grad_and_value(value)(parameters)
-        norm = norm_of(gradients)
-        if clip < math.inf:
-            factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-            gradients = [factor * gradient for gradient in gradients]
-        with torch.no_grad():
-            counts = ledger.note(mean * len(batch[0]), norm)
-            if adam is None:
-                return gradients
-            adam.update(vectors, gradients, numbers[1:], counts)
-        return []
-
-    # the compiler keeps few entries for one code object: each run has its own
-    return types.FunctionType(step.__code__.replace(), globals(), closure=step.__closure__)
+def _quietly(call: Callable[..., list[Tensor]], *inputs: Tensor) -> list[Tensor]:
+    """A call without torch's warnings about its own compiler."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call(*inputs)
 
 
 def _compiled(step: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
@@ -271,7 +239,7 @@ def _compiled(step: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
 def _recorded(
     step: Callable[..., list[Tensor]], recorder: Recorder, numbers: Tensor, batch: Batch
 ) -> Callable[..., list[Tensor]]:
-    """The step as a recording, on a batch that has a place of its own. It was made meanwhile."""
+    """The step as a recording, on a copy of the batch; to record makes some steps."""
     kept = [part.clone() for part in batch]
     replay, gradients = recorder(lambda: tuple(step(numbers, *kept)))
 

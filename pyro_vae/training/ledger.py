@@ -32,7 +32,8 @@ class Ledger:
 
     def __init__(self, device: torch.device) -> None:
         # the sum of losses, the number of steps, loss and norm of the last, whether all were finite
-        self.page = torch.zeros(5, dtype=torch.float64, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which that has not
+        self.page = torch.zeros(5, dtype=dtype, device=device)
         self._start()
 
     def _start(self) -> None:

@@ -70,7 +70,7 @@ class Watch:
     """
 
     def __init__(self, vae: VAE) -> None:
-        self.figures = Recorded(functools.partial(_figures, vae))
+        self.figures = Recorded(functools.partial(_figures, vae), vae)
 
     def __call__(self, batch: Batch) -> dict[str, float]:
         """What the guide tells about a batch, in nats per datum.
@@ -142,7 +142,7 @@ def _ranks_among(drawn: Tensor, z: Tensor) -> Tensor:
 
     below = torch.searchsorted(ordered, flat)
     repeated = (ordered[:, 1:] == ordered[:, :-1]).double().mean()
-    upto = torch.searchsorted(ordered, flat, right=True) if repeated > TIES else below
+    upto = torch.where(repeated > TIES, torch.searchsorted(ordered, flat, right=True), below)
     return ((below + upto) / (2 * ordered.shape[1])).reshape(z.shape)
 
 

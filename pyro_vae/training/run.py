@@ -56,6 +56,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     tempered: Tempered = field(default_factory=Tempered)
     largest_beta: float | None = None
+    steps: int = 0
     best_epoch: int = -1
     best_loss: float = math.inf
     best_state: dict[str, Tensor] | None = None
@@ -73,6 +74,8 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         """Restore the best parameters, if validation data told them, and leave no gradient."""
+        with contextlib.suppress(NotFinite):
+            self._read()  # so that the optimiser has counted all steps
         self.grad.close()
         self.vae.zero_grad(set_to_none=True)
         if self.best_state is not None:
@@ -94,7 +97,7 @@ class Run:
         trained = {id(p) for group in made.param_groups for p in group["params"]}
         self.untrained = [p for p in self.vae.parameters() if id(p) not in trained]
         self.watched = Watched(len(problem))
-        self.evaluate = Recorded(self._direct_loss)
+        self.evaluate = Recorded(self._direct_loss, self.vae)
         model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
         self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
         self.started = time.perf_counter()
@@ -113,16 +116,17 @@ class Run:
         """Go through the data once, and write a row of the history."""
         num = len(self.problem)
         order = torch.randperm(num, device="cpu").numpy()
-        places = self.problem.rows.places(order)
+        index = self.problem.rows.as_index(order)
         self.seen, total, start = self.problem, 0.0, 0
         try:
             for start in range(0, num, batch_size):
                 self._schedule(epoch + start / num)
                 rows = slice(start, start + batch_size)
-                batch = self.problem.batch(places[rows])
+                batch = self.problem.batch(index[rows])
                 if epoch == 0:
                     self.watched.take(order[rows], batch)
-                if start // batch_size % FLUSHED == 0:
+                self.steps += 1
+                if self.steps % FLUSHED == 0:
                     self.optim.flush_subnormal()
                 is_first, is_whole = epoch == start == 0, rows.stop <= num
                 if self.not_compiled or is_first or not is_whole:
@@ -132,7 +136,8 @@ class Run:
             total += self._read()
         except FloatingPointError as error:
             bad = self.unread[error.steps] if isinstance(error, NotFinite) else start
-            batch = self.problem.batch(places[bad : bad + batch_size])
+            if bad != start:
+                batch = self.problem.batch(index[bad : bad + batch_size])
             where = f"epoch {epoch}, batch {bad // batch_size}"
             raise FloatingPointError(self._report(error, where, batch)) from None
 
