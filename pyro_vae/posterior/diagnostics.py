@@ -1,8 +1,7 @@
 """Have the chains mixed?
 
-Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size (Vehtari et
-al., 2021, https://arxiv.org/abs/1903.08008), by ArviZ. Chains that all start in one mode of several
-cannot know of the others.
+Convergence is told by rank-normalised R-hat and by bulk and tail effective sample size
+(:mod:`.mixing`). Chains that all start in one mode of several cannot know of the others.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from .mixing import mixing_by_datum
 from .trees import DRAWS, dataset
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ RHAT_LIMIT, ESS_LIMIT = 1.05, 100
 DIVERGENT_SHARE = 0.005  # of the transitions of one datum: a rare one is rejected, and does no harm
 
 
-def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.Dataset:
+def diagnose(
+    posterior: xarray.Dataset, sample_stats: xarray.Dataset, device: torch.device
+) -> xarray.Dataset:
     """Whether the chains of each datum have mixed.
 
     Arguments:
         posterior: Latents over chain, draw, datum and their own dimensions.
         sample_stats: Those of the sampler, over chain, draw and datum.
+        device: Where draws are looked at.
 
     Returns:
         A dataset over datum: rhat, ess_bulk, ess_tail, divergences, acceptance_rate, step_size and
@@ -37,26 +41,21 @@ def diagnose(posterior: xarray.Dataset, sample_stats: xarray.Dataset) -> xarray.
         UserWarning: For some data R-hat is above 1.05, the bulk ESS below 100, or 1 transition in
             200 diverged.
     """
-    from arviz_stats.base import array_stats
-
-    latents = np.concatenate(
-        [values.values.reshape(*values.shape[:3], -1) for values in posterior.values()], 3
-    )
-    latents, energy = latents.astype(np.float64), sample_stats.energy.astype(np.float64)
+    latents = [values.values for values in posterior.values()]
+    rhat, ess_bulk, ess_tail = mixing_by_datum(latents, device)
+    energy = sample_stats.energy.astype(np.float64)
 
     found = {
-        "rhat": array_stats.rhat(latents, chain_axis=0, draw_axis=1).max(1),
-        "ess_bulk": array_stats.ess(latents, chain_axis=0, draw_axis=1).min(1),
-        "ess_tail": array_stats.ess(
-            latents, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)
-        ).min(1),
+        "rhat": rhat,
+        "ess_bulk": ess_bulk,
+        "ess_tail": ess_tail,
         "divergences": sample_stats.diverging.sum(["chain", "draw"]).values,
         "acceptance_rate": sample_stats.acceptance_rate.mean(["chain", "draw"]).values,
         "step_size": sample_stats.step_size.mean(["chain", "draw"]).values,
         "bfmi": (energy.diff("draw") ** 2).mean(["chain", "draw"]).values
         / energy.var("draw").mean("chain").values,
     }
-    _warn(found, transitions=latents.shape[0] * latents.shape[1])
+    _warn(found, transitions=sample_stats.sizes["chain"] * sample_stats.sizes["draw"])
     return dataset(found, DRAWS[2:], "")
 
 

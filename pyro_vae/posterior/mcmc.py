@@ -220,6 +220,6 @@ def _tree(parts: list[tuple[Draws, Draws]], problem: Problem) -> xarray.DataTree
     groups = {
         "posterior": posterior,
         "sample_stats": sample_stats,
-        "diagnostics": diagnose(posterior, each),
+        "diagnostics": diagnose(posterior, each, problem.device),
     }
     return xarray.DataTree.from_dict(groups | observed_groups(problem.rows, problem.like))
