@@ -5,6 +5,7 @@ train or eval mode, gradients, Pyro's parameter store.
 from __future__ import annotations
 
 import inspect
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,10 +59,10 @@ def device_of(name: Any) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = textwrap.shorten(str(error).partition("\n")[0], 100)
+        seen = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'; torch sees no GPU"
         raise ValueError(
-            f"device must be 'auto' or one that torch sees, such as 'cpu' or 'cuda'; got {name!r} "
-            f"({reason})"
+            f"device must be 'auto' or one that torch sees, such as {seen}; got {name!r} ({reason})"
         ) from None
 
 

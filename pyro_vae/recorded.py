@@ -123,8 +123,8 @@ class Recorded:
 
 
 class FixedParts:
-    """What a recording takes as it was: numbers and words among the attributes of modules, and
-    tensors, each in its place and its memory; their values may change.
+    """What a recording takes as it was: numbers, words and the lengths of lists among the
+    attributes of modules, and tensors, each in its place and its memory; their values may change.
 
     Arguments:
         owner: The module that is read, with all modules in it.
@@ -132,12 +132,15 @@ class FixedParts:
 
     def __init__(self, owner: nn.Module) -> None:
         self.constants: list[tuple[nn.Module, str, Any]] = []
+        self.lists: list[tuple[nn.Module, str, list, int]] = []
         self.tensors: list[tuple[dict[str, Any], str, Tensor, int]] = []
         for module in owner.modules():
             attributes: dict[str, Any] = vars(module)
             for name, value in attributes.items():
                 if isinstance(value, (bool, int, float, str)):
                     self.constants.append((module, name, value))
+                elif isinstance(value, list):
+                    self.lists.append((module, name, value, len(value)))
             for holder in (attributes, module._parameters, module._buffers):
                 for name, value in holder.items():
                     if isinstance(value, Tensor):
@@ -148,6 +151,9 @@ class FixedParts:
         for module, name, value in self.constants:
             if getattr(module, name, None) != value:
                 return f"{type(module).__name__} has changed its attribute {name}"
+        for module, name, value, length in self.lists:
+            if len(value) != length:
+                return f"{type(module).__name__} has changed its list {name}"
         for holder, name, tensor, address in self.tensors:
             if holder.get(name) is not tensor or tensor.data_ptr() != address:
                 return f"{name} is another tensor, or in other memory, than before"
@@ -157,5 +163,7 @@ class FixedParts:
         """Make attributes and tensors those of before; values of tensors stay."""
         for module, name, value in self.constants:
             setattr(module, name, value)
+        for _, _, value, length in self.lists:
+            del value[length:]
         for holder, name, tensor, _ in self.tensors:
             holder[name] = tensor

@@ -69,7 +69,7 @@ CASES = {
 }
 
 
-CAPTURING = "no: operation not permitted when stream is capturing"
+CAPTURING = "no: a CUDA graph: operation not permitted when stream is capturing"
 NOT_RECORDED = {  # enumeration is by traces, and Pyro's splines pick by masks and assert
     "one_hot prior": "no: TraceEnum_ELBO, or a part of the VAE, needs Pyro's traces",
     **{f"{flow}_flow {role}": CAPTURING for flow in ("spline", "coupling") for role in ROLES},

@@ -4,6 +4,8 @@ The meta device, which every torch has, stands for another one where only the pl
 computed on a GPU is tested with ``--device cuda``.
 """
 
+import re
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,7 +14,7 @@ import pyro_vae as pv
 from pyro_vae.cli import app
 
 X = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
-NO_DEVICE = "device must be 'auto' or one that torch sees, such as 'cpu' or 'cuda'; got 'gpu'"
+NO_DEVICE = "device must be 'auto' or one that torch sees, such as 'cpu'.*; got 'gpu'"
 
 
 def places(vae):
@@ -58,4 +60,4 @@ def test_a_device_that_is_not_there_is_refused_before_anything_moves(tmp_path):
             call()
     result = CliRunner().invoke(app, ["sample", str(tmp_path / "m.safetensors"), "--device", "gpu"])
     assert result.exit_code == 2
-    assert NO_DEVICE in result.stderr
+    assert re.search(NO_DEVICE, result.stderr)

@@ -400,7 +400,9 @@ class TestSurroundings:
         with pytest.raises(TypeError, match="fit needs loss as a name or as an instance of a pyro"):
             quiet(small(), X, loss=loss)
 
-    @pytest.mark.parametrize("optimizer", ["adam", torch.optim.LBFGS, lambda parameters, lr: None])
+    @pytest.mark.parametrize(
+        "optimizer", ["adam", torch.optim.LBFGS, pyro.optim.Adam, lambda parameters, lr: None]
+    )
     def test_optimizer_makes_a_torch_optimiser(self, optimizer):
         with pytest.raises(
             TypeError, match="fit needs optimizer as a function of parameters and lr"

@@ -77,7 +77,8 @@ def log_evidence(
         more: An earlier result for the same model and data, which `num_samples` are added to.
         seed: The seed of the draws.
         max_bytes: About how much memory the model may take at once (default: 32 MB, which a cache
-            holds; on a GPU, a quarter of what is free); never another answer.
+            holds; on a GPU, a quarter of what is free); never another answer, but for
+            rounding.
 
     Returns:
         A dataset over the dimension ``datum``, all in nats per datum where they are log densities:

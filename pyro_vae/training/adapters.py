@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 
@@ -77,3 +77,23 @@ def norm_of(gradients: Sequence[Tensor]) -> Tensor:
     """The norm of all gradients together."""
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def made_by(
+    optimizer: Any, parameters: list[nn.Parameter], learning_rate: float
+) -> torch.optim.Optimizer:
+    """The optimiser, if what the caller gave makes one that steps without a closure."""
+    made = None
+    if callable(optimizer) and not _is_of_pyro(optimizer):
+        made = optimizer(parameters, lr=learning_rate)
+    if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
+        raise TypeError(
+            "fit needs optimizer as a function of parameters and lr, such as torch.optim.AdamW or "
+            f"a functools.partial of it; got {optimizer!r}"
+        )
+    return made
+
+
+def _is_of_pyro(optimizer: Any) -> bool:
+    """Whether it is one of ``pyro.optim``, which take their options as a dictionary."""
+    return getattr(optimizer, "__module__", "").startswith("pyro.optim")

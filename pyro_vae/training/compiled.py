@@ -33,6 +33,9 @@ RECORDED_STEPS = 100  # from which "auto" records: that takes a few steps
 PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
+MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 class NotCompiled(Exception):
     """Why a step cannot be compiled; nothing was moved."""
 
@@ -67,6 +70,8 @@ class CompiledStep:
         self.trained = optim.reached
         if any(getattr(p, hooks, None) for p in self.trained for hooks in PARAMETER_HOOKS):
             raise NotCompiled("a parameter has hooks")
+        if any(getattr(m, hooks) for m in vae.modules() for hooks in MODULE_HOOKS):
+            raise NotCompiled("a module has hooks")
         self.adam = Adam(optim.optimiser, self.trained) if Adam.fits(optim.optimiser) else None
         self.seconds = 0.0  # that the first call took
 
@@ -148,7 +153,8 @@ class CompiledStep:
             gradients = _quietly(call, numbers, *batch)
         except RuntimeError as error:
             before.put_back()
-            raise NotCompiled(textwrap.shorten(str(error), 200)) from error
+            way = "torch.compile" if self.recorder is None else "a CUDA graph"
+            raise NotCompiled(f"{way}: {textwrap.shorten(str(error), 160)}") from error
         self.seconds = time.perf_counter() - started
 
         values, wrong = self.ledger.page[2:4].clone(), self.fixed.changed()
@@ -178,10 +184,10 @@ class CompiledStep:
         tolerance = torch.finfo(_coarsest(self.like)).eps ** (1 / 3)
         if torch.allclose(values, plain, rtol=tolerance, atol=0.0, equal_nan=True):
             return ""
-        return (
-            f"loss and norm of the gradient are {values.tolist()} compiled, and {plain.tolist()} "
-            "not; is a parameter held outside of the VAE's modules?"
+        found = (
+            f"loss and norm of the gradient are {values.tolist()} compiled, {plain.tolist()} not"
         )
+        return f"{found}; is a parameter held outside of the VAE's modules?"
 
     def _plain_values(self, beta: Tensor, *batch: Tensor) -> Tensor:
         """Loss and norm of the gradient, without a compiler."""

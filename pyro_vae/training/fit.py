@@ -86,8 +86,11 @@ def fit(
             never.
         compile: Whether a step is one call, with Adam's update in it: compiled by
             ``torch.compile``, on a GPU recorded as a CUDA graph. "auto" for training of at least
-            50,000 steps, which repays the half minute that compiling may take; on a GPU of at least
-            100. Where a part cannot be compiled or recorded, training goes on without.
+            50,000 steps, which repays the half minute that compiling may take (flows and Vamp: one
+            or more); on a GPU of at least 100. Other optimisers step after the call. Losses by
+            traces or with gradients of their own (discrete latents, wake_sleep, dreg, piwae, mcem),
+            hooks, batch normalisation and branches on values are left as they are; what a forward
+            pass does beside its result (print, count) is then done once.
         device: Where the VAE is moved first, and stays; "auto" for a GPU where there is one
             (default: where it is).
         seed: The seed of shuffling and sampling.

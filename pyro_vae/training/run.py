@@ -14,14 +14,14 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..density.problem import Problem
 from ..density.terms import Batch
 from ..guards import mode, no_kept_casts, seeded
 from ..recorded import Recorded
 from ..vae import VAE
-from .adapters import OneOptimiser, Tempered
+from .adapters import OneOptimiser, Tempered, made_by
 from .compiled import CompiledStep, NotCompiled, repaid_from, why_not
 from .ledger import NotFinite
 from .monitor import Watched
@@ -34,8 +34,10 @@ EVALUATION_ROWS = 1024
 READ = 100  # compiled steps, after which their losses are read
 FLUSHED = 500  # steps, after which the optimiser's state is rid of subnormal numbers
 NOT_COMPILED = (
-    "fit: the step is not compiled ({}); training goes on uncompiled, as compile=False asks for"
+    "fit: the step is not compiled ({}); training goes on without, and compile=False leaves this "
+    "warning out"
 )
+ONE_STEP = "the first step never is, and it was the only one"
 ADVICE = (
     "; training stopped, the parameters are those before this step, or the best so far if there "
     "are validation data. Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood "
@@ -89,7 +91,7 @@ class Run:
                 "fit has nothing to train: no parameter of the VAE requires a gradient"
             )
 
-        made = _made(optimizer, parameters, self.learning_rate(0.0))
+        made = made_by(optimizer, parameters, self.learning_rate(0.0))
         self.optim = OneOptimiser(made, self.clip_norm)
         self.problem = self.seen = problem
         can_be = isinstance(self.elbo, Objective) and self.elbo.is_direct
@@ -258,24 +260,11 @@ class Run:
 
         frame = pandas.DataFrame(self.history)
         if self.not_compiled or self.compiled is None:
-            frame.attrs["compiled"] = f"no: {self.not_compiled or 'no step to compile'}"
+            frame.attrs["compiled"] = f"no: {self.not_compiled or ONE_STEP}"
         else:
             frame.attrs["compiled"] = self.compiled.title
             frame.attrs["compile_seconds"] = self.compiled.seconds
         return frame
-
-
-def _made(
-    optimizer: Any, parameters: list[nn.Parameter], learning_rate: float
-) -> torch.optim.Optimizer:
-    """The optimiser, if what the caller gave makes one that steps without a closure."""
-    made = optimizer(parameters, lr=learning_rate) if callable(optimizer) else None
-    if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
-        raise TypeError(
-            "fit needs optimizer as a function of parameters and lr, such as torch.optim.AdamW or "
-            f"a functools.partial of it; got {optimizer!r}"
-        )
-    return made
 
 
 def _scalar(loss: Any) -> float:
