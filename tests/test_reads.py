@@ -119,3 +119,60 @@ def test_damaged_data_are_found_before_anything_else():
     with pytest.raises(pv.DataError, match="row 7, column 1"):
         pv.log_evidence(vae, x)
     assert max(x.reads.values()) == 1
+
+
+class Changing(torch.utils.data.Dataset):
+    """Row `changes` is another at each reading."""
+
+    def __init__(self, x, changes):
+        self.x = x
+        self.changes = changes
+        self.readings = 0
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        self.readings += 1
+        return self.x[index] + (self.readings if index == self.changes else 0)
+
+
+BINARY = np.random.default_rng(0).random((80, 30))
+EVALUATIONS = {
+    "log_evidence": lambda vae, x: pv.log_evidence(vae, x, num_samples=30),
+    "tolerance": lambda vae, x: pv.log_evidence(vae, x, num_samples=30, tolerance=1.0),
+    "compare_models": lambda vae, x: pv.compare_models({"a": vae, "b": vae}, x, num_samples=30),
+    "sample_posterior": lambda vae, x: pv.sample_posterior(vae, x, num_samples=10, warmup=10),
+    "to_datatree": pv.to_datatree,
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_data_that_change_from_one_reading_to_the_next_are_refused(name):
+    afresh = pv.binarize_afresh(BINARY)
+    vae = pv.build(afresh, latent=1, likelihood="bernoulli", hidden=[4])
+    pv.fit(vae, afresh, epochs=1, progress=False)  # which takes them
+    with pytest.raises(pv.DataError, match="data must be the same at each reading"):
+        EVALUATIONS[name](vae, afresh)
+
+
+@pytest.mark.parametrize("row", [0, 50, 79])
+def test_a_row_that_changes_is_noticed(row):
+    x = np.random.default_rng(1).normal(size=(80, 3))
+    vae = pv.build(x, latent=1, hidden=[4])
+    with pytest.raises(pv.DataError, match="data must be the same at each reading"):
+        pv.log_evidence(vae, Changing(x, row), num_samples=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a guide that knows nothing
+        found = pv.log_evidence(vae, Changing(x, None), num_samples=30)
+        whole = pv.log_evidence(vae, x, num_samples=30)
+    np.testing.assert_array_equal(found.log_evidence, whole.log_evidence)
+
+
+def test_a_model_compared_with_itself_differs_by_nothing():
+    vae = pv.build(BINARY > 0.5, latent=1, likelihood="bernoulli", hidden=[4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for x in (BINARY > 0.5, pv.binarize_afresh(BINARY).take(slice(None))):
+            table = pv.compare_models({"a": vae, "b": vae}, x, num_samples=30)
+            assert (table.difference == 0).all()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+DIGITS = 16  # of a digest
 CHUNK = 2**22  # numbers looked at together when data are checked
 
 
@@ -143,17 +144,17 @@ class Rows:
 
     def scan(self, like: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """All rows, chunk by chunk. Afterwards the summary is known without another pass."""
-        digest = hashlib.sha256(repr(tuple(self.event_shape)).encode())
+        digest = _digest_of_shape(self)
         seen = 0
         first = None
         for chunk in self.chunks():
             x = self.take(chunk, like)
             first = x[:1].clone() if first is None else first
-            digest.update(x.to("cpu", torch.float32).contiguous().numpy().tobytes())
+            digest.update(_single(x))
             seen += x.numel() - int(x.isnan().sum())
             yield chunk, x
         assert first is not None
-        self._summary = Summary(digest.hexdigest()[:16], seen, first)
+        self._summary = Summary(digest.hexdigest()[:DIGITS], seen, first)
 
     @property
     def summary(self) -> Summary:
@@ -219,6 +220,48 @@ class Rows:
         if self.columns is not None:
             return f"row {row}, column {self.columns[column[-1]]!r}"
         return f"row {row}, column {column[0] if len(column) == 1 else tuple(column)}"
+
+
+class Rereading:
+    """Notices whether rows that are read again, in order, are those of the scan; so that a number
+    is not of one draw of the data, and what stands beside it of another.
+
+    Arguments:
+        rows: The rows; those that were not scanned are not held to anything.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        parts = [part for part in (rows, rows.c) if part is not None]
+        self.parts = [(part, _digest_of_shape(part)) for part in parts]
+
+    def take(self, chunk: slice, batch: tuple[Tensor, ...]) -> None:
+        """Take in the next rows of x, and of c if there is one.
+
+        Raises:
+            DataError: The first row is another than before, or in the end any is.
+        """
+        for (part, digest), x in zip(self.parts, batch, strict=True):
+            before = part._summary
+            if before is None:
+                continue
+            digest.update(_single(x))
+            is_other = chunk.start == 0 and _single(x[:1]) != _single(before.first)
+            is_last = chunk.stop == len(part)
+            if is_other or (is_last and digest.hexdigest()[:DIGITS] != before.digest):
+                raise DataError(
+                    "data must be the same at each reading, or log p(x) is of one and its figures "
+                    "of another; these change from one reading to the next, as augmented ones do; "
+                    "give one reading, such as binarize_afresh(x).take(slice(None))"
+                )
+
+
+def _digest_of_shape(rows: Rows) -> Any:
+    return hashlib.sha256(repr(tuple(rows.event_shape)).encode())
+
+
+def _single(x: Tensor) -> bytes:
+    """Values in single precision, as they are digested."""
+    return x.to("cpu", torch.float32).contiguous().numpy().tobytes()
 
 
 def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:

@@ -16,7 +16,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..data.arrays import as_rows
-from ..data.rows import DataError, Rows
+from ..data.rows import DataError, Rereading, Rows
 from ..guards import mode, own_store, owner_of, process_lock, seed_of, seeded, whole_number
 from ..vae import VAE
 from .direct import Direct, asked_directly
@@ -170,10 +170,17 @@ class Problem:
         Arguments:
             size: How many data make a tile.
             stream: The user's seed, and what the draws are for (:class:`Stream`).
+
+        Raises:
+            DataError: The data are others than when they were checked.
         """
+        rereading = None if self.rows.is_fixed else Rereading(self.rows)
         for number, rows in enumerate(self.rows.chunks(size)):
             seed = seed_of(stream[0], number, *stream[1:])
-            yield Tile(self, number, rows, seed, self.batch(rows))
+            batch = self.batch(rows)
+            if rereading is not None:
+                rereading.take(rows, batch)
+            yield Tile(self, number, rows, seed, batch)
 
     def only(self, index: np.ndarray) -> Problem:
         """The same for some of the data."""
