@@ -237,7 +237,7 @@ def _compiled(step: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
     """The step by ``torch.compile``, which compiles it when it is first called."""
     options: dict[str, Any] = {
         "fallback_random": True,  # torch's own generator makes the draws
-        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # _constants are looked at
+        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # FixedParts are looked at
     }
     return torch.compile(step, fullgraph=True, dynamic=False, options=options)
 
