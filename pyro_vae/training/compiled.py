@@ -151,8 +151,10 @@ class CompiledStep:
         try:
             call = self._made(numbers, batch, before)
             gradients = _quietly(call, numbers, *batch)
-        except RuntimeError as error:
+        except BaseException as error:
             before.put_back()
+            if not isinstance(error, RuntimeError):
+                raise
             way = "torch.compile" if self.recorder is None else "a CUDA graph"
             raise NotCompiled(f"{way}: {textwrap.shorten(str(error), 160)}") from error
         self.seconds = time.perf_counter() - started
