@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from poisoned import Poisoned
 
 import pyro_vae as pv
 from pyro_vae.training import compiled
@@ -106,26 +107,6 @@ def test_a_parameter_that_no_loss_reaches_stays():
 @pytest.mark.slow
 def test_any_number_of_runs_in_one_process():
     assert {trained(True, seed=seed)[0].attrs["compiled"] for seed in range(10)} == {WHOLE}
-
-
-class Poisoned(torch.nn.Module):
-    """In train mode, a row of ones makes the loss NaN, or its gradient alone."""
-
-    def __init__(self, what):
-        super().__init__()
-        self.what = what
-        self.layer = torch.nn.Linear(6, 4)
-
-    def forward(self, x):
-        y = self.layer(x)
-        if not self.training:
-            return y
-        bad = (x.sum(-1, keepdim=True) == 6).to(x)
-        if self.what == "loss":
-            return y + torch.where(bad > 0, torch.nan, 0.0)
-        return (
-            y + (1 - bad + bad * 0 * y).sqrt()
-        )  # the root of 0 has a gradient of 0 times infinity
 
 
 @needs_compiler

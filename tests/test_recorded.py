@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from poisoned import Poisoned
 from recording import recordings as recordings
 from truth import LinearGaussian
 
@@ -83,24 +84,6 @@ def test_estimates_are_those_without_a_recording(name, request):
         replayed = ESTIMATES[name](TRUTH.vae(shrink=0.3))
     assert recordings
     np.testing.assert_array_equal(plain, replayed)
-
-
-class Poisoned(torch.nn.Module):
-    """In train mode, a row of ones makes the loss NaN, or its gradient alone."""
-
-    def __init__(self, what):
-        super().__init__()
-        self.what = what
-        self.layer = torch.nn.Linear(6, 4)
-
-    def forward(self, x):
-        y = self.layer(x)
-        if not self.training:
-            return y
-        bad = (x.sum(-1, keepdim=True) == 6).to(x)
-        if self.what == "loss":
-            return y + torch.where(bad > 0, torch.nan, 0.0)
-        return y + (1 - bad + bad * 0 * y).sqrt()  # the root of 0 has an infinite slope
 
 
 class Sharpened(torch.nn.Module):
