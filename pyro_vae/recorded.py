@@ -8,6 +8,8 @@ in memory; what it would decide by looking at a value, it cannot.
 from __future__ import annotations
 
 import functools
+import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,8 +34,8 @@ def cuda_graph(
     """Record a function: how to replay it, and the tensors that then hold its results.
 
     Before, the function is called twice, so what it changes has changed twice. In the first call
-    libraries allocate what they keep; in the second, whatever waits for the GPU is an error. A
-    recording that breaks off would leave torch's stream and generator in a bad state.
+    libraries allocate what they keep; in the second, whatever waits for the GPU is an error, so
+    that few recordings break off.
 
     Raises:
         RuntimeError: The function looks at a value, or cannot be recorded otherwise.
@@ -46,20 +48,57 @@ def cuda_graph(
             function()
             with _waiting_is_an_error():
                 function()
-            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            with (
+                _no_collection(),
+                _generator_kept(),
+                torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"),
+            ):
                 outputs = function()
         torch.cuda.current_stream().wait_stream(aside)
     return graph.replay, outputs
 
 
 @contextmanager
-def _waiting_is_an_error() -> Iterator[None]:
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected inside: the end of an old graph would break a new recording off."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _generator_kept() -> Iterator[None]:
+    """A recording that breaks off would leave the GPU's generator recording: every later draw is
+    an error. Its state is then that of before.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(before)
+        raise
+
+
+@contextmanager
+def _waiting_is_an_error() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        _set_sync_debug_mode("error")
+        yield
+    finally:
+        _set_sync_debug_mode(before)
+
+
+def _set_sync_debug_mode(mode: int | str) -> None:
+    """As torch does, but without its warning that this is a prototype."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class Recorded:

@@ -21,6 +21,8 @@ LOOKS = {  # at a value, for which a GPU must be waited for
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,
     torch.ops.aten._unique2.default,
+    torch.ops.aten._linalg_check_errors.default,
+    torch.ops.aten.multinomial.default,
 }
 
 
