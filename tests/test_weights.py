@@ -303,6 +303,7 @@ def test_more_gives_the_same_for_any_memory():
     vae = MODEL.vae(shrink=1.3)
     whole = drawn(vae, 333, more=drawn(vae, 777))
     part = drawn(vae, 333, more=drawn(vae, 777, max_bytes=1), max_bytes=50_000)
+    assert (part.flag == whole.flag).all()
     for name in whole:
         np.testing.assert_allclose(part[name], whole[name], rtol=1e-9, err_msg=name)
 

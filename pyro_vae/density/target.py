@@ -81,6 +81,10 @@ class Target:
         """The latents by name, each ``(*, N, *Z)``, for positions of shape ``(*, N, size)``."""
         return self._bent(position)[0]
 
+    def log_abs_det(self, position: Tensor) -> Tensor:
+        """log |dz / du| of the way from positions to latents, of shape ``(*, N)``."""
+        return self._bent(position)[1]
+
     def unconstrain(self, values: Values) -> Tensor:
         """The positions of shape ``(*, N, size)`` of latents by name."""
         flat = []

@@ -34,7 +34,8 @@ from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..vae import VAE
 from .annealing_path import BASES, AnnealingPath
-from .results import as_dataset, flags, warn_of_flags
+from .flags import warn_of_flags
+from .results import as_dataset
 from .weights import Weights, concatenate, from_blocks
 
 if TYPE_CHECKING:
@@ -170,10 +171,9 @@ def _result(
             "upper": upper.numpy(force=True),
             "gap": (upper - weights.log_evidence).numpy(force=True),
         }
-    result = as_dataset(weights, about, **extra).rename(num_samples="chains").drop_vars("elbo")
-
-    stuck = extra["acceptance"] < HARDLY
-    result.attrs["flagged"] += int((stuck & ~flags(result)).sum())
+    stuck = {"hardly_moved": extra["acceptance"] < HARDLY}
+    result = as_dataset(weights, about, stuck, **extra)
+    result = result.rename(num_samples="chains").drop_vars("elbo")
     result.attrs["chains"] = result.attrs.pop("num_samples")
     if upper is not None:
         gap = extra["gap"]

@@ -37,8 +37,9 @@ from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import have_mixed
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
-from .pareto import KHAT_LIMIT, khat
-from .results import means, warn_of_flags
+from .flags import counted, flags, warn_of_flags
+from .pareto import khat
+from .results import means
 
 if TYPE_CHECKING:
     import xarray
@@ -112,7 +113,7 @@ def bridge_log_evidence(
                 parts.append(_bridged(*_ratios(target, position, warp)))
 
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
-    result = _result(found, have_mixed(posterior["diagnostics"]), about)
+    result = _result(found, have_mixed(posterior["diagnostics"]), chains * each, about)
     warn_of_flags(result, REMEDY)
     return result
 
@@ -215,9 +216,11 @@ def _ess(draws: Tensor, method: str) -> Tensor:
 
 
 def _result(
-    found: dict[str, np.ndarray], good: np.ndarray, about: dict[str, Any]
+    found: dict[str, np.ndarray], good: np.ndarray, num: int, about: dict[str, Any]
 ) -> xarray.Dataset:
     unknown = ~np.isfinite(found["log_evidence"] + found["se"])
-    flagged = int((unknown | (found["khat"] > KHAT_LIMIT) | ~good).sum())
-    attrs = {**means(found), "flagged": flagged, "unit": "nats per datum"}
-    return dataset(found, ("datum",), "").assign_attrs(attrs | about)
+    draws = {"num_samples": np.full(len(good), num)}
+    flag = flags(found | draws, not_finite=unknown, not_mixed=~good)
+    attrs = {**means(found), **counted(flag), "unit": "nats per datum"}
+    result = dataset(found, ("datum",), "").assign_coords(flag=("datum", flag))
+    return result.assign_attrs(attrs | about)

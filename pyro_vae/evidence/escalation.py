@@ -1,18 +1,16 @@
 r"""A budget that follows the need: more draws for a large error, better proposals for wild weights.
 
-Each datum climbs until its standard error is at most the tolerance and its k-hat at most 0.5, above
-which the variance of the weights, and with it the standard error, need not exist:
+Each datum climbs until its error is at most the tolerance:
 
-1. ``guide``: draws of the guide, as many as it takes;
-2. ``mixture``: draws of a wide Student-t with mean and covariance of the guide, mixed with the
-   prior;
-3. ``refined``: the same with the mean and covariance of the datum's own posterior, from short
-   chains of HMC that begin at the guide;
-4. ``annealed``: annealed importance sampling from there.
+1. ``guide``: draws of the guide, with as many of wide distributions beside them (:mod:`.defence`),
+   as many as it takes;
+2. ``refined``: a wide Student-t with the mean and covariance of the datum's own posterior, from
+   short chains of HMC that begin at the guide, mixed with the prior;
+3. ``annealed``: annealed importance sampling from there.
 
-What a narrow guide never draws leaves no trace in its k-hat. So each datum gets a second opinion,
-by a few draws of the mixture: where its estimate is higher by 4 standard errors, the guide's is
-refuted.
+The error is the standard error where k-hat is at most 0.5. Above, the variance need not exist, and
+the error of the mean of K weights falls as :math:`K^{\hat k - 1}` only, so it is taken to be
+:math:`K^{\hat k - 1/2}` times as large (Vehtari et al., 2024, https://arxiv.org/abs/1507.02646).
 
 All proposals but the guide live in unconstrained space (:mod:`.proposals`).
 """
@@ -34,17 +32,15 @@ from ..density.target import Target
 from ..guards import seed_of
 from .annealing import temperatures
 from .annealing_path import AnnealingPath
-from .importance import importance_weights
-from .pareto import KHAT_LIMIT
+from .defence import FINITE_VARIANCE, defended_weights
+from .pareto import khat_limit
 from .proposals import CHAINS, StudentTMixture, defended, of_guide, of_posterior
 from .weights import Weights, concatenate, from_blocks
 
-RUNGS = ("guide", "mixture", "refined", "annealed")
-FINITE_VARIANCE = 0.5  # the largest k-hat of weights with a finite variance
-SECOND_OPINION = 500  # draws
+RUNGS = ("guide", "refined", "annealed")
 REFUTED = 4.0  # standard errors
 UNLIKELY = math.log(1000)  # Markov: 1 estimate in 1000 is so far above log p(x)
-WIDTHS = {"mixture": (1.2, 2.5), "refined": (1.0, 1.5)}  # of the proposals, in standard deviations
+WIDTHS = (1.0, 1.5)  # of the refined proposal, in standard deviations
 ANNEALED_CHAINS = 64
 ANNEALED_STEPS = 5
 DISTRIBUTIONS = (100, 400)  # of annealing: the second where the first is not enough
@@ -67,9 +63,9 @@ class Budget:
     max_samples: int
 
     def is_met(self, weights: Weights) -> Tensor:
-        """Which data have a small error, and weights whose variance exists, so that it is one."""
-        trusted = weights.log_evidence.isfinite() & (weights.khat <= FINITE_VARIANCE)
-        return trusted & (weights.se <= self.tolerance)
+        """Which data have a small error that can be trusted."""
+        trusted = weights.log_evidence.isfinite() & (weights.khat <= khat_limit(weights.num))
+        return trusted & (_error(weights) <= self.tolerance)
 
     def needy(self, weights: Weights) -> Tensor:
         """Data that need the next proposal. NaN and +inf are left as they are, to stay visible."""
@@ -95,14 +91,15 @@ def escalate(
     size = tile_rows(device) // CHAINS  # as many data as fill the decoder with chains
     for tile in problem.tiles(size, (seed, Stream.ESCALATION)):
         parts = [
-            importance_weights(part, budget.num_samples, memory)
+            defended_weights(part, *_halves(budget.num_samples), memory)
             for part in tile.split(tile_data(device), (seed,))
         ]
         if "measure" not in about:
             about["measure"] = tile.densities.measure
-        of_guide = concatenate(parts)
+        of_guide = concatenate([part.guide for part in parts])
         bounds.append(of_guide.total / of_guide.num)
-        best, rung = _escalated(tile, of_guide, budget, seed, memory)
+        first = concatenate([part.mixture for part in parts])
+        best, rung = _escalated(tile, first, budget, seed, memory)
         weights.append(best)
         rungs.append(rung)
     return concatenate(weights), np.array(RUNGS)[torch.cat(rungs).numpy()], torch.cat(bounds)
@@ -115,7 +112,7 @@ def _escalated(
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
         own = seed_of(seed, tile.number, Stream.LENGTHENING, done)
-        return importance_weights(tile.select(index, own), num, memory)
+        return defended_weights(tile.select(index, own), *_halves(num), memory).mixture
 
     weights = _lengthened(weights, draw, budget)
     if tile.densities.is_discrete:  # there is no unconstrained space for other proposals
@@ -124,6 +121,17 @@ def _escalated(
         escalation = _Escalation(tile, weights, budget)
         escalation.run()
     return escalation.weights, escalation.rung
+
+
+def _halves(num: int) -> tuple[int, int]:
+    """So many draws of the guide, and so many beside them."""
+    return num - num // 2, num // 2
+
+
+def _error(weights: Weights) -> Tensor:
+    """The error of log p(x): the standard error, and more where the variance need not exist."""
+    excess = (weights.khat - FINITE_VARIANCE).clamp(min=0)
+    return weights.se * weights.num**excess
 
 
 def _lengthened(weights: Weights, draw: Draw, budget: Budget) -> Weights:
@@ -149,21 +157,17 @@ class _Escalation:
 
     def run(self) -> None:
         """Rung by rung, with the data that still need it."""
-        target = Target(self.tile.densities)
-        moments = of_guide(target)
-        self._second_opinion(target, moments)
-
         left = self.budget.needy(self.weights)
-        if len(left):
-            self._sampled(1, left, moments.select(left))
-            left = self.budget.needy(self.weights)
-        found = of_posterior(target.select(left), moments.select(left)) if len(left) else None
+        if len(left) == 0:
+            return
+        target = self._target(left)
+        found = of_posterior(target, of_guide(target))
         if found is None:
             return
         alive, moments = found
         left = left[alive]
 
-        self._sampled(2, left, moments)
+        self._sampled(left, moments)
         for number in DISTRIBUTIONS:
             still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
             left, moments = left[still], moments.select(still)
@@ -173,40 +177,28 @@ class _Escalation:
     def _target(self, index: Tensor) -> Target:
         return Target(self.tile.densities.select(index))
 
-    def _second_opinion(self, target: Target, moments: StudentTMixture) -> None:
-        """Take the mixture's estimate where it refutes the guide's."""
-        num = min(self.budget.num_samples, SECOND_OPINION)
-        guide, wide = self.weights, self._drawn(1, target, moments, num)
-        error = (wide.se.square() + guide.se.square()).sqrt()
-        refuted = (wide.log_evidence - guide.log_evidence > REFUTED * error).nonzero()[:, 0]
-        self.weights = guide.replace(refuted, wide.select(refuted))
-        self.rung[refuted] = 1
-
-    def _drawn(self, rung: int, target: Target, moments: StudentTMixture, num: int) -> Weights:
-        """Weights of draws from wide distributions and the prior."""
-        proposal = replace(moments, widths=WIDTHS[RUNGS[rung]])
-        return from_blocks(defended(target, proposal, num), self.tile.precision)
-
-    def _sampled(self, rung: int, index: Tensor, moments: StudentTMixture) -> None:
+    def _sampled(self, index: Tensor, moments: StudentTMixture) -> None:
         """Importance sampling, as long as it takes."""
+        proposal = replace(moments, widths=WIDTHS)
 
         def draw(some: Tensor, num: int, done: int) -> Weights:
-            return self._drawn(rung, self._target(index[some]), moments.select(some), num)
+            blocks = defended(self._target(index[some]), proposal.select(some), num)
+            return from_blocks(blocks, self.tile.precision)
 
         first = draw(torch.arange(len(index)), self.budget.num_samples, 0)
-        self._keep(rung, index, _lengthened(first, draw, self.budget))
+        self._keep(1, index, _lengthened(first, draw, self.budget))
 
     def _annealed(self, index: Tensor, moments: StudentTMixture, num_distributions: int) -> None:
         parts = []
         size = tile_rows(self.tile.problem.device) // ANNEALED_CHAINS
         for some in torch.arange(len(index)).split(size):
-            base = replace(moments.select(some), widths=WIDTHS["refined"])
+            base = replace(moments.select(some), widths=WIDTHS)
             schedule = temperatures(num_distributions, "sigmoidal")
             target = self._target(index[some])
             path = AnnealingPath.tuned(target, base, schedule, ANNEALED_STEPS)
             log_weight, _ = path.forward(ANNEALED_CHAINS)
             parts.append(from_blocks([log_weight], self.tile.precision))
-        self._keep(3, index, concatenate(parts))
+        self._keep(2, index, concatenate(parts))
 
     def _keep(self, rung: int, index: Tensor, new: Weights) -> None:
         """Take what is better than before.
@@ -227,5 +219,6 @@ class _Escalation:
 
 
 def _trust(weights: Weights) -> Tensor:
-    """0: unreliable (k-hat above 0.7); 1: usable; 2: its standard error is reliable too."""
-    return (weights.khat <= KHAT_LIMIT).long() + (weights.khat <= FINITE_VARIANCE).long()
+    """0: unreliable (k-hat too large); 1: usable; 2: its standard error is reliable too."""
+    limit = khat_limit(weights.num)
+    return (weights.khat <= limit).long() + (weights.khat <= FINITE_VARIANCE).long()

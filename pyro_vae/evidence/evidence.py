@@ -29,14 +29,18 @@ from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..vae import VAE
+from .defence import defended_weights, refuted
 from .escalation import RUNGS, Budget, escalate
-from .importance import importance_weights
-from .pareto import KHAT_LIMIT
-from .results import as_dataset, exact_figures, from_dataset, warn_of_flags
+from .flags import warn_of_flags
+from .results import as_dataset, exact_figures, from_dataset
 from .weights import Weights, concatenate
 
 if TYPE_CHECKING:
     import xarray
+
+BESIDE = 4  # without a tolerance, one draw beside so many of the guide, to refute them
+LEAST_BESIDE, MOST_BESIDE = 50, 500
+LEAST = 25  # draws with which k-hat is known
 
 REMEDY = (
     "give a tolerance, which escalates; or fit the guide with beta=2.0 and the model held fixed"
@@ -122,12 +126,13 @@ def log_evidence(
             budget = Budget(num_samples, tolerance, max_samples)
             weights, rung, of_guide = escalate(problem, budget, seed, memory, about)
             extra = {"rung": rung, "elbo": of_guide.numpy(force=True)}
+            flagged: dict[str, np.ndarray] = {}
         else:
-            weights = _of_guide(problem, num_samples, seed, memory, about, earlier)
+            weights, flagged = _of_guide(problem, num_samples, seed, memory, about, earlier)
             extra = {} if tolerance is None else {"rung": np.full(len(problem), RUNGS[0])}
         if problem.sums_exactly:
             extra |= exact_figures(weights)
-        result = as_dataset(weights, about, **extra)
+        result = as_dataset(weights, about, flagged, **extra)
 
     warn_of_flags(result, REMEDY if tolerance is None else SPENT)
     if tolerance is not None:
@@ -142,21 +147,29 @@ def _of_guide(
     memory: Memory,
     about: dict[str, Any],
     earlier: Weights | None,
-) -> Weights:
-    """The weights of draws of the guide, and of those that were drawn earlier."""
+) -> tuple[Weights, dict[str, np.ndarray]]:
+    """The weights of draws of the guide, and of those that were drawn earlier; and what draws
+    beside them refute.
+    """
     done = 0 if earlier is None else int(earlier.num.max())
     stream = (seed, done) if done else (seed,)  # added draws are others
     parts = []
+    too_few = problem.sums_exactly or num_samples < LEAST
+    beside = 0 if too_few else min(max(num_samples // BESIDE, LEAST_BESIDE), MOST_BESIDE)
     for tile in problem.tiles(tile_data(problem.device), stream):
-        parts.append(importance_weights(tile, num_samples, memory))
+        parts.append(defended_weights(tile, num_samples, beside, memory))
         if "measure" not in about:
             about["measure"] = tile.densities.measure
-    weights = concatenate(parts)
-    return weights if earlier is None or problem.sums_exactly else earlier.merge(weights)
+    weights = concatenate([part.guide for part in parts])
+    if earlier is not None and not problem.sums_exactly:
+        weights = earlier.merge(weights)
+    if not beside:
+        return weights, {}
+    return weights, refuted(weights, concatenate([part.mixture for part in parts]))
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
-    missed = int(((result.se > tolerance) & (result.khat <= KHAT_LIMIT)).sum())
+    missed = int(((result.se > tolerance) & (result.flag == "")).sum())
     if missed:
         warnings.warn(
             f"the standard error of {missed} of {result.sizes['datum']} data is above the "
@@ -175,8 +188,7 @@ def _check(tolerance: Any, max_samples: Any, num_samples: int, more: Any) -> Non
         raise ValueError(
             f"tolerance must be a standard error in nats above 0, such as 0.05; got {tolerance!r}"
         )
-    # Below, k-hat is unknown.
-    whole_number("num_samples with a tolerance", num_samples, at_least=25)
+    whole_number("num_samples with a tolerance", num_samples, at_least=LEAST)
     whole_number("max_samples", max_samples, at_least=num_samples)
     if more is not None:
         raise ValueError(

@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from ..density.memory import Memory, tile_data, tile_rows
 from ..density.problem import Tile
 from ..density.terms import Terms
 from .weights import Weights, from_blocks
-
-BUFFER = 4096  # weights per datum kept until they are merged into the running sums
 
 
 def importance_weights(tile: Tile, num_samples: int, memory: Memory) -> Weights:
@@ -26,13 +23,18 @@ def importance_weights(tile: Tile, num_samples: int, memory: Memory) -> Weights:
     with tile.seeded():
         if tile.problem.sums_exactly:
             return _exact(tile.densities.enumerated(memory), tile.precision)
-        device = tile.problem.device
-        size = max(1, tile_rows(device) // min(tile_data(device), len(tile.problem)))
         drawn = (
-            tile.terms(min(size, num_samples - done), memory).log_weight
-            for done in range(0, num_samples, size)
+            tile.terms(end - begin, memory).log_weight for begin, end in blocks(tile, num_samples)
         )
-        return from_blocks(_buffered(drawn), tile.precision)
+        return from_blocks(drawn, tile.precision)
+
+
+def blocks(tile: Tile, num_samples: int) -> Iterator[tuple[int, int]]:
+    """The first and the last of so many draws, as many at a time as fill a tile of decoder rows."""
+    device = tile.problem.device
+    size = max(1, tile_rows(device) // min(tile_data(device), len(tile.problem)))
+    for begin in range(0, num_samples, size):
+        yield begin, min(begin + size, num_samples)
 
 
 def _exact(terms: Terms, precision: float) -> Weights:
@@ -46,15 +48,3 @@ def _exact(terms: Terms, precision: float) -> Weights:
     elbo = torch.where(possible, log_guide.exp() * (log_joint - log_guide), 0.0).sum(0)
     equal = log_joint.logsumexp(0).expand(len(log_joint), -1)
     return from_blocks([equal], precision).with_elbo(elbo.cpu())
-
-
-def _buffered(parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Log weights, joined to blocks worth merging."""
-    kept: list[Tensor] = []
-    for part in parts:
-        kept.append(part)
-        if sum(map(len, kept)) >= BUFFER:
-            yield torch.cat(kept)
-            kept = []
-    if kept:
-        yield torch.cat(kept)

@@ -32,6 +32,15 @@ def khat(log_weight: Tensor) -> Tensor:
     return fit_tail(tail, length, torch.finfo(log_weight.dtype).eps)
 
 
+def khat_limit(num_samples: Tensor) -> Tensor:
+    """The largest k-hat with which the mean of so many weights can be trusted.
+
+    That is 1 - 1 / log10 K and at most 0.7 (Vehtari et al., 2024, section 3.2.4), but not below
+    0.5, where the variance exists.
+    """
+    return (1 - 1 / num_samples.double().log10()).clamp(0.5, KHAT_LIMIT)
+
+
 def tail_length(num_samples: int) -> int:
     """How many of the weights are the tail."""
     return math.floor(3 * math.sqrt(num_samples)) if num_samples > 225 else num_samples // 5

@@ -1,19 +1,16 @@
-"""Evidence as a dataset: the figures of each datum, what can be added to them, and a warning where
-not to trust it.
-"""
+"""Evidence as a dataset: the figures of each datum, and what can be added to them."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..data.rows import DataError
-from .pareto import KHAT_LIMIT
-from .weights import Weights
+from .flags import counted, flags
+from .weights import CONTROLS, PRODUCTS, Weights
 
 if TYPE_CHECKING:
     import xarray
@@ -26,20 +23,30 @@ def whole(result: xarray.Dataset) -> bool:
     return np.array_equal(result.datum, np.arange(result.attrs["num_data"]))
 
 
-def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> xarray.Dataset:
+def as_dataset(
+    weights: Weights, about: dict[str, Any], flagged: dict[str, np.ndarray], **extra: np.ndarray
+) -> xarray.Dataset:
     """The figures of each datum over ``datum``, their mean, and what :func:`from_dataset` makes
     weights of again.
+
+    Arguments:
+        weights: What is known of the weights.
+        about: What they are of, as attributes.
+        flagged: By reason, which data are not to be trusted, beside what their figures say.
+        extra: More figures, or others in place of those of the weights.
     """
     import xarray
 
     figures = {name: values.numpy(force=True) for name, values in weights.figures().items()}
+    words = {name: extra.pop(name) for name in ("rung",) if name in extra}
     figures |= {"num_samples": figures["num_samples"].astype(int), **extra}
-    flagged = flags(figures)
+    words["flag"] = flags(figures, **flagged)
     arrays: dict[str, tuple] = {name: ("datum", values) for name, values in figures.items()}
     for name, dim in (("curve", "particles"), ("blocks", "particles"), ("tail", "rank")):
         arrays[name] = ((dim, "datum"), getattr(weights, name).numpy(force=True))
 
-    coords = {
+    coords = {  # words are no figures: results are subtracted, and averaged
+        **{name: ("datum", values) for name, values in words.items()},
         "datum": np.arange(len(figures["se"])),
         "particles": 2 ** np.arange(len(weights.curve)),
         "rank": np.arange(len(weights.tail)),
@@ -47,7 +54,7 @@ def as_dataset(weights: Weights, about: dict[str, Any], **extra: np.ndarray) -> 
     attrs = {
         **means(figures),
         "num_samples": int(figures["num_samples"].max()),
-        "flagged": int(flagged.sum()),
+        **counted(words["flag"]),
         "unit": "nats per datum",
         "precision": weights.precision,
     }
@@ -74,27 +81,6 @@ def means(figures: dict[str, np.ndarray]) -> dict[str, float]:
         own = math.sqrt(np.square(figures["se"]).sum()) / num
         error = values.std(ddof=1) / math.sqrt(num) if num > 1 else own
         return {"mean": float(values.mean()), "mean_se": float(error), "mean_mc_se": float(own)}
-
-
-def flags(figures: Any) -> np.ndarray:
-    """Which data are not to be trusted, by their figures."""
-    return np.asarray((figures["khat"] > KHAT_LIMIT) | ~np.isfinite(figures["log_evidence"]))
-
-
-def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
-    """Warn the caller's caller of data not to trust, if there are any."""
-    flagged, num = result.attrs["flagged"], result.sizes["datum"]
-    if not flagged:
-        return
-    heavy, undefined = (
-        int((result.khat > KHAT_LIMIT).sum()),
-        int((~np.isfinite(result.log_evidence)).sum()),
-    )
-    warnings.warn(
-        f"log p(x) of {flagged} of {num} data cannot be trusted: k-hat is above {KHAT_LIMIT} for "
-        f"{heavy} of them, the estimate not finite for {undefined}; {remedy}",
-        stacklevel=3,
-    )
 
 
 def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
@@ -145,5 +131,7 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
         arrays["tail"],
         arrays["curve"],
         arrays["blocks"],
+        num.new_zeros(CONTROLS + len(PRODUCTS), len(num)),
+        num.new_zeros(CONTROLS, len(num)),
         result.attrs["precision"],
     )

@@ -7,6 +7,12 @@ method, and a bias of :math:`(K - 1) (\frac1K \sum_k \log \hat p_{-k} - \log \ha
 jackknife, which leaves out one draw at a time: :math:`\hat p_{-k} = \hat p_K \frac{K}{K - 1} (1 -
 s_k)`. The curve is the mean of :math:`\log \hat p_{2^j}` over disjoint blocks of :math:`2^j` draws:
 the ELBO at j = 0.
+
+Where weights are :math:`w = p(x, u) / m(u)` under a mixture m of known densities, the ratios
+:math:`h_j = q_j(u) / m(u) - 1` have the mean 0, and what they explain of the weights is taken off
+by least squares (control variates: Owen & Zhou, 2000,
+https://doi.org/10.1080/01621459.2000.10473909). So the error is about that of the best component by
+itself, as if the other draws had not been made.
 """
 
 from __future__ import annotations
@@ -23,7 +29,10 @@ from torch import Tensor
 from .pareto import fit_tail, tail_length
 
 SUMS = ("num", "log_sum", "log_square", "total")
-ARRAYS = (*SUMS, "tail", "curve", "blocks")
+CONTROLS = 2  # at most so many
+PRODUCTS = ((0, 0), (0, 1), (1, 1))  # of two of them
+ARRAYS = (*SUMS, "tail", "curve", "blocks", "controls", "explained")
+BUFFER = 4096  # draws that are kept until they are summed
 
 
 def _kept(num_samples: int) -> int:
@@ -48,6 +57,9 @@ class Weights:
         curve: The mean of log p_K over disjoint blocks of K = 1, 2, 4, ... draws, of shape ``(J,
             N)``.
         blocks: How many blocks these were, of shape ``(J, N)``.
+        controls: The sums of the control variates and of their products, of shape ``(5, N)``; 0
+            where there are none.
+        explained: The means of the control variates under the weights, of shape ``(2, N)``.
         precision: The relative precision of a log weight.
     """
 
@@ -58,6 +70,8 @@ class Weights:
     tail: Tensor
     curve: Tensor
     blocks: Tensor
+    controls: Tensor
+    explained: Tensor
     precision: float
 
     def merge(self, other: Weights) -> Weights:
@@ -70,14 +84,18 @@ class Weights:
             torch.where(count > 0, count * _padded(part.curve, levels, 0.0), 0.0)
             for count, part in zip(blocks, (self, other), strict=True)
         ]
+        log_sum = torch.logaddexp(self.log_sum, other.log_sum)
+        shares = [torch.exp(part.log_sum - log_sum).nan_to_num() for part in (self, other)]
         return Weights(
             num,
-            torch.logaddexp(self.log_sum, other.log_sum),
+            log_sum,
             torch.logaddexp(self.log_square, other.log_square),
             self.total + other.total,
             tail.topk(min(len(tail), _kept(int(num.max()))), dim=0).values,
             (sums[0] + sums[1]) / (blocks[0] + blocks[1]),
             blocks[0] + blocks[1],
+            self.controls + other.controls,
+            shares[0] * self.explained + shares[1] * other.explained,
             self.precision,
         )
 
@@ -99,7 +117,7 @@ class Weights:
     @functools.cached_property
     def log_evidence(self) -> Tensor:
         """log p_K, in nats, of shape ``(N,)``."""
-        return self.log_sum - self.num.log()
+        return self.log_sum - self.num.log() + self._adjusted[0].log()
 
     @functools.cached_property
     def ess(self) -> Tensor:
@@ -110,9 +128,29 @@ class Weights:
 
     @functools.cached_property
     def se(self) -> Tensor:
-        """The standard error of log p_K; NaN for one draw."""
-        variance = (self.num / self.ess - 1).clamp(min=0) / (self.num - 1)
-        return torch.where(self.num > 1, variance.sqrt(), math.nan)
+        """The standard error of log p_K, and the rounding of it; NaN for one draw."""
+        left, share = self._adjusted
+        variance = share * (self.num / self.ess - 1).clamp(min=0) / (self.num - 1) / left**2
+        rounding = self.precision * self.log_sum.abs().clamp(min=1)
+        return torch.where(self.num > 1, (variance + rounding**2).sqrt(), math.nan)
+
+    @functools.cached_property
+    def _adjusted(self) -> tuple[Tensor, Tensor]:
+        """By the control variates: the factor of p_K, and the share of the variance that is left,
+        each of shape ``(N,)``; 1 where there are none.
+        """
+        mean = self.controls[:CONTROLS] / self.num
+        second = torch.stack([self.controls[CONTROLS + j] for j in (0, 1, 1, 2)]) / self.num
+        covariance = second.unflatten(0, (CONTROLS, CONTROLS)) - mean[:, None] * mean
+        together = (self.explained - mean).nan_to_num().T[..., None]
+        inverse = torch.linalg.pinv(covariance.permute(2, 0, 1), rtol=1e-8, hermitian=True)
+        slope = inverse @ together
+
+        factor = 1 - (slope[..., 0] * mean.T).sum(-1)
+        share = 1 - (slope * together).sum((-2, -1)) / (self.num / self.ess - 1)
+        usable = (factor > 0.5) & (share < 1)
+        one = torch.ones_like(factor)
+        return torch.where(usable, factor, one), torch.where(usable, share.clamp(min=0), one)
 
     @functools.cached_property
     def bias(self) -> Tensor:
@@ -171,35 +209,79 @@ def concatenate(parts: Sequence[Weights]) -> Weights:
         tail=torch.cat([_padded(part.tail, tail, -math.inf) for part in parts], 1),
         curve=torch.cat([_padded(part.curve, levels, math.nan) for part in parts], 1),
         blocks=torch.cat([_padded(part.blocks, levels, 0.0) for part in parts], 1),
+        controls=torch.cat([part.controls for part in parts], 1),
+        explained=torch.cat([part.explained for part in parts], 1),
     )
+
+
+class Summing:
+    """What is known of log weights that come in blocks.
+
+    Arguments:
+        precision: The relative precision of a log weight.
+    """
+
+    def __init__(self, precision: float) -> None:
+        self.precision = precision
+        self.curve = _Curve()
+        self.sums: Weights | None = None
+        self.waiting: list[Tensor] = []
+        self.beside: list[Tensor] = []
+
+    def add(self, log_weight: Tensor, controls: Tensor | None = None) -> None:
+        """Take in a block of shape ``(K', N)``, perhaps with control variates ``(K', 2, N)``."""
+        self.waiting.append(log_weight)
+        if controls is not None:
+            self.beside.append(controls)
+        if sum(map(len, self.waiting)) >= BUFFER:
+            self._sum()
+
+    def result(self) -> Weights:
+        """What is known of all blocks, of which there must be one."""
+        if self.waiting:
+            self._sum()
+        assert self.sums is not None
+        mean, count = self.curve.result()
+        whole = replace(self.sums, curve=mean, blocks=count)
+        return replace(whole, **{name: getattr(whole, name).cpu() for name in ARRAYS})
+
+    def _sum(self) -> None:
+        log_weight = torch.cat(self.waiting).double()
+        controls = torch.cat(self.beside).double() if self.beside else None
+        self.waiting = []
+        self.beside = []
+        self.curve.add(log_weight)
+        part = _block(log_weight, controls, self.precision)
+        self.sums = part if self.sums is None else self.sums.merge(part)
 
 
 def from_blocks(blocks: Iterable[Tensor], precision: float) -> Weights:
     """What is known of log weights that come in blocks of shape ``(K', N)``, with a relative
     `precision`.
     """
-    sums, curve = None, _Curve()
+    summing = Summing(precision)
     for log_weight in blocks:
-        log_weight = log_weight.double()
-        curve.add(log_weight)
-        part = _block(log_weight, precision)
-        sums = part if sums is None else sums.merge(part)
-    assert sums is not None
-    mean, count = curve.result()
-    whole = replace(sums, curve=mean, blocks=count)
-    return replace(whole, **{name: getattr(whole, name).cpu() for name in ARRAYS})
+        summing.add(log_weight)
+    return summing.result()
 
 
-def _block(log_weight: Tensor, precision: float) -> Weights:
+def _block(log_weight: Tensor, controls: Tensor | None, precision: float) -> Weights:
     """The sums over one block; the curve goes across blocks."""
     num, data = log_weight.shape
     largest = log_weight.topk(min(num, _kept(num)), dim=0).values
     nothing = log_weight.new_zeros(0, data)
     log_sum, log_square = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
     counted = torch.full_like(log_sum, num)
-    return Weights(
-        counted, log_sum, log_square, log_weight.sum(0), largest, nothing, nothing, precision
-    )
+    sums = log_weight.new_zeros(CONTROLS + len(PRODUCTS), data)
+    explained = log_weight.new_zeros(CONTROLS, data)
+    if controls is not None:
+        products = [(controls[:, i] * controls[:, j]).sum(0) for i, j in PRODUCTS]
+        sums = torch.cat([controls.sum(0), torch.stack(products)])
+        share = torch.exp(log_weight - log_sum).nan_to_num()
+        explained = (share[:, None] * controls).sum(0)
+    total = log_weight.sum(0)
+    found = (counted, log_sum, log_square, total, largest, nothing, nothing, sums, explained)
+    return Weights(*found, precision)
 
 
 class _Curve:

@@ -1,0 +1,190 @@
+r"""The guide beside wide distributions: what it never draws, they do.
+
+A part of the posterior that the guide misses leaves no trace in the weights of its own draws,
+whatever their k-hat. So some draws come from a Student-t distribution about the guide, wider than
+it, and some from the prior, and all are weighed as one mixture (the balance heuristic: Veach &
+Guibas, 1995, https://doi.org/10.1145/218380.218498; Owen & Zhou, 2000,
+https://doi.org/10.1080/01621459.2000.10473909):
+
+.. math:: w = \frac{p(x, u)}{a_1\, q(u \mid x) + a_2\, t(u) + a_3\, p(u)}
+
+with the share :math:`a` of the draws from each. Where the guide is right, it stands in the sum with
+the others and they cost little; what it misses is estimated from the others alone, with an error in
+proportion to what is missed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..density.memory import Memory
+from ..density.problem import Tile
+from ..density.target import Target
+from ..density.terms import Drawn, Terms
+from ..guards import seed_of, seeded
+from .importance import blocks, importance_weights
+from .proposals import StudentTMixture, of_guide
+from .weights import CONTROLS, Summing, Weights
+
+WIDTHS = (1.2, 2.5)  # of the Student-t, in standard deviations of the guide
+PRIOR_SHARE = 0.2  # of the draws beside those of the guide
+ALLOWED = (3.0, 3.5)  # standard errors of guide and mixture: chosen with benchmarks/light.py
+EQUAL = 0.9  # the share of effective draws above which the tail of the weights does not matter
+FINITE_VARIANCE = 0.5  # the largest k-hat of weights with a finite variance
+WIDE = 1  # the stream of these draws: those of the guide are what they are without
+
+
+@dataclass(frozen=True)
+class Defended:
+    """What is known of the weights of a tile: of the guide's own draws, and of all draws as one
+    mixture.
+    """
+
+    guide: Weights
+    mixture: Weights
+
+
+def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
+    """By reason, the data whose estimate by the guide alone is not to be trusted.
+
+    It is refuted where the two estimates are apart by more than the errors of both allow. Where the
+    weights of the mixture are wild themselves, nothing confirms the guide.
+    """
+    allowed = torch.maximum(ALLOWED[0] * guide.se, ALLOWED[1] * mixture.se)
+    apart = (guide.log_evidence - mixture.log_evidence).abs() > allowed
+    wild = (mixture.khat > FINITE_VARIANCE) & (mixture.ess < EQUAL * mixture.num)
+    return {"refuted": apart.numpy(), "heavy_tail": wild.numpy()}
+
+
+def defended_weights(tile: Tile, num_guide: int, num_wide: int, memory: Memory) -> Defended:
+    """Draws of the guide, and others beside them.
+
+    Where there are no others, as of discrete latents, the mixture is the guide alone.
+    """
+    try:
+        target = Target(tile.densities) if num_wide else None
+    except (TypeError, ValueError):  # discrete latents; supports that move with other latents
+        target = None
+    if target is None:
+        alone = importance_weights(tile, num_guide, memory)
+        return Defended(alone, alone)
+
+    guide, mixture = Summing(tile.precision), Summing(tile.precision)
+    with seeded(seed_of(tile.seed, WIDE)):
+        defence = _Defence.about(target, num_guide, num_wide)
+        wide = defence.wide_draws()
+    done = 0
+    with tile.seeded():
+        for begin, end in blocks(tile, num_guide):
+            terms, weighed = defence.of_guide(end - begin, memory)
+            guide.add(terms.log_weight)
+            parts = [weighed]
+            until = num_wide * end // num_guide
+            if until > done:
+                parts.append(defence.of_others(wide[done:until], memory))
+            done = until
+            mixture.add(*_shuffled(parts))
+    return Defended(guide.result(), mixture.result())
+
+
+class Weighed(NamedTuple):
+    """Log weights ``(K, N)`` under a mixture, and the density of guide and prior over it, less 1,
+    as control variates ``(K, 2, N)``.
+    """
+
+    log_weight: Tensor
+    controls: Tensor
+
+
+@dataclass(frozen=True)
+class _Defence:
+    """The mixture about the guide of some data.
+
+    Arguments:
+        target: The joint density.
+        wide: The Student-t distributions.
+        counts: How many draws come from the guide, from these, and from the prior.
+        guide_scores: Whether the guide knows the density of draws of others. If not, its own are no
+            part of the mixture.
+    """
+
+    target: Target
+    wide: StudentTMixture
+    counts: tuple[int, int, int]
+    guide_scores: bool
+
+    @classmethod
+    def about(cls, target: Target, num_guide: int, num_wide: int) -> _Defence:
+        from_prior = round(PRIOR_SHARE * num_wide)
+        wide = replace(of_guide(target), widths=WIDTHS)
+        try:
+            target.densities.log_guide(target.constrain(wide.sample(torch.Size([1]))))
+        except TypeError:
+            guide_scores = False
+        else:
+            guide_scores = True
+        return cls(target, wide, (num_guide, num_wide - from_prior, from_prior), guide_scores)
+
+    def wide_draws(self) -> Tensor:
+        """Positions ``(K, N, D)`` of all draws that are not the guide's, in random order."""
+        _, num_wide, num_prior = self.counts
+        parts = [self.wide.sample(torch.Size([num_wide]))]
+        if num_prior:
+            parts.append(self.target.draw_prior(num_prior))
+        positions = torch.cat(parts)
+        return positions[torch.randperm(len(positions), device=positions.device)]
+
+    def of_guide(self, num: int, memory: Memory) -> tuple[Terms, Weighed]:
+        """The terms of draws of the guide, and what they weigh in the mixture."""
+        drawn = self.target.densities.draw(num)
+        terms = self.target.densities.weigh(drawn, memory)
+        weighed = self._weighed(terms, self.target.unconstrain(drawn.values))
+        return terms, weighed if self.guide_scores else Weighed(*(part[:0] for part in weighed))
+
+    def of_others(self, position: Tensor, memory: Memory) -> Weighed:
+        """What other draws weigh in the mixture."""
+        densities = self.target.densities
+        values = self.target.constrain(position)
+        if self.guide_scores:
+            log_guide = densities.log_guide(values)
+        else:
+            log_guide = position.new_full(position.shape[:2], -math.inf)
+        terms = densities.weigh(Drawn(values, log_guide, densities.log_guide), memory)
+        return self._weighed(terms, position)
+
+    def _weighed(self, terms: Terms, position: Tensor) -> Weighed:
+        """Draws whose densities are known, all as densities of real vectors u."""
+        num_guide, num_wide, num_prior = self.counts
+        counts = torch.tensor([num_guide * self.guide_scores, num_prior, num_wide])
+        log_abs_det = self.target.log_abs_det(position)
+        log_prior = terms.log_prior + log_abs_det
+        log_guide = terms.log_guide + log_abs_det
+        wide = self.wide.log_prob(position)
+
+        # on, or beyond, the edge of the support only the guide has a known density
+        inside = position.isfinite().all(-1)
+        log_prior = torch.where(inside, log_prior, -math.inf)
+        log_guide = torch.where(inside, log_guide, terms.log_guide)
+        wide = torch.where(inside, wide, -math.inf)
+        log_joint = torch.where(inside, log_prior, terms.log_prior) + terms.log_likelihood
+
+        densities = torch.stack(torch.broadcast_tensors(log_guide, log_prior, wide), 1).double()
+        log_shares = (counts / counts.sum()).log().to(densities)[:, None]
+        log_mixture = (log_shares + densities).logsumexp(1)
+        ratios = torch.exp(densities[:, :CONTROLS] - log_mixture[:, None])
+        controls = torch.where(log_shares[:CONTROLS] > -math.inf, ratios - 1, 0.0)
+        return Weighed(log_joint - log_mixture, controls.nan_to_num(0.0))
+
+
+def _shuffled(parts: list[Weighed]) -> Weighed:
+    """All in random order, whatever torch's random state: a part of the draws is a mixture too."""
+    together = [torch.cat(part) for part in zip(*parts, strict=True)]
+    generator = torch.Generator().manual_seed(len(together[0]))
+    order = torch.randperm(len(together[0]), generator=generator).to(together[0].device)
+    return Weighed(*(part[order] for part in together))

@@ -1,0 +1,69 @@
+"""The warning light: of which data log p(x) cannot be trusted, and why."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .pareto import khat_limit
+
+if TYPE_CHECKING:
+    import xarray
+
+SAID = {  # by reason, the gravest first
+    "not finite": "it is not finite",
+    "heavy tail": "the weights have too heavy a tail (k-hat)",
+    "refuted": "draws beside those of the guide refute it",
+    "not mixed": "the chains have not mixed",
+    "hardly moved": "the chains hardly moved",
+    "rounding": "rounding in single precision is larger than the error",
+    "few draws": "below 25 draws k-hat is unknown",
+}
+
+
+def flags(figures: Any, **more: np.ndarray) -> np.ndarray:
+    """The gravest reason not to trust log p(x), a word for each datum; empty where there is none.
+
+    Arguments:
+        figures: ``log_evidence``, ``khat`` and ``num_samples`` of each datum.
+        more: By reason, an underscore for each blank, which data are flagged besides.
+    """
+    khat, estimate = (np.asarray(figures[name]) for name in ("khat", "log_evidence"))
+    limit = khat_limit(torch.as_tensor(np.asarray(figures["num_samples"]))).numpy()
+    found = {
+        "not finite": ~np.isfinite(estimate),
+        "heavy tail": khat > limit,
+        "few draws": np.isnan(khat),
+    }
+    for name, mask in more.items():
+        reason = name.replace("_", " ")
+        found[reason] = found.get(reason, False) | mask
+    some = {reason: found[reason] for reason in SAID if reason in found}
+    return np.select(list(some.values()), list(some), default="")
+
+
+def counted(flag: np.ndarray) -> dict[str, int]:
+    """How many data are flagged, and how many for each reason that there is."""
+    counts = {reason: int((flag == reason).sum()) for reason in SAID}
+    some = {f"flagged_{r.replace(' ', '_')}": num for r, num in counts.items() if num}
+    return {"flagged": int((flag != "").sum()), **some}
+
+
+def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
+    """Warn the caller's caller of data not to trust, if there are any.
+
+    So few draws that k-hat is unknown were asked for, and are no news.
+    """
+    flag = result.flag.values
+    counts = {reason: int((flag == reason).sum()) for reason in SAID if reason != "few draws"}
+    total = sum(counts.values())
+    if not total:
+        return
+    why = ", ".join(f"of {num} {SAID[reason]}" for reason, num in counts.items() if num)
+    warnings.warn(
+        f"log p(x) of {total} of {len(flag)} data cannot be trusted: {why}; {remedy}",
+        stacklevel=3,
+    )
