@@ -28,9 +28,10 @@ from ..density.problem import Tile
 from ..density.target import Target
 from ..density.terms import Drawn, Terms
 from ..guards import seed_of, seeded
+from .controls import CONTROLS
 from .importance import blocks, importance_weights
 from .proposals import StudentTMixture, of_guide
-from .weights import CONTROLS, Summing, Weights
+from .weights import Summing, Weights
 
 WIDTHS = (1.2, 2.5)  # of the Student-t, in standard deviations of the guide
 PRIOR_SHARE = 0.2  # of the draws beside those of the guide

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from ..data.rows import DataError
+from .controls import CONTROLS, SUMS
 from .flags import counted, flags
-from .weights import CONTROLS, PRODUCTS, Weights
+from .weights import Weights
 
 if TYPE_CHECKING:
     import xarray
@@ -131,7 +132,7 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
         arrays["tail"],
         arrays["curve"],
         arrays["blocks"],
-        num.new_zeros(CONTROLS + len(PRODUCTS), len(num)),
+        num.new_zeros(SUMS, len(num)),
         num.new_zeros(CONTROLS, len(num)),
         result.attrs["precision"],
     )

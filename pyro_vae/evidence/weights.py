@@ -7,12 +7,6 @@ method, and a bias of :math:`(K - 1) (\frac1K \sum_k \log \hat p_{-k} - \log \ha
 jackknife, which leaves out one draw at a time: :math:`\hat p_{-k} = \hat p_K \frac{K}{K - 1} (1 -
 s_k)`. The curve is the mean of :math:`\log \hat p_{2^j}` over disjoint blocks of :math:`2^j` draws:
 the ELBO at j = 0.
-
-Where weights are :math:`w = p(x, u) / m(u)` under a mixture m of known densities, the ratios
-:math:`h_j = q_j(u) / m(u) - 1` have the mean 0, and what they explain of the weights is taken off
-by least squares (control variates: Owen & Zhou, 2000,
-https://doi.org/10.1080/01621459.2000.10473909). So the error is about that of the best component by
-itself, as if the other draws had not been made.
 """
 
 from __future__ import annotations
@@ -26,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .controls import adjusted, summed
 from .pareto import fit_tail, tail_length
 
 SUMS = ("num", "log_sum", "log_square", "total")
-CONTROLS = 2  # at most so many
-PRODUCTS = ((0, 0), (0, 1), (1, 1))  # of two of them
 ARRAYS = (*SUMS, "tail", "curve", "blocks", "controls", "explained")
 BUFFER = 4096  # draws that are kept until they are summed
 
@@ -136,21 +129,7 @@ class Weights:
 
     @functools.cached_property
     def _adjusted(self) -> tuple[Tensor, Tensor]:
-        """By the control variates: the factor of p_K, and the share of the variance that is left,
-        each of shape ``(N,)``; 1 where there are none.
-        """
-        mean = self.controls[:CONTROLS] / self.num
-        second = torch.stack([self.controls[CONTROLS + j] for j in (0, 1, 1, 2)]) / self.num
-        covariance = second.unflatten(0, (CONTROLS, CONTROLS)) - mean[:, None] * mean
-        together = (self.explained - mean).nan_to_num().T[..., None]
-        inverse = torch.linalg.pinv(covariance.permute(2, 0, 1), rtol=1e-8, hermitian=True)
-        slope = inverse @ together
-
-        factor = 1 - (slope[..., 0] * mean.T).sum(-1)
-        share = 1 - (slope * together).sum((-2, -1)) / (self.num / self.ess - 1)
-        usable = (factor > 0.5) & (share < 1)
-        one = torch.ones_like(factor)
-        return torch.where(usable, factor, one), torch.where(usable, share.clamp(min=0), one)
+        return adjusted(self.controls, self.explained, self.num, self.num / self.ess - 1)
 
     @functools.cached_property
     def bias(self) -> Tensor:
@@ -272,13 +251,7 @@ def _block(log_weight: Tensor, controls: Tensor | None, precision: float) -> Wei
     nothing = log_weight.new_zeros(0, data)
     log_sum, log_square = log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)
     counted = torch.full_like(log_sum, num)
-    sums = log_weight.new_zeros(CONTROLS + len(PRODUCTS), data)
-    explained = log_weight.new_zeros(CONTROLS, data)
-    if controls is not None:
-        products = [(controls[:, i] * controls[:, j]).sum(0) for i, j in PRODUCTS]
-        sums = torch.cat([controls.sum(0), torch.stack(products)])
-        share = torch.exp(log_weight - log_sum).nan_to_num()
-        explained = (share[:, None] * controls).sum(0)
+    sums, explained = summed(controls, torch.exp(log_weight - log_sum))
     total = log_weight.sum(0)
     found = (counted, log_sum, log_square, total, largest, nothing, nothing, sums, explained)
     return Weights(*found, precision)
