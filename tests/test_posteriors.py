@@ -49,9 +49,7 @@ def test_a_guide_that_is_shifted_and_narrow():
     np.testing.assert_allclose(found.mean_error, 1.0, atol=0.1)
     np.testing.assert_allclose(found.sd_ratio, 0.6, atol=0.03)
     exact = 2 * (-np.log(0.6) + (0.6**2 + 1) / 2 - 0.5)
-    light = found.khat < 0.7
-    assert light.sum() <= 8  # such a guide cannot know log p(x), and says so; k-hat is near 0.8
-    assert (found.kl < exact + 4 * found.kl_se).all()
+    assert (np.abs(found.kl - exact) < 4.5 * found.kl_se).all()
     assert (found.c2st > 0.7).all()
     assert (found.coverage < 0.75).all()
     assert (found.wasserstein > 0.4).all()
@@ -74,6 +72,30 @@ def test_kl_equals_the_closed_form(shrink, shift):
     assert (found.khat < 0.7).all()
     np.testing.assert_allclose(found.sd_ratio, shrink, atol=0.1)
     np.testing.assert_allclose(found.mean_error, shift, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("shrink", "shift"),
+    [
+        pytest.param(0.3, 8.0, id="off", marks=pytest.mark.slow),
+        pytest.param(0.05, 0.0, id="narrow", marks=pytest.mark.slow),
+        pytest.param(1.0, 30.0, id="far"),
+    ],
+)
+def test_kl_of_a_guide_that_is_far_off_is_right(shrink, shift):
+    """Its own weights cannot know log p(x): draws of the posterior do."""
+    found = compared(TRUTH.vae(shrink=shrink, shift=shift))
+    exact = 2 * (-np.log(shrink) + (shrink**2 + shift**2) / 2 - 0.5)
+    assert (found.khat > 0.7).mean() > 0.8
+    assert (found.kl_is == "estimate").all()
+    assert (np.abs(found.kl - exact) < 4.5 * found.kl_se).all()
+
+
+def test_kl_is_a_lower_bound_where_nothing_else_is_known():
+    """Too few draws of the posterior for bridge sampling."""
+    judge = exact_posterior(num=24)
+    found = pv.compare_posteriors(TRUTH.vae(shrink=0.3, shift=8.0), X, judge)
+    assert (found.kl_is == "at least").mean() > 0.8
 
 
 @pytest.mark.slow
@@ -212,6 +234,24 @@ def test_a_family_that_cannot_follow_has_an_approximation_gap():
     exact = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
     assert abs(found.attrs["approximation_gap"] - exact) < 0.02
     assert (found.amortisation_gap > -4 * found.amortisation_gap_se).all()
+
+
+def test_gaps_of_a_family_that_is_far_off_rest_on_the_true_evidence():
+    """A diagonal guide for latents that are nearly a line: the weights of the best are wild."""
+    weight = TRUTH.weight @ np.array([[1.0, 0.0], [0.0, 0.0]])
+    truth = LinearGaussian(weight @ np.array([[5.0, 5.0], [0.0, 0.0]]), TRUTH.bias, TRUTH.noise)
+    _, gain = truth.posterior()
+    network = affine(
+        np.vstack([gain, np.zeros_like(gain)]), np.concatenate([-gain @ truth.bias, np.zeros(2)])
+    )
+    vae = truth.vae()
+    vae = pv.VAE(vae.prior, vae.likelihood, pv.Amortised(network, pv.Normal((2,))))
+    x = truth.draw(20)
+    found = pv.gaps(vae, x, steps=400, num_samples=1000)
+    assert (found.khat > 0.5).any()
+    assert (found.flag == "").all()
+    error = np.hypot(found.approximation_gap_se, log_evidence_se(found, 1000))
+    assert (np.abs(found.log_evidence - truth.log_evidence(x)) < 4.5 * error).all()
 
 
 def test_what_has_no_gaps():

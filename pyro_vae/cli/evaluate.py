@@ -200,7 +200,7 @@ def _evidence_table(found: xarray.Dataset) -> Table:
 
     table.add_row("data", str(num))
     table.add_row("mean log p(x) in nats", f"{attrs['mean']:.2f} ± {attrs['mean_se']:.2f}")
-    if attrs["measure"] == "probability":
+    if attrs["measure"].startswith("probability"):
         table.add_row("bits per dimension", f"{bits_per_dim(found):.3f}")
     table.add_row("mean ELBO in nats", f"{float(found.elbo.mean(skipna=False)):.2f}")
     table.add_row("mean bias of finite K in nats", f"{float(found.bias.mean(skipna=False)):.2g}")

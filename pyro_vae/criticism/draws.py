@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 from ..data.arrays import as_rows
 from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream
-from ..evidence.pareto import khat
 from ..guards import evaluating, mode, seeded
 from ..vae import VAE
 
@@ -62,25 +60,6 @@ def flat(draws: Draws, leading: int) -> np.ndarray:
     """All latents of a datum as one vector, in double precision: shape ``(*leading, D)``."""
     together = [values.reshape(*values.shape[:leading], -1) for _, values in sorted(draws.items())]
     return np.concatenate(together, -1).astype(np.float64)
-
-
-def divergence(log_weight: Tensor) -> dict[str, np.ndarray]:
-    """KL(q‖p) = log p(x) - ELBO of each datum, from log weights ``(K, N)``.
-
-    Returns:
-        ``kl`` in nats, its standard error ``kl_se``, and ``khat``.
-    """
-    shape = khat(log_weight)
-    num_samples = len(log_weight)
-    log_weight = log_weight.double()
-    log_mean = log_weight.logsumexp(0) - math.log(num_samples)
-    influence = (log_weight - log_mean).exp() - log_weight
-    found = {
-        "kl": log_mean - log_weight.mean(0),
-        "kl_se": influence.std(0) / math.sqrt(num_samples),
-        "khat": shape,
-    }
-    return {name: values.numpy(force=True) for name, values in found.items()}
 
 
 def simulated(

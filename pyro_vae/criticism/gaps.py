@@ -7,11 +7,13 @@ r"""Where the ELBO loses: by the family of the guide, and by its amortisation.
 
 with :math:`q^*` the best guide of the family for each datum (Cremer et al., 2018,
 https://arxiv.org/abs/1801.03558), found
-by :meth:`.VAE.refine`; log p(x) is importance-sampled from it.
+by :meth:`.VAE.refine`; log p(x) is importance-sampled from it, and where its weights are too wild
+for that, by :func:`.log_evidence` with a tolerance.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +26,19 @@ from ..assembly.refinement import refine
 from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream, Tile
 from ..density.traced import Traced
+from ..evidence.evidence import log_evidence
+from ..evidence.flags import counted, warn_of_flags
 from ..guards import evaluating, mode, seed_of, seeded, whole_number
 from ..posterior.trees import dataset
 from ..vae import VAE
-from .draws import divergence, vae_of
+from .divergence import FINITE_VARIANCE, of_weights
+from .draws import vae_of
 
 if TYPE_CHECKING:
     import xarray
 
+TOLERANCE = 0.1  # nats, of log p(x) where the best guide's weights are too wild
+REMEDY = "their log p(x) and approximation gap are lower bounds: raise num_samples"
 LEARNING_RATE = 0.05  # of the search for the best guide
 PARTICLES = 8
 
@@ -58,12 +65,16 @@ def gaps(
     Returns:
         A dataset over datum, in nats: ``log_evidence``, ``elbo_refined``, ``elbo``,
         ``approximation_gap`` and ``amortisation_gap``, the gaps with standard errors (``_se``), and
-        ``khat`` of the weights behind log p(x): where it is large, log p(x) and the approximation
-        gap are lower bounds. Attributes: the mean of each, and ``_mean_se`` over data.
+        ``khat`` of the weights of the best guide. ``flag`` as of :func:`.log_evidence`: where it is
+        not empty, log p(x) and the approximation gap are lower bounds. Attributes: the mean of
+        each, and ``_mean_se`` over data; ``flagged``, how many data are.
 
     Raises:
         DataError: The data do not fit the likelihood.
         TypeError: The guide is not amortised, or is discrete.
+
+    Warns:
+        UserWarning: Some data are flagged.
     """
     whole_number("num_samples", num_samples, at_least=25)
     own = vae_of("gaps", vae)
@@ -78,7 +89,37 @@ def gaps(
                     terms = densities.terms(num_samples, Memory(problem.device))
                     log_weights.append(terms.log_weight)
         parts.append(_parts(*log_weights))
-    return _with_means({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    flag = _made_sure(problem, found, num_samples, seed)
+    result = _with_means(found).assign_coords(flag=("datum", flag))
+    result.attrs |= counted(flag)
+    warn_of_flags(result, REMEDY)
+    return result
+
+
+def _made_sure(
+    problem: Problem, found: dict[str, np.ndarray], num_samples: int, seed: int
+) -> np.ndarray:
+    """Put a better log p(x) in place of one that weights are too wild for; its flags."""
+    flag = np.full(len(problem), "", dtype="U16")
+    wild = np.flatnonzero(~(found["khat"] <= FINITE_VARIANCE))
+    if len(wild) == 0:
+        return flag
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of these data alone: said of all, later
+        better = log_evidence(
+            problem.only(wild),
+            num_samples=num_samples,
+            tolerance=TOLERANCE,
+            max_samples=10 * num_samples,
+            seed=seed,
+        )
+    error = np.hypot(better.se.values, found["elbo_refined_se"][wild])
+    found["log_evidence"][wild] = better.log_evidence.values
+    found["approximation_gap"][wild] = better.log_evidence.values - found["elbo_refined"][wild]
+    found["approximation_gap_se"][wild] = error
+    flag[wild] = better.flag.values
+    return flag
 
 
 def _refined(vae: VAE, tile: Tile, steps: int) -> Callable[..., None]:
@@ -96,7 +137,7 @@ def _refined(vae: VAE, tile: Tile, steps: int) -> Callable[..., None]:
 
 def _parts(best: Tensor, amortised: Tensor) -> dict[str, np.ndarray]:
     """From log weights of the best and of the amortised guide."""
-    approximation = divergence(best)
+    approximation = of_weights(best)
     best = best.double()
     amortised = amortised.double()
     lower, upper = amortised.mean(0), best.mean(0)
@@ -104,6 +145,7 @@ def _parts(best: Tensor, amortised: Tensor) -> dict[str, np.ndarray]:
     return {
         "log_evidence": upper.numpy(force=True) + approximation["kl"],
         "elbo_refined": upper.numpy(force=True),
+        "elbo_refined_se": (best.std(0) / len(best) ** 0.5).numpy(force=True),
         "elbo": lower.numpy(force=True),
         "approximation_gap": approximation["kl"],
         "approximation_gap_se": approximation["kl_se"],

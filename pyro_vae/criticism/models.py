@@ -7,8 +7,10 @@ drops out:
     \mathrm{se}(\Delta) = \frac{1}{\sqrt N}\, \mathrm{sd}_n \big(\log \hat p_a(x_n) - \log \hat
     p_b(x_n)\big)
 
-which holds the noise of z as well as that of the draw of data, though not the bias of an estimate
-with k-hat above 0.7, which is too low. A density is per unit of x and a probability is a pure
+which holds the noise of z as well as that of the draw of data. The estimate of a datum that is
+flagged is mostly too low, by an unknown amount: in the error stands for that what it has gained on
+the ELBO, as if as much again were missing, or the distance to the second opinion, if that is more.
+A density is per unit of x and a probability is a pure
 number, so the two cannot be compared.
 """
 
@@ -19,38 +21,24 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 
-from ..data.arrays import as_rows
-from ..data.rows import DataError
-from ..density.identity import data_digest
-from ..density.problem import Problem
 from ..density.traced import Pair
 from ..evidence.evidence import log_evidence
-from ..evidence.results import whole
-from ..guards import evaluating
 from ..vae import VAE
+from .comparable import (
+    check_kinds,
+    measure_of,
+    problem_of,
+    refuse_other_data,
+    refuse_other_measures,
+)
 
 if TYPE_CHECKING:
     import pandas
     import xarray
-
-# Of a result, all read here.
-ATTRIBUTES = {
-    "num_data",
-    "mean",
-    "mean_se",
-    "mean_mc_se",
-    "flagged",
-    "cells",
-    "data_digest",
-    "measure",
-}
-KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
 
 
 def compare_models(
@@ -79,7 +67,7 @@ def compare_models(
         A frame with a row for each model: ``log_evidence``, the mean over data in nats per datum,
         and ``se``, its standard error over data and z; ``difference``, the mean of this model less
         the best, so at most 0, and ``difference_se``, its standard error, paired by datum;
-        ``flagged``, the share of data with k-hat above 0.7 or an estimate that is not finite;
+        ``flagged``, the share of data that are not to be trusted, as in :func:`.log_evidence`;
         ``bits_per_dim``, for each cell that is seen, NaN for densities; ``seconds`` of the
         evaluation, NaN for earlier results. Where a model gives a datum no probability its mean and
         its difference are -inf, their errors not finite; between two such models the difference is
@@ -91,13 +79,16 @@ def compare_models(
         TypeError: `models` is no mapping, or holds something else.
         ValueError: There are no models; x is missing; some give densities, others probabilities; an
             option makes no sense.
+
+    Warns:
+        UserWarning: Data of some model are flagged, so that the order may be another.
     """
     import pandas
 
-    _check_kinds(models, x)
-    problems = {name: _problem(name, m, x, c) for name, m in models.items()}
-    _refuse_other_data(models, problems, x, c)
-    _refuse_other_measures({name: _measure(name, models, problems) for name in models})
+    check_kinds(models, x)
+    problems = {name: problem_of(name, m, x, c) for name, m in models.items()}
+    refuse_other_data(models, problems, x, c)
+    refuse_other_measures({name: measure_of(name, models, problems) for name in models})
     results: dict[Any, xarray.Dataset] = {}
     seconds: dict[Any, float] = {}
     for name, model in models.items():
@@ -110,6 +101,7 @@ def compare_models(
         with _unflagged():
             results[name] = log_evidence(problem, tolerance=tolerance, seed=seed, **options)
         seconds[name] = time.perf_counter() - began
+    _warn_of_flags(results, tolerance)
     order = sorted(results, key=lambda name: _worth(results[name]), reverse=True)
     best = results[order[0]]
     rows = [{**_figures(results[name], best), "seconds": seconds[name]} for name in order]
@@ -124,111 +116,9 @@ def bits_per_dim(result: xarray.Dataset) -> float:
         result: What :func:`.log_evidence` gave.
     """
     cells = result.attrs["cells"]
-    if result.attrs["measure"] != "probability" or not cells:
+    if not result.attrs["measure"].startswith("probability") or not cells:
         return math.nan
     return -result.attrs["mean"] * result.sizes["datum"] / (float(cells) * math.log(2))
-
-
-def _check_kinds(models: Any, x: Any) -> None:
-    import xarray
-
-    if not isinstance(models, Mapping):
-        raise TypeError(
-            f"compare_models needs a mapping from names to {KINDS}; got {type(models).__name__}"
-        )
-    if not models:
-        raise ValueError(f"compare_models needs a mapping from names to {KINDS}; got an empty one")
-    for name, model in models.items():
-        if isinstance(model, xarray.Dataset):
-            if "log_evidence" not in model or not set(model.attrs) >= ATTRIBUTES:
-                raise TypeError(
-                    f"compare_models needs {KINDS}; got as {name!r} a Dataset that is no such "
-                    "result"
-                )
-        elif not isinstance(model, VAE) and not _is_pair(model):
-            raise TypeError(
-                f"compare_models needs {KINDS}; got as {name!r} a value of type "
-                f"{type(model).__name__}"
-            )
-        elif x is None:
-            raise ValueError(
-                f"compare_models needs x to score {name!r}; only results of log_evidence need none"
-            )
-
-
-def _is_pair(model: Any) -> bool:
-    return isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model)
-
-
-def _problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
-    """A model and the data; none for an earlier result."""
-    import xarray
-
-    if isinstance(model, xarray.Dataset):
-        return None
-    try:
-        return Problem.of(model, x, c)
-    except (TypeError, ValueError) as error:
-        error.add_note(f"compare_models was about to score {name!r}")
-        raise
-
-
-def _refuse_other_data(
-    models: Mapping[Any, Any], problems: dict[Any, Problem | None], x: Any, c: Any
-) -> None:
-    """Raise unless x and all earlier results are of the same data and the same c."""
-    found = []
-    if x is not None:
-        some = next((problem.rows for problem in problems.values() if problem is not None), None)
-        rows = as_rows(x).given(None if c is None else as_rows(c)) if some is None else some
-        found.append(("x", len(rows), data_digest(rows)))
-    for name, result in models.items():
-        if problems[name] is not None:
-            continue
-        if not whole(result):
-            raise DataError(
-                f"compare_models needs whole results in their own order; {name!r} is a part of "
-                "one, or reordered; score these data by themselves"
-            )
-        about = result.sizes["datum"], result.attrs["data_digest"]
-        found.append((f"the result {name!r}", *about))
-
-    for (one, num, data), (other, others, other_data) in pairwise(found):
-        if num != others:
-            said = f"{one} has {num} data and {other} {others}"
-        elif data != other_data:
-            said = f"{one} and {other} are of different data, or of a different c"
-        else:
-            continue
-        raise DataError(
-            f"compare_models needs the same data for all models: {said}; score all on the same x "
-            "and c"
-        )
-
-
-def _measure(name: Any, models: Mapping[Any, Any], problems: dict[Any, Problem | None]) -> str:
-    """What the likelihood is with respect to, found from one draw for the first datum."""
-    problem = problems[name]
-    if problem is None:
-        return models[name].attrs["measure"]
-    try:
-        with torch.no_grad(), evaluating(problem.model, problem.guide):
-            return problem.measure
-    except (TypeError, ValueError) as error:
-        error.add_note(f"compare_models was about to score {name!r}")
-        raise
-
-
-def _refuse_other_measures(measures: dict[Any, str]) -> None:
-    for (one, measure), (other, others) in pairwise(measures.items()):
-        if measure != others:
-            raise ValueError(
-                f"compare_models needs one scale for all models: {one!r} gives a {measure}, "
-                f"{other!r} a {others}; densities and probabilities have no common scale, nor have "
-                "densities on different spaces; give all models the same kind of likelihood, such "
-                "as, for whole numbers, discretized_logistic beside binomial, which both give "
-                "probabilities"
-            )
 
 
 @contextmanager
@@ -237,6 +127,38 @@ def _unflagged() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"log p\(x\) of \d+ of", UserWarning)
         yield
+
+
+def _warn_of_flags(results: dict[Any, xarray.Dataset], tolerance: float | None) -> None:
+    """Warn the caller's caller of models whose data are flagged."""
+    shares = {name: float(_untrusted(result).mean()) for name, result in results.items()}
+    if not any(shares.values()):
+        return
+    said = ", ".join(f"{share:.0%} of {name!r}" for name, share in shares.items() if share)
+    remedy = "give tolerance=0.05, which escalates" if tolerance is None else "raise max_samples"
+    warnings.warn(
+        f"log p(x) cannot be trusted for {said}, and is mostly too low there: the order of the "
+        f"models may be another; {remedy}",
+        stacklevel=3,
+    )
+
+
+def _untrusted(result: xarray.Dataset) -> np.ndarray:
+    """Which data are flagged, for more than few draws."""
+    if "flag" not in result.coords:
+        return np.zeros(result.sizes["datum"], bool)
+    return ~np.isin(result.flag.values, ("", "few draws"))
+
+
+def _unknown(result: xarray.Dataset) -> float:
+    """The error of the mean that standard errors do not hold: of what is flagged, all one way."""
+    if "elbo" not in result:
+        return 0.0
+    missing = (result.log_evidence - result.elbo).values
+    if "second_opinion" in result:
+        apart = np.abs(result.second_opinion - result.log_evidence).values
+        missing = np.fmax(missing, apart)
+    return float(np.where(_untrusted(result) & np.isfinite(missing), missing, 0.0).mean())
 
 
 def _worth(result: xarray.Dataset) -> tuple[bool, float]:
@@ -249,7 +171,7 @@ def _figures(result: xarray.Dataset, best: xarray.Dataset) -> dict[str, float]:
     difference, error = (0.0, 0.0) if result is best else _difference(result, best)
     return {
         "log_evidence": result.attrs["mean"],
-        "se": result.attrs["mean_se"],
+        "se": math.hypot(result.attrs["mean_se"], _unknown(result)),
         "difference": difference,
         "difference_se": error,
         "flagged": result.attrs["flagged"] / result.sizes["datum"],
@@ -262,6 +184,9 @@ def _difference(result: xarray.Dataset, best: xarray.Dataset) -> tuple[float, fl
     num = result.sizes["datum"]
     with np.errstate(invalid="ignore"):  # -inf less -inf, and its spread
         apart = result.log_evidence.values - best.log_evidence.values
+        unknown = _unknown(result), _unknown(best)
         if num == 1:
-            return float(apart[0]), math.hypot(result.attrs["mean_mc_se"], best.attrs["mean_mc_se"])
-        return float(apart.mean()), float(apart.std(ddof=1) / math.sqrt(num))
+            own = result.attrs["mean_mc_se"], best.attrs["mean_mc_se"]
+            return float(apart[0]), math.hypot(*own, *unknown)
+        spread = float(apart.std(ddof=1) / math.sqrt(num))
+        return float(apart.mean()), math.hypot(spread, *unknown)

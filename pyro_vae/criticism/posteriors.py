@@ -1,14 +1,7 @@
 r"""The amortised posterior held against MCMC, datum by datum.
 
 The draws of MCMC stand for :math:`p(z \mid x)`: look at their diagnostics first. Distances are in
-units of their standard deviation, so that 0.1 is a tenth of what the data leave open. The
-divergence of the guide is
-
-.. math:: \mathrm{KL}(q(z \mid x) \,\|\, p(z \mid x)) = \log p(x) - \mathrm{ELBO}
-
-with both terms from the same draws of the guide; its standard error is that of the mean of
-:math:`w_k / \bar w - \log w_k` (the delta method). Like log p(x) it is a lower bound where k-hat is
-large.
+units of their standard deviation, so that 0.1 is a tenth of what the data leave open.
 """
 
 from __future__ import annotations
@@ -24,7 +17,8 @@ from ..density.traced import Pair
 from ..guards import whole_number
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
-from .draws import divergence, flat, guide_draws
+from .divergence import divergence
+from .draws import flat, guide_draws
 
 if TYPE_CHECKING:
     import pandas
@@ -71,7 +65,9 @@ def compare_posteriors(
           regression, two folds;
         - ``coverage``: the share of the posterior inside the guide's central 90 % intervals, the
           mean over latents;
-        - ``kl``: KL(q‖p) in nats, ``kl_se``, and ``khat`` of the weights behind it.
+        - ``kl``: KL(q‖p) in nats, ``kl_se``, and ``khat`` of the weights of the guide's draws.
+          ``kl_is`` says for each datum whether it is an "estimate", or the divergence is "at least"
+          that: neither these weights nor bridge sampling from `posterior` can be trusted.
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
@@ -89,6 +85,7 @@ def compare_posteriors(
     judge, guide = (judge - mean) / sd, (guide - mean) / sd
     together = judge.reshape(-1, *judge.shape[2:])
     rng = np.random.default_rng(seed)
+    kl, kl_is = divergence(problem, tree, log_weight, seed)
 
     by_latent = {
         "mean_error": guide.mean(0),
@@ -105,9 +102,10 @@ def compare_posteriors(
             ]
         ),
         "coverage": _coverage(guide, together),
-        **divergence(log_weight),
+        **kl,
     }
-    return dataset(by_latent, ("datum", "latent"), "").merge(dataset(by_datum, ("datum",), ""))
+    both = dataset(by_latent, ("datum", "latent"), "").merge(dataset(by_datum, ("datum",), ""))
+    return both.assign_coords(kl_is=("datum", kl_is))
 
 
 def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:

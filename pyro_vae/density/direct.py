@@ -89,7 +89,7 @@ class Direct(Densities):
     def measure(self) -> str:
         with seeded(0), torch.no_grad():
             z = self.fresh().draw_prior(1)["z"]
-            return measure_of(innermost(self.vae.likelihood_of(z, self.c)).support)
+            return measure_of(innermost(self.vae.likelihood_of(z, self.c)))
 
     @property
     def is_discrete(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
 
@@ -33,10 +34,18 @@ def data_digest(rows: Rows) -> str:
     return rows.summary.digest + ("" if rows.c is None else rows.c.summary.digest)
 
 
-def measure_of(support: Any) -> str:
-    """What a likelihood is with respect to: densities of different kinds have no common scale."""
+def measure_of(likelihood: Any) -> str:
+    """What a likelihood is with respect to: densities of different kinds have no common scale.
+
+    A multinomial scores data given their total, which it does not predict.
+    """
+    given_total = isinstance(likelihood, (dist.Multinomial, dist.DirichletMultinomial))
+    return "probability given the total" if given_total else _measure_on(likelihood.support)
+
+
+def _measure_on(support: Any) -> str:
     if hasattr(support, "blocks"):
-        kinds = sorted((col, measure_of(part)) for cols, part in support.blocks for col in cols)
+        kinds = sorted((col, _measure_on(part)) for cols, part in support.blocks for col in cols)
         same = {kind for _, kind in kinds}
         if len(same) == 1:
             return same.pop()

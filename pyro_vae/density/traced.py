@@ -248,4 +248,4 @@ def _measure_of(trace: Trace) -> str:
         if not observed[name]["infer"].get("_deterministic")
         and not isinstance(observed[name]["fn"], Unit)
     ]
-    return "; ".join(measure_of(innermost(fn).support) for fn in of_data)
+    return "; ".join(measure_of(innermost(fn)) for fn in of_data)

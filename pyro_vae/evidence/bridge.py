@@ -113,7 +113,9 @@ def bridge_log_evidence(
                 parts.append(_bridged(*_ratios(target, position, warp)))
 
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
-    result = _result(found, have_mixed(posterior["diagnostics"]), chains * each, about)
+    known = "diagnostics" in posterior.children
+    good = have_mixed(posterior["diagnostics"]) if known else np.ones(len(problem), bool)
+    result = _result(found, good, chains * each, about)
     warn_of_flags(result, REMEDY)
     return result
 

@@ -36,6 +36,7 @@ from .weights import Summing, Weights
 WIDTHS = (1.2, 2.5)  # of the Student-t, in standard deviations of the guide
 PRIOR_SHARE = 0.2  # of the draws beside those of the guide
 ALLOWED = (3.0, 3.5)  # standard errors of guide and mixture: chosen with benchmarks/light.py
+SAME = 1e-8  # in proportion: standard errors of weights that are equal are no smaller
 EQUAL = 0.9  # the share of effective draws above which the tail of the weights does not matter
 FINITE_VARIANCE = 0.5  # the largest k-hat of weights with a finite variance
 WIDE = 1  # the stream of these draws: those of the guide are what they are without
@@ -57,7 +58,8 @@ def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
     It is refuted where the two estimates are apart by more than the errors of both allow. Where the
     weights of the mixture are wild themselves, nothing confirms the guide.
     """
-    allowed = torch.maximum(ALLOWED[0] * guide.se, ALLOWED[1] * mixture.se)
+    rounding = (SAME + 100 * guide.precision) * guide.log_evidence.abs().clamp(min=1)
+    allowed = torch.maximum(ALLOWED[0] * guide.se, ALLOWED[1] * mixture.se) + rounding
     apart = (guide.log_evidence - mixture.log_evidence).abs() > allowed
     wild = (mixture.khat > FINITE_VARIANCE) & (mixture.ess < EQUAL * mixture.num)
     return {"refuted": apart.numpy(), "heavy_tail": wild.numpy()}

@@ -72,11 +72,11 @@ def log_evidence(
         x: Data of shape ``(N, *X)``, NaN where missing.
         c: What the model is conditional on, a row for each datum: the second argument of model and
             guide.
-        num_samples: The number of samples K for each datum; exactly as many are drawn. With a
-            tolerance, how many are drawn at first.
-        tolerance: The standard error wanted for each datum, in nats. Data whose error is larger, or
-            whose k-hat is above 0.5, are given more draws, and then better proposals: rung by rung
-            of the :mod:`.escalation`.
+        num_samples: The number of samples K for each datum; exactly as many are drawn of the
+            guide, and from K = 25 on others beside them, for a second opinion. With a tolerance,
+            how many are drawn at first, half of them beside the guide's (:mod:`.defence`).
+        tolerance: The error wanted for each datum, in nats. Data whose error is larger are given
+            more draws, and then better proposals: rung by rung of the :mod:`.escalation`.
         max_samples: With a tolerance, the most samples for a datum on one rung.
         more: An earlier result for the same model and data, which `num_samples` are added to.
         seed: The seed of the draws.
@@ -90,13 +90,22 @@ def log_evidence(
         sample size, between 1 and K; ``khat``, the Pareto shape of the largest weights (-inf for
         equal weights, NaN below 25 samples); ``max_weight``, the largest share of one weight in the
         sum; ``bias``, the jackknife's estimate of what is missing to log p(x) at this K; ``elbo``,
-        that of the guide; ``num_samples``; with a tolerance ``rung``, the name of the rung that
-        each datum needed. Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4,
-        ..., each the mean over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the
-        ``tail``, the largest log weights. Its attributes: ``mean`` of log p(x) over data,
-        ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z alone), ``num_samples``,
-        ``flagged``, the number of data with k-hat above 0.7 or an estimate that is not finite, and
-        what it is of: ``measure``, ``cells``, ``data_digest``, ``model_digest``. An exact sum has
+        that of the guide; ``num_samples``; without a tolerance, ``second_opinion``, the estimate of
+        log p(x) by all draws as one mixture. As coordinates: ``flag``, the reason not to trust a
+        number, empty where there is none: "not finite", "heavy tail" (k-hat above 1 - 1 / log10 K,
+        at most 0.7, at least 0.5, or above 0.5 in the second opinion), "refuted" (by the second
+        opinion), "few draws" (below 25, where k-hat is unknown); and, with a tolerance, ``rung``,
+        the name of the rung that each datum needed.
+
+        Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
+        over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the
+        largest log weights.
+
+        Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of
+        z), ``mean_mc_se`` (of z alone), ``num_samples``,
+        ``flagged``, the number of data with a flag, and for each reason that there is
+        ``flagged_heavy_tail`` and the like; and what it is of: ``measure``, ``cells``,
+        ``data_digest``, ``model_digest``. An exact sum has
         ``se`` and ``bias`` 0, ``khat`` -inf and as ``ess`` the number of values summed over.
 
     Raises:
@@ -128,8 +137,11 @@ def log_evidence(
             extra = {"rung": rung, "elbo": of_guide.numpy(force=True)}
             flagged: dict[str, np.ndarray] = {}
         else:
-            weights, flagged = _of_guide(problem, num_samples, seed, memory, about, earlier)
+            weights, second = _of_guide(problem, num_samples, seed, memory, about, earlier)
+            flagged = {} if second is None else refuted(weights, second)
             extra = {} if tolerance is None else {"rung": np.full(len(problem), RUNGS[0])}
+            if second is not None:
+                extra["second_opinion"] = second.log_evidence.numpy()
         if problem.sums_exactly:
             extra |= exact_figures(weights)
         result = as_dataset(weights, about, flagged, **extra)
@@ -147,9 +159,9 @@ def _of_guide(
     memory: Memory,
     about: dict[str, Any],
     earlier: Weights | None,
-) -> tuple[Weights, dict[str, np.ndarray]]:
-    """The weights of draws of the guide, and of those that were drawn earlier; and what draws
-    beside them refute.
+) -> tuple[Weights, Weights | None]:
+    """The weights of draws of the guide, and of those that were drawn earlier; and those of a
+    mixture with other draws beside them.
     """
     done = 0 if earlier is None else int(earlier.num.max())
     stream = (seed, done) if done else (seed,)  # added draws are others
@@ -163,9 +175,7 @@ def _of_guide(
     weights = concatenate([part.guide for part in parts])
     if earlier is not None and not problem.sums_exactly:
         weights = earlier.merge(weights)
-    if not beside:
-        return weights, {}
-    return weights, refuted(weights, concatenate([part.mixture for part in parts]))
+    return weights, concatenate([part.mixture for part in parts]) if beside else None
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:

@@ -70,11 +70,9 @@ def _draw_kl(axes: Axes, comparison: xarray.Dataset) -> None:
     order = np.argsort(comparison.kl.values)
     kl = comparison.kl.values[order]
     error = comparison.kl_se.values[order]
-    khat = comparison.khat.values[order]
-    for group, colour, label in (
-        (khat <= KHAT_LIMIT, "C0", f"k-hat ≤ {KHAT_LIMIT}"),
-        (khat > KHAT_LIMIT, "C3", f"k-hat > {KHAT_LIMIT}: at least"),
-    ):
+    kl_is = comparison.kl_is.values[order]
+    for word, colour in (("estimate", "C0"), ("at least", "C3")):
+        group = kl_is == word
         if group.any():
             axes.errorbar(
                 np.flatnonzero(group),
@@ -83,7 +81,7 @@ def _draw_kl(axes: Axes, comparison: xarray.Dataset) -> None:
                 fmt=".",
                 color=colour,
                 elinewidth=0.8,
-                label=label,
+                label=word,
             )
     axes.set(
         xlabel="data, in order",

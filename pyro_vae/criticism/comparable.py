@@ -1,0 +1,134 @@
+"""The door of a comparison: whether models are of the same data, and on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from ..data.arrays import as_rows
+from ..data.rows import DataError
+from ..density.identity import data_digest
+from ..density.problem import Problem
+from ..evidence.results import whole
+from ..guards import evaluating
+from ..vae import VAE
+
+# Of a result, all read here.
+ATTRIBUTES = {
+    "num_data",
+    "mean",
+    "mean_se",
+    "mean_mc_se",
+    "flagged",
+    "cells",
+    "data_digest",
+    "measure",
+}
+KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
+
+
+def check_kinds(models: Any, x: Any) -> None:
+    """Raise unless all are models, or results of log p(x)."""
+    import xarray
+
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"compare_models needs a mapping from names to {KINDS}; got {type(models).__name__}"
+        )
+    if not models:
+        raise ValueError(f"compare_models needs a mapping from names to {KINDS}; got an empty one")
+    for name, model in models.items():
+        if isinstance(model, xarray.Dataset):
+            if "log_evidence" not in model or not set(model.attrs) >= ATTRIBUTES:
+                raise TypeError(
+                    f"compare_models needs {KINDS}; got as {name!r} a Dataset that is no such "
+                    "result"
+                )
+        elif not isinstance(model, VAE) and not _is_pair(model):
+            raise TypeError(
+                f"compare_models needs {KINDS}; got as {name!r} a value of type "
+                f"{type(model).__name__}"
+            )
+        elif x is None:
+            raise ValueError(
+                f"compare_models needs x to score {name!r}; only results of log_evidence need none"
+            )
+
+
+def _is_pair(model: Any) -> bool:
+    return isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model)
+
+
+def problem_of(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
+    """A model and the data; none for an earlier result."""
+    import xarray
+
+    if isinstance(model, xarray.Dataset):
+        return None
+    try:
+        return Problem.of(model, x, c)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"compare_models was about to score {name!r}")
+        raise
+
+
+def refuse_other_data(
+    models: Mapping[Any, Any], problems: dict[Any, Problem | None], x: Any, c: Any
+) -> None:
+    """Raise unless x and all earlier results are of the same data and the same c."""
+    found = []
+    if x is not None:
+        some = next((problem.rows for problem in problems.values() if problem is not None), None)
+        rows = as_rows(x).given(None if c is None else as_rows(c)) if some is None else some
+        found.append(("x", len(rows), data_digest(rows)))
+    for name, result in models.items():
+        if problems[name] is not None:
+            continue
+        if not whole(result):
+            raise DataError(
+                f"compare_models needs whole results in their own order; {name!r} is a part of "
+                "one, or reordered; score these data by themselves"
+            )
+        about = result.sizes["datum"], result.attrs["data_digest"]
+        found.append((f"the result {name!r}", *about))
+
+    for (one, num, data), (other, others, other_data) in pairwise(found):
+        if num != others:
+            said = f"{one} has {num} data and {other} {others}"
+        elif data != other_data:
+            said = f"{one} and {other} are of different data, or of a different c"
+        else:
+            continue
+        raise DataError(
+            f"compare_models needs the same data for all models: {said}; score all on the same x "
+            "and c"
+        )
+
+
+def measure_of(name: Any, models: Mapping[Any, Any], problems: dict[Any, Problem | None]) -> str:
+    """What the likelihood is with respect to, found from one draw for the first datum."""
+    problem = problems[name]
+    if problem is None:
+        return models[name].attrs["measure"]
+    try:
+        with torch.no_grad(), evaluating(problem.model, problem.guide):
+            return problem.measure
+    except (TypeError, ValueError) as error:
+        error.add_note(f"compare_models was about to score {name!r}")
+        raise
+
+
+def refuse_other_measures(measures: dict[Any, str]) -> None:
+    """Raise unless all are on one scale."""
+    for (one, measure), (other, others) in pairwise(measures.items()):
+        if measure != others:
+            raise ValueError(
+                f"compare_models needs one scale for all models: {one!r} gives a {measure}, "
+                f"{other!r} a {others}; densities and probabilities have no common scale, nor have "
+                "densities on different spaces; give all models the same kind of likelihood, such "
+                "as, for whole numbers, discretized_logistic beside binomial, which both give "
+                "probabilities"
+            )
