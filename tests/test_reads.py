@@ -84,12 +84,19 @@ def test_a_report_reads_a_row_three_times_at_most(vae, x, tmp_path):
     assert x.most <= 3
 
 
+def test_gaps_read_a_row_three_times_at_most(vae, x):
+    """Once more where the weights of the best guide are too wild for log p(x)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pv.gaps(vae, x, steps=1, num_samples=25)
+    assert x.most <= 3
+
+
 JUDGES = {
     "terms": lambda vae, x: pv.terms(vae, x, num_samples=2),
     "annealing": lambda vae, x: pv.annealed_log_evidence(
         vae, x, num_distributions=2, chains=2, num_steps=1
     ),
-    "gaps": lambda vae, x: pv.gaps(vae, x, steps=1, num_samples=25),
     "predictions": lambda vae, x: pv.check_predictions(vae, x, num_samples=20),
     "models": lambda vae, x: pv.compare_models({"it": vae}, x, num_samples=3),
     "impute": lambda vae, x: vae.impute(x, num_samples=2),

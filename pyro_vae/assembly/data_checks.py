@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ from ..distributions.supports import base_of, innermost, inside
 from ..guards import mode, seeded
 from .base import UNCONDITIONAL, Assembly
 
+PRECISIONS = (torch.float32, torch.float64)
+EPS = torch.finfo(torch.float32).eps
+MERGED = 1e-3  # of the range of a cell, that rounding may move it by
 EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
 # Kind of support, what it needs, what to do with data outside.
 ADVICE: list[tuple[Any, str, str]] = [
@@ -59,9 +63,16 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
         DataError: A value is infinite, missing where that cannot be, outside the support, or where
             the density is zero or infinite; the message names row, column and value and says what
             to do.
+        TypeError: A parameter is in half precision.
         ValueError: A parameter of the VAE is not finite, or c is given to a VAE without condition.
     """
     for name, parameter in vae.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype not in PRECISIONS:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise TypeError(
+                f"a VAE needs parameters in single or double precision; got {name} in {kind}; "
+                "vae.float() brings them back, and torch.autocast runs networks in bfloat16"
+            )
         if not bool(parameter.isfinite().all()):
             raise ValueError(
                 f"the parameter {name} of the VAE is not finite; build or load it again"
@@ -83,9 +94,11 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
 def _check_values(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
     """Raise for the first value without a density, by a likelihood over one row."""
     cell, seen = innermost(likelihood), False
+    extremes = _Extremes()
     for chunk, x in rows.scan(like):
         infinite = f"{who} needs finite numbers"
         refuse(x.isinf(), x, rows, chunk, infinite, "drop these rows, or write NaN for missing")
+        extremes.add(x)
         missing = x.isnan()
         seen = seen or not bool(missing.all())
         if cell.event_shape == ():
@@ -100,6 +113,54 @@ def _check_values(rows: Rows, likelihood: Any, who: str, like: Tensor) -> None:
         refuse(without, x, rows, chunk, f"{who} needs values of finite, positive density", EDGE)
     if not seen:
         raise DataError(f"{who} needs data; every cell is missing (NaN)")
+    _refuse_what_rounding_merges(rows, extremes, who, like)
+
+
+class _Extremes:
+    """The smallest and the largest value of each cell, NaN left out."""
+
+    def __init__(self) -> None:
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        low, high = x.nan_to_num(math.inf).amin(0), x.nan_to_num(-math.inf).amax(0)
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)
+
+    def spread_and_size(self) -> tuple[Tensor, Tensor]:
+        """How far values are apart, and how large they are."""
+        assert self.low is not None
+        assert self.high is not None
+        low, high = self.low.double(), self.high.double()
+        return (high - low).clamp(min=0), torch.maximum(low.abs(), high.abs())
+
+
+def _refuse_what_rounding_merges(rows: Rows, found: _Extremes, who: str, like: Tensor) -> None:
+    """Raise for a cell that varies by little beside its size, such as a time in seconds since 1970:
+    single precision cannot tell its values apart.
+    """
+    spread, size = found.spread_and_size()
+    suspicious = EPS * size > MERGED * spread
+    if like.dtype == torch.float64 or not rows.is_fixed or not bool(suspicious.any()):
+        return
+    double, exact = torch.empty(0, dtype=torch.float64), _Extremes()
+    moved = torch.zeros_like(spread)
+    for chunk in rows.chunks():
+        x = rows.take(chunk, double)
+        exact.add(x)
+        rounding = (x.to(like.dtype).double() - x).abs().nan_to_num(0.0)
+        moved = torch.maximum(moved, rounding.amax(0).to(moved.device))
+    spread = exact.spread_and_size()[0].to(moved.device)
+    for cell in ((spread > 0) & (moved > MERGED * spread)).nonzero().tolist():
+        at = tuple(cell)
+        where = rows.locate(0, at).removeprefix("row 0").removeprefix(", ") or "its one number"
+        raise DataError(
+            f"{who} needs values that single precision can tell apart; got in {where} values "
+            f"{float(spread[at]):.3g} apart at most, which rounding moves by up to "
+            f"{float(moved[at]):.2g}; subtract their mean, or compute in double precision "
+            "(vae.double(), or torch.set_default_dtype(torch.float64) before the VAE is built)"
+        )
 
 
 def _outside(support: Any, x: Tensor) -> Iterator[tuple[Tensor, Any]]:

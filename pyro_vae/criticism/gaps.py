@@ -108,7 +108,7 @@ def _made_sure(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of these data alone: said of all, later
         better = log_evidence(
-            problem.only(wild),
+            problem.only(wild).in_memory(),
             num_samples=num_samples,
             tolerance=TOLERANCE,
             max_samples=10 * num_samples,

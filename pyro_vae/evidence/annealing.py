@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ..density.memory import tile_rows
+from ..density.precision import USUAL_TOLERANCE, precise
 from ..density.problem import Problem, Stream
 from ..density.target import Target
 from ..density.traced import Pair
@@ -107,13 +108,14 @@ def annealed_log_evidence(
             names = " or ".join(map(repr, known))
             raise ValueError(f"{name} must be {names}; got {choice!r}")
     problem = Problem.of(vae, x, c)
+    about = problem.about
+    problem = precise(problem, USUAL_TOLERANCE)
     betas = temperatures(num_distributions, schedule)
 
     parts = []
     bounds = []
     moved = []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
-        about = problem.about
         size = max(1, tile_rows(problem.device) // chains)
         for tile in problem.tiles(size, (seed, Stream.ANNEALING)):
             if "measure" not in about:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..density.memory import tile_data, tile_rows
+from ..density.precision import USUAL_TOLERANCE, precise
 from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..density.traced import Pair
@@ -95,6 +96,8 @@ def bridge_log_evidence(
     whole_number("seed", seed, at_least=0)
     problem = Problem.of(vae, x, c)
     posterior = needs_draws_of("bridge_log_evidence", posterior, problem)
+    about = problem.about
+    problem = precise(problem, USUAL_TOLERANCE)
     draws = {str(name): z.values for name, z in posterior["posterior"].to_dataset().items()}
     chains, each = next(iter(draws.values())).shape[:2]
     if chains * each < 50 or each < 8:
@@ -103,7 +106,6 @@ def bridge_log_evidence(
 
     parts = []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
-        about = problem.about
         for tile in problem.tiles(tile_data(problem.device), (seed, Stream.BRIDGE)):
             if "measure" not in about:
                 about["measure"] = tile.densities.measure

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from ..density.memory import Memory, tile_data
+from ..density.precision import USUAL_TOLERANCE, precise
 from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import evaluating, whole_number
@@ -126,10 +127,11 @@ def log_evidence(
     if tolerance is not None:
         _check(tolerance, max_samples, num_samples, more)
     problem = Problem.of(vae, x, c)
+    about = problem.about
+    problem = precise(problem, USUAL_TOLERANCE if tolerance is None else tolerance)
     memory = Memory(problem.device, max_bytes)
 
     with torch.no_grad(), evaluating(problem.model, problem.guide):
-        about = problem.about
         earlier = None if more is None else from_dataset(more, about)
         if tolerance is not None and not problem.sums_exactly:
             budget = Budget(num_samples, tolerance, max_samples)
