@@ -84,6 +84,7 @@ def test_a_report_reads_a_row_three_times_at_most(vae, x, tmp_path):
     assert x.most <= 3
 
 
+@pytest.mark.slow
 def test_gaps_read_a_row_three_times_at_most(vae, x):
     """Once more where the weights of the best guide are too wild for log p(x)."""
     with warnings.catch_warnings():

@@ -4,8 +4,9 @@ Each datum climbs until its error is at most the tolerance:
 
 1. ``guide``: draws of the guide, with as many of wide distributions beside them (:mod:`.defence`),
    as many as it takes;
-2. ``refined``: a wide Student-t with the mean and covariance of the datum's own posterior, from
-   short chains of HMC that begin at the guide, mixed with the prior;
+2. ``refined``: a wide Student-t with the mean and covariance of the datum's own posterior, mixed
+   with the prior: first from weighted draws, and where that is not enough, from short chains of
+   HMC that begin at the guide;
 3. ``annealed``: annealed importance sampling from there.
 
 The error is the standard error where k-hat is at most 0.5. Above, the variance need not exist, and
@@ -34,7 +35,7 @@ from .annealing import temperatures
 from .annealing_path import AnnealingPath
 from .defence import FINITE_VARIANCE, defended_weights
 from .pareto import khat_limit
-from .proposals import CHAINS, StudentTMixture, defended, of_guide, of_posterior
+from .proposals import CHAINS, StudentTMixture, adapted, defended, of_guide, of_posterior
 from .weights import Weights, concatenate, from_blocks
 
 RUNGS = ("guide", "refined", "annealed")
@@ -61,6 +62,11 @@ class Budget:
     num_samples: int
     tolerance: float
     max_samples: int
+
+    @property
+    def distributions(self) -> list[int]:
+        """How finely annealing goes: by so many distributions, and then by so many."""
+        return [num for num in DISTRIBUTIONS if num <= max(DISTRIBUTIONS[0], self.max_samples)]
 
     def is_met(self, weights: Weights) -> Tensor:
         """Which data have a small error that can be trusted."""
@@ -161,14 +167,19 @@ class _Escalation:
         if len(left) == 0:
             return
         target = self._target(left)
-        found = of_posterior(target, of_guide(target))
+        moments = adapted(target, of_guide(target))
+        self._sampled(left, moments)
+
+        still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
+        left = left[still]
+        found = of_posterior(target.select(still), moments.select(still)) if len(left) else None
         if found is None:
             return
         alive, moments = found
         left = left[alive]
 
         self._sampled(left, moments)
-        for number in DISTRIBUTIONS:
+        for number in self.budget.distributions:
             still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
             left, moments = left[still], moments.select(still)
             if len(left):

@@ -23,7 +23,11 @@ from ..posterior.hmc import BatchedHMC, evaluate
 FREEDOM = 8.0  # degrees of freedom of the Student-t distributions
 MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
 PRIOR_SHARE = 0.1  # of the draws
+ADAPTING = ((1.2, 2.5), (1.0, 2.0), (1.0, 1.5))  # the widths of rounds of adaptation
+ADAPTING_DRAWS = 1000
+EFFECTIVE = 3.0  # draws for each dimension, at least, that moments are taken of
 CHAINS = 16  # of HMC, for the moments of the posterior
+MOST_STEPS = 16  # of their trajectories: moments need no more
 WARMUP = 150
 DRAWS = 100
 
@@ -107,7 +111,7 @@ def of_posterior(target: Target, guide: StudentTMixture) -> tuple[Tensor, Studen
 
     start = _first_inside(draws, inside)[:, alive]
     scale = guide.factor[alive].square().sum(-1).sqrt()
-    kernel = BatchedHMC(target.select(alive), start, scale=scale)
+    kernel = BatchedHMC(target.select(alive), start, scale=scale, most_steps=MOST_STEPS)
     kernel.setup(WARMUP)
     positions = []
     params = kernel.initial_params
@@ -131,8 +135,55 @@ def _first_inside(draws: Tensor, inside: Tensor) -> Tensor:
     return draws.gather(0, picked[..., None].expand(-1, -1, draws.shape[-1]))
 
 
+def adapted(target: Target, guide: StudentTMixture) -> StudentTMixture:
+    """A proposal with the mean and the covariance of each posterior, from weighted draws, round
+    after round, without a gradient (Cappé et al., 2004, https://doi.org/10.1198/106186004X12803).
+
+    Weights are truncated at the square root of the number of draws times their mean (Ionides, 2008,
+    https://doi.org/10.1198/106186008X320456). A datum with too few effective draws stays as it was.
+    """
+    proposal = guide
+    size = guide.mean.shape[-1]
+    for widths in ADAPTING:
+        blocks = list(_drawn(target, replace(proposal, widths=widths), ADAPTING_DRAWS))
+        position, log_weight = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        log_weight = log_weight.nan_to_num(-math.inf, posinf=-math.inf)
+        most = log_weight.logsumexp(0) - math.log(len(log_weight)) / 2
+        share = torch.minimum(log_weight, most).softmax(0)
+        ess = 1 / share.square().sum(0)
+        mean, factor = _moments(position, share.to(position), ess.to(position), proposal)
+        enough = ess >= EFFECTIVE * size
+        proposal = StudentTMixture(
+            torch.where(enough[:, None], mean, proposal.mean),
+            torch.where(enough[:, None, None], factor, proposal.factor),
+        )
+    return proposal
+
+
+def _moments(
+    position: Tensor, share: Tensor, ess: Tensor, before: StudentTMixture
+) -> tuple[Tensor, Tensor]:
+    """Mean and Cholesky factor of the covariance of weighted draws; where they have no spread, that
+    of before.
+    """
+    mean = torch.einsum("kn,kni->ni", share, position)
+    centred = position - mean
+    covariance = torch.einsum("kn,kni,knj->nij", share, centred, centred)
+    diagonal = torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    kept = (ess / (ess + 5.0 * mean.shape[-1]))[:, None, None]
+    factor, failed = torch.linalg.cholesky_ex(kept * covariance + (1 - kept) * diagonal)
+    good = (failed == 0) & factor.isfinite().all(-1).all(-1)
+    return mean, torch.where(good[:, None, None], factor, before.factor)
+
+
 def defended(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
     """Log weights of `num` draws, in blocks ``(K', N)``: some of the prior, the rest proposed."""
+    for _, log_weight in _drawn(target, proposal, num):
+        yield log_weight
+
+
+def _drawn(target: Target, proposal: StudentTMixture, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions and log weights of `num` draws, in blocks."""
     size = max(10, tile_rows(proposal.mean.device) // len(proposal.mean))
     for done in range(0, num, size):
         block = min(size, num - done)
@@ -148,4 +199,4 @@ def defended(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Te
         if from_prior:
             log_proposal = torch.logaddexp(log_proposal, math.log(share) + prior)
         mixed_strata = torch.randperm(block, device=u.device)
-        yield (prior + likelihood - log_proposal)[mixed_strata]
+        yield u[mixed_strata], (prior + likelihood - log_proposal)[mixed_strata]

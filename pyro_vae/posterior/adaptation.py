@@ -28,10 +28,13 @@ class Adaptation:
     Arguments:
         spread: The first guess at the standard deviations of each posterior, of shape ``(N, D)``.
         target_acceptance: The mean acceptance that the step sizes are tuned to.
+        most_steps: The most steps of a trajectory.
     """
 
-    def __init__(self, spread: Tensor, target_acceptance: float) -> None:
-        self.target_acceptance = target_acceptance
+    def __init__(
+        self, spread: Tensor, target_acceptance: float, most_steps: int = MOST_STEPS
+    ) -> None:
+        self.target_acceptance, self.most_steps = target_acceptance, most_steps
         self.scale = torch.diag_embed(spread)
         self.step_size = torch.full_like(spread[:, 0], 0.5)
         self.num_steps = 4
@@ -71,7 +74,7 @@ class Adaptation:
     def _settle(self, step_size: Tensor) -> None:
         """As many steps as most data need for a trajectory; others go as far by smaller ones."""
         needed = (LENGTH / step_size).quantile(0.9)
-        self.num_steps = int(needed.ceil().clamp(1, MOST_STEPS))
+        self.num_steps = int(needed.ceil().clamp(1, self.most_steps))
         self.step_size = step_size.clamp(max=LENGTH / self.num_steps)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..guards import whole_number
 from ..recorded import Recorded
-from .adaptation import Adaptation
+from .adaptation import MOST_STEPS, Adaptation
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -179,6 +179,7 @@ class BatchedHMC(MCMCKernel):
         scale: The first guess at the spread of each datum's posterior: standard deviations, of
             shape ``(N, D)``.
         target_acceptance: The mean acceptance that the step sizes are tuned to.
+        most_steps: The most steps of a trajectory.
 
     Raises:
         ValueError: The density is not finite where a chain begins.
@@ -191,11 +192,12 @@ class BatchedHMC(MCMCKernel):
         *,
         scale: Tensor,
         target_acceptance: float = 0.8,
+        most_steps: int = MOST_STEPS,
     ) -> None:
         self.evaluated = Recorded(functools.partial(with_gradient, log_density))
         self.transforms: dict = {}
         self.initial_params = {"position": position}
-        self.adaptation = Adaptation(scale, target_acceptance)
+        self.adaptation = Adaptation(scale, target_acceptance, most_steps)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
