@@ -31,6 +31,7 @@ import pyro_vae as pv
 
 CONCENTRATIONS = (0.1, 0.3, 0.5, 2.0)
 GUIDES = ("normal", "multivariate_normal", "student_t", "spline_flow", "narrow", "shifted")
+TOO_SLOW = {("linear gaussian 50", "spline_flow")}  # some seconds for each datum
 MOVED = {"narrow": {"shrink": 0.2}, "shifted": {"shift": 3.0}}  # what is done to a fitted normal
 PRECISIONS = (torch.float64, torch.float32)
 TOLERANCE = 0.05
@@ -193,6 +194,8 @@ def measure(names: list[str], data: int, num_samples: int) -> pd.DataFrame:
     """A row for each datum in each cell of the grid."""
     rows = []
     for name, guide in itertools.product(names, GUIDES):
+        if (name, guide) in TOO_SLOW:
+            continue
         torch.manual_seed(0)
         known = Known.named(name, data)
         vae = fitted(known, guide)

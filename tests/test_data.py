@@ -100,13 +100,13 @@ def test_every_source_trains_and_scores_alike(kind, tmp_path):
     b = pv.fit(reference, COUNTS, epochs=2, progress=False)
     assert a.loss.equals(b.loss)
     first = pv.log_evidence(vae, SOURCES[kind](COUNTS, tmp_path), num_samples=5)
-    assert first.identical(pv.log_evidence(reference, COUNTS, num_samples=5))
+    assert first.equals(pv.log_evidence(reference, COUNTS, num_samples=5))
 
 
 def test_booleans_are_converted():
     vae = vae_for("bernoulli")
     a = pv.log_evidence(vae, COUNTS % 2 == 1, num_samples=5)
-    assert a.identical(pv.log_evidence(vae, COUNTS % 2, num_samples=5))
+    assert a.equals(pv.log_evidence(vae, COUNTS % 2, num_samples=5))
 
 
 def test_a_memory_map_is_read_row_by_row(tmp_path):

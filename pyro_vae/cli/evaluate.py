@@ -15,6 +15,7 @@ from ..criticism.posteriors import compare_posteriors, summarize
 from ..criticism.report import report as write_report
 from ..evidence.escalation import RUNGS
 from ..evidence.evidence import log_evidence
+from ..evidence.flags import SAID
 from ..posterior.mcmc import sample_posterior
 from .arguments import (
     ConditionFile,
@@ -55,6 +56,10 @@ def evaluate(
     max_samples: Annotated[
         int, option("With a tolerance, the most samples of one rung.", "K", min=1)
     ] = 20_000,
+    max_seconds: Annotated[
+        float | None,
+        option("End by then with the best there is, flagged.", "SECONDS", show_default="no limit"),
+    ] = None,
     num: Annotated[
         int | None, option("Use the first N data.", "N", "--num", "-n", show_default="all", min=1)
     ] = None,
@@ -80,7 +85,14 @@ def evaluate(
     prepare_file(picture, ".png")
     vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
     found = log_evidence(
-        vae, x, c, num_samples=num_samples, tolerance=tolerance, max_samples=max_samples, seed=seed
+        vae,
+        x,
+        c,
+        num_samples=num_samples,
+        tolerance=tolerance,
+        max_samples=max_samples,
+        max_seconds=max_seconds,
+        seed=seed,
     )
     console().print(_evidence_table(found))
 
@@ -205,6 +217,9 @@ def _evidence_table(found: xarray.Dataset) -> Table:
     table.add_row("mean ELBO in nats", f"{float(found.elbo.mean(skipna=False)):.2f}")
     table.add_row("mean bias of finite K in nats", f"{float(found.bias.mean(skipna=False)):.2g}")
     table.add_row("flagged, not to be trusted", f"{attrs['flagged']} of {num}")
+    for reason in SAID:
+        if count := attrs.get(f"flagged_{reason.replace(' ', '_')}"):
+            table.add_row(f"  {reason}", f"{count} of {num}")
     if "rung" in found:
         for rung in RUNGS:
             table.add_row(f"needed the rung {rung}", f"{int((found.rung == rung).sum())} of {num}")

@@ -84,6 +84,7 @@ class AnnealingPath:
         scale: The factor of each datum that the momenta are scaled by, of shape ``(N, D, D)``.
         step_sizes: For each temperature and datum, of shape ``(T + 1, N)``.
         between: The density and its gradient, of a position and an inverse temperature inside.
+        tick: Called at each temperature.
     """
 
     target: Target
@@ -93,16 +94,24 @@ class AnnealingPath:
     scale: Tensor
     step_sizes: Tensor
     between: Recorded
+    tick: Callable[[], None]
 
     @classmethod
-    def tuned(cls, target: Target, base: Base, betas: list[float], num_steps: int) -> AnnealingPath:
+    def tuned(
+        cls,
+        target: Target,
+        base: Base,
+        betas: list[float],
+        num_steps: int,
+        tick: Callable[[], None] = lambda: None,
+    ) -> AnnealingPath:
         """A path whose step sizes are found by a pilot: chains that are thrown away."""
         draws = base.sample(torch.Size([SCALE_DRAWS])).detach()
         scale = covariance_factor(draws, torch.diag_embed(draws.std(0)))
         size = torch.full_like(draws[0, :, 0], draws.shape[-1] ** -0.25)
         sizes = size.expand(len(betas), -1)
         between = Recorded(functools.partial(_between, target, base))
-        path = cls(target, base, betas, num_steps, scale, sizes, between)
+        path = cls(target, base, betas, num_steps, scale, sizes, between, tick)
         return replace(path, step_sizes=path._pilot(size))
 
     def forward(self, chains: int) -> tuple[Tensor, Tensor]:
@@ -149,6 +158,7 @@ class AnnealingPath:
         ), there  # a chain may be outside
 
     def _moved(self, state: HMCState, t: int) -> tuple[HMCState, Tensor]:
+        self.tick()
         state, info = transition(
             functools.partial(self._at, t),
             state,

@@ -42,6 +42,7 @@ def adjusted(
     Returns:
         Both of shape ``(N,)``, 1 where there are no control variates, or they are of no use.
     """
+    num = num.clamp(min=1)
     mean = sums[:CONTROLS] / num
     second = torch.stack([sums[CONTROLS + j] for j in (0, 1, 1, 2)]) / num
     covariance = second.unflatten(0, (CONTROLS, CONTROLS)) - mean[:, None] * mean

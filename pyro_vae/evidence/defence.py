@@ -31,6 +31,7 @@ from ..guards import seed_of, seeded
 from .controls import CONTROLS
 from .importance import blocks, importance_weights
 from .proposals import StudentTMixture, of_guide
+from .watch import Watch
 from .weights import Summing, Weights
 
 WIDTHS = (1.2, 2.5)  # of the Student-t, in standard deviations of the guide
@@ -65,8 +66,10 @@ def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
     return {"refuted": apart.numpy(), "heavy_tail": wild.numpy()}
 
 
-def defended_weights(tile: Tile, num_guide: int, num_wide: int, memory: Memory) -> Defended:
-    """Draws of the guide, and others beside them.
+def defended_weights(
+    tile: Tile, num_guide: int, num_wide: int, memory: Memory, watch: Watch
+) -> Defended:
+    """Draws of the guide, and others beside them; fewer, if the time of the tile is over.
 
     Where there are no others, as of discrete latents, the mixture is the guide alone.
     """
@@ -75,7 +78,7 @@ def defended_weights(tile: Tile, num_guide: int, num_wide: int, memory: Memory) 
     except (TypeError, ValueError):  # discrete latents; supports that move with other latents
         target = None
     if target is None:
-        alone = importance_weights(tile, num_guide, memory)
+        alone = importance_weights(tile, num_guide, memory, watch)
         return Defended(alone, alone)
 
     guide, mixture = Summing(tile.precision), Summing(tile.precision)
@@ -84,7 +87,7 @@ def defended_weights(tile: Tile, num_guide: int, num_wide: int, memory: Memory) 
         wide = defence.wide_draws()
     done = 0
     with tile.seeded():
-        for begin, end in blocks(tile, num_guide):
+        for begin, end in watch.until_over(blocks(tile, num_guide)):
             terms, weighed = defence.of_guide(end - begin, memory)
             guide.add(terms.log_weight)
             parts = [weighed]

@@ -18,12 +18,12 @@ All proposals but the guide live in unconstrained space (:mod:`.proposals`).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +36,8 @@ from .annealing_path import AnnealingPath
 from .defence import FINITE_VARIANCE, defended_weights
 from .pareto import khat_limit
 from .proposals import CHAINS, StudentTMixture, adapted, defended, of_guide, of_posterior
-from .weights import Weights, concatenate, from_blocks
+from .watch import OutOfTime, Watch
+from .weights import Weights, concatenate, from_blocks, unreached
 
 RUNGS = ("guide", "refined", "annealed")
 REFUTED = 4.0  # standard errors
@@ -79,54 +80,82 @@ class Budget:
         return (~self.is_met(weights) & ~broken).nonzero()[:, 0]
 
 
+@dataclass(frozen=True)
+class Climbed:
+    """How far some data have come.
+
+    Arguments:
+        weights: The best weights.
+        rung: The number of the rung that they are of, of shape ``(N,)``.
+        elbo: The ELBO of the guide, of shape ``(N,)``.
+        stopped: Which data would have climbed on, had there been time, of shape ``(N,)``.
+    """
+
+    weights: Weights
+    rung: Tensor
+    elbo: Tensor
+    stopped: Tensor
+
+
 def escalate(
-    problem: Problem, budget: Budget, seed: int, memory: Memory, about: dict[str, Any]
-) -> tuple[Weights, np.ndarray, Tensor]:
+    problem: Problem,
+    budget: Budget,
+    watch: Watch,
+    seed: int,
+    memory: Memory,
+    about: dict[str, Any],
+) -> Climbed:
     """Weights that meet the tolerance where some proposal does.
 
     A datum that no proposal satisfies keeps the best it had; one with a weight that is NaN stays as
     it is.
-
-    Returns:
-        The weights; the name of the rung that they are of; and the ELBO of the guide.
     """
-    weights = []
-    rungs = []
-    bounds = []
-    device = problem.device
-    size = tile_rows(device) // CHAINS  # as many data as fill the decoder with chains
+    found = []
+    size = tile_rows(problem.device) // CHAINS  # as many data as fill the decoder with chains
     for tile in problem.tiles(size, (seed, Stream.ESCALATION)):
-        parts = [
-            defended_weights(part, *_halves(budget.num_samples), memory)
-            for part in tile.split(tile_data(device), (seed,))
-        ]
+        ended = watch.has_ended
+        watch.begin(len(tile))
+        found.append(_missed(tile) if ended else _climbed(tile, budget, watch, seed, memory))
         if "measure" not in about:
             about["measure"] = tile.densities.measure
-        of_guide = concatenate([part.guide for part in parts])
-        bounds.append(of_guide.total / of_guide.num)
-        first = concatenate([part.mixture for part in parts])
-        best, rung = _escalated(tile, first, budget, seed, memory)
-        weights.append(best)
-        rungs.append(rung)
-    return concatenate(weights), np.array(RUNGS)[torch.cat(rungs).numpy()], torch.cat(bounds)
+    rung, elbo, stopped = (
+        torch.cat([getattr(part, name) for part in found]) for name in ("rung", "elbo", "stopped")
+    )
+    return Climbed(concatenate([part.weights for part in found]), rung, elbo, stopped)
 
 
-def _escalated(
-    tile: Tile, weights: Weights, budget: Budget, seed: int, memory: Memory
-) -> tuple[Weights, Tensor]:
-    """The best weights of a tile, and their rungs."""
+def _missed(tile: Tile) -> Climbed:
+    """A tile that there was no time for."""
+    nothing = unreached(len(tile), tile.precision)
+    no_rung, all_of_them = torch.zeros(len(tile), dtype=torch.long), torch.ones(len(tile)).bool()
+    return Climbed(nothing, no_rung, nothing.total, all_of_them)
+
+
+def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory) -> Climbed:
+    """A tile, from the first rung on."""
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
         own = seed_of(seed, tile.number, Stream.LENGTHENING, done)
-        return defended_weights(tile.select(index, own), *_halves(num), memory).mixture
+        return defended_weights(tile.select(index, own), *_halves(num), memory, watch).mixture
 
-    weights = _lengthened(weights, draw, budget)
-    if tile.densities.is_discrete:  # there is no unconstrained space for other proposals
-        return weights, torch.zeros(len(tile), dtype=torch.long)
-    with tile.seeded():
-        escalation = _Escalation(tile, weights, budget)
-        escalation.run()
-    return escalation.weights, escalation.rung
+    with watch.on(RUNGS[0], len(tile)):
+        parts = [
+            defended_weights(part, *_halves(budget.num_samples), memory, watch)
+            for part in tile.split(tile_data(tile.problem.device), (seed,))
+        ]
+        of_guide = concatenate([part.guide for part in parts])
+        first = concatenate([part.mixture for part in parts])
+        weights = _lengthened(first, draw, budget, watch)
+        watch.draws[RUNGS[0]] += int(weights.num.sum())
+
+    escalation = _Escalation(tile, weights, budget, watch)
+    if not tile.densities.is_discrete:  # there is no unconstrained space for other proposals
+        with tile.seeded(), contextlib.suppress(OutOfTime):
+            escalation.run()
+    stopped = torch.zeros(len(tile), dtype=torch.bool)
+    stopped[budget.needy(escalation.weights)] = watch.is_over
+    elbo = of_guide.total / of_guide.num
+    return Climbed(escalation.weights, escalation.rung, elbo, stopped)
 
 
 def _halves(num: int) -> tuple[int, int]:
@@ -140,7 +169,7 @@ def _error(weights: Weights) -> Tensor:
     return weights.se * weights.num**excess
 
 
-def _lengthened(weights: Weights, draw: Draw, budget: Budget) -> Weights:
+def _lengthened(weights: Weights, draw: Draw, budget: Budget, watch: Watch) -> Weights:
     """With draws doubled, again and again, for data whose error will then be small enough."""
     while True:
         done = int(weights.num.max())
@@ -148,7 +177,7 @@ def _lengthened(weights: Weights, draw: Draw, budget: Budget) -> Weights:
         promising = (needed <= budget.max_samples) & (weights.khat <= FINITE_VARIANCE)
         promising &= ~budget.is_met(weights) & (weights.num == done)
         index = promising.nonzero()[:, 0]
-        if len(index) == 0 or done >= budget.max_samples:
+        if len(index) == 0 or done >= budget.max_samples or watch.is_over:
             return weights
         more = draw(index, min(done, budget.max_samples - done), done)
         weights = weights.replace(index, weights.select(index).merge(more))
@@ -157,8 +186,8 @@ def _lengthened(weights: Weights, draw: Draw, budget: Budget) -> Weights:
 class _Escalation:
     """A tile of data, the best weights so far, and the rung they are of."""
 
-    def __init__(self, tile: Tile, weights: Weights, budget: Budget) -> None:
-        self.tile, self.budget = tile, budget
+    def __init__(self, tile: Tile, weights: Weights, budget: Budget, watch: Watch) -> None:
+        self.tile, self.budget, self.watch = tile, budget, watch
         self.weights, self.rung = weights, torch.zeros(len(tile), dtype=torch.long)
 
     def run(self) -> None:
@@ -166,24 +195,29 @@ class _Escalation:
         left = self.budget.needy(self.weights)
         if len(left) == 0:
             return
-        target = self._target(left)
-        moments = adapted(target, of_guide(target))
-        self._sampled(left, moments)
+        self.watch.tick()
+        with self.watch.on(RUNGS[1], len(left)):
+            target = self._target(left)
+            moments = adapted(target, of_guide(target))
+            self._sampled(left, moments)
 
-        still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
-        left = left[still]
-        found = of_posterior(target.select(still), moments.select(still)) if len(left) else None
-        if found is None:
-            return
-        alive, moments = found
-        left = left[alive]
+            still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
+            if len(still) == 0:
+                return
+            target, moments = target.select(still), moments.select(still)
+            found = of_posterior(target, moments, self.watch.tick)
+            if found is None:
+                return
+            alive, moments = found
+            left = left[still][alive]
+            self._sampled(left, moments)
 
-        self._sampled(left, moments)
         for number in self.budget.distributions:
             still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
             left, moments = left[still], moments.select(still)
             if len(left):
-                self._annealed(left, moments, number)
+                with self.watch.on(RUNGS[2], len(left)):
+                    self._annealed(left, moments, number)
 
     def _target(self, index: Tensor) -> Target:
         return Target(self.tile.densities.select(index))
@@ -197,7 +231,9 @@ class _Escalation:
             return from_blocks(blocks, self.tile.precision)
 
         first = draw(torch.arange(len(index)), self.budget.num_samples, 0)
-        self._keep(1, index, _lengthened(first, draw, self.budget))
+        weights = _lengthened(first, draw, self.budget, self.watch)
+        self.watch.draws[RUNGS[1]] += int(weights.num.sum())
+        self._keep(1, index, weights)
 
     def _annealed(self, index: Tensor, moments: StudentTMixture, num_distributions: int) -> None:
         parts = []
@@ -206,9 +242,10 @@ class _Escalation:
             base = replace(moments.select(some), widths=WIDTHS)
             schedule = temperatures(num_distributions, "sigmoidal")
             target = self._target(index[some])
-            path = AnnealingPath.tuned(target, base, schedule, ANNEALED_STEPS)
+            path = AnnealingPath.tuned(target, base, schedule, ANNEALED_STEPS, self.watch.tick)
             log_weight, _ = path.forward(ANNEALED_CHAINS)
             parts.append(from_blocks([log_weight], self.tile.precision))
+        self.watch.draws[RUNGS[2]] += ANNEALED_CHAINS * len(index)
         self._keep(2, index, concatenate(parts))
 
     def _keep(self, rung: int, index: Tensor, new: Weights) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..density.memory import Memory, tile_data
 from ..density.precision import USUAL_TOLERANCE, precise
@@ -30,11 +31,12 @@ from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..vae import VAE
-from .defence import defended_weights, refuted
+from .defence import Defended, defended_weights, refuted
 from .escalation import RUNGS, Budget, escalate
 from .flags import warn_of_flags
 from .results import as_dataset, exact_figures, from_dataset
-from .weights import Weights, concatenate
+from .watch import Watch
+from .weights import Weights, concatenate, unreached
 
 if TYPE_CHECKING:
     import xarray
@@ -46,6 +48,7 @@ LEAST = 25  # draws with which k-hat is known
 REMEDY = (
     "give a tolerance, which escalates; or fit the guide with beta=2.0 and the model held fixed"
 )
+LATE = "raise max_seconds, or ask for a larger tolerance or fewer samples"
 SPENT = "no rung held: raise max_samples, or look at these data and at the model"
 
 
@@ -60,6 +63,8 @@ def log_evidence(
     more: xarray.Dataset | None = None,
     seed: int = 0,
     max_bytes: int | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
 ) -> xarray.Dataset:
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
     exact sum.
@@ -84,6 +89,9 @@ def log_evidence(
         max_bytes: About how much memory the model may take at once (default: 32 MB, which a cache
             holds; on a GPU, a quarter of what is free); never another answer, but for
             rounding.
+        max_seconds: About how long it may take: then it ends with the best there is, and flags what
+            would have been given more. Every tile of data gets its share.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A dataset over the dimension ``datum``, all in nats per datum where they are log densities:
@@ -124,9 +132,9 @@ def log_evidence(
         ("seed", seed, 0),
     ):
         whole_number(name, value, at_least=least)
-    if tolerance is not None:
-        _check(tolerance, max_samples, num_samples, more)
+    _check(tolerance, max_seconds, max_samples, num_samples, more)
     problem = Problem.of(vae, x, c)
+    watch = Watch(len(problem), progress=progress, max_seconds=max_seconds)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE if tolerance is None else tolerance)
     memory = Memory(problem.device, max_bytes)
@@ -135,20 +143,29 @@ def log_evidence(
         earlier = None if more is None else from_dataset(more, about)
         if tolerance is not None and not problem.sums_exactly:
             budget = Budget(num_samples, tolerance, max_samples)
-            weights, rung, of_guide = escalate(problem, budget, seed, memory, about)
-            extra = {"rung": rung, "elbo": of_guide.numpy(force=True)}
+            with watch:
+                climbed = escalate(problem, budget, watch, seed, memory, about)
+            weights, stopped = climbed.weights, climbed.stopped
+            extra = {"rung": np.array(RUNGS)[climbed.rung], "elbo": climbed.elbo.numpy(force=True)}
             flagged: dict[str, np.ndarray] = {}
         else:
-            weights, second = _of_guide(problem, num_samples, seed, memory, about, earlier)
+            with watch:
+                done = 0 if earlier is None else int(earlier.num.max())
+                draws = _of_guide(problem, num_samples, watch, seed, memory, about, done)
+            weights, second, stopped = draws
+            if earlier is not None and not problem.sums_exactly:
+                weights = earlier.merge(weights)
             flagged = {} if second is None else refuted(weights, second)
             extra = {} if tolerance is None else {"rung": np.full(len(problem), RUNGS[0])}
             if second is not None:
                 extra["second_opinion"] = second.log_evidence.numpy()
+        flagged["out_of_time"] = stopped.numpy()
         if problem.sums_exactly:
             extra |= exact_figures(weights)
-        result = as_dataset(weights, about, flagged, **extra)
+        result = as_dataset(weights, about | watch.attrs, flagged, **extra)
 
-    warn_of_flags(result, REMEDY if tolerance is None else SPENT)
+    remedy = REMEDY if tolerance is None else SPENT
+    warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else remedy)
     if tolerance is not None:
         _warn_of_tolerance(result, tolerance)
     return result
@@ -157,27 +174,35 @@ def log_evidence(
 def _of_guide(
     problem: Problem,
     num_samples: int,
+    watch: Watch,
     seed: int,
     memory: Memory,
     about: dict[str, Any],
-    earlier: Weights | None,
-) -> tuple[Weights, Weights | None]:
-    """The weights of draws of the guide, and of those that were drawn earlier; and those of a
-    mixture with other draws beside them.
+    done: int,
+) -> tuple[Weights, Weights | None, Tensor]:
+    """The weights of draws of the guide, after so many; those of a mixture with other draws beside
+    them; and for which data there was not enough time.
     """
-    done = 0 if earlier is None else int(earlier.num.max())
     stream = (seed, done) if done else (seed,)  # added draws are others
     parts = []
     too_few = problem.sums_exactly or num_samples < LEAST
     beside = 0 if too_few else min(max(num_samples // BESIDE, LEAST_BESIDE), MOST_BESIDE)
     for tile in problem.tiles(tile_data(problem.device), stream):
-        parts.append(defended_weights(tile, num_samples, beside, memory))
+        ended = watch.has_ended
+        watch.begin(len(tile))
+        with watch.on(RUNGS[0], len(tile)):
+            if ended:
+                nothing = unreached(len(tile), tile.precision)
+                parts.append(Defended(nothing, nothing))
+            else:
+                parts.append(defended_weights(tile, num_samples, beside, memory, watch))
         if "measure" not in about:
             about["measure"] = tile.densities.measure
     weights = concatenate([part.guide for part in parts])
-    if earlier is not None and not problem.sums_exactly:
-        weights = earlier.merge(weights)
-    return weights, concatenate([part.mixture for part in parts]) if beside else None
+    watch.draws[RUNGS[0]] += int(weights.num.sum())
+    mixture = concatenate([part.mixture for part in parts]) if beside else None
+    stopped = (weights.num < num_samples) & (not problem.sums_exactly)
+    return weights, mixture, stopped
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
@@ -191,15 +216,12 @@ def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
         )
 
 
-def _check(tolerance: Any, max_samples: Any, num_samples: int, more: Any) -> None:
-    if (
-        isinstance(tolerance, bool)
-        or not isinstance(tolerance, (int, float))
-        or not 0 < tolerance < math.inf
-    ):
-        raise ValueError(
-            f"tolerance must be a standard error in nats above 0, such as 0.05; got {tolerance!r}"
-        )
+def _check(tolerance: Any, max_seconds: Any, max_samples: Any, num_samples: int, more: Any) -> None:
+    if max_seconds is not None:
+        _above_zero("max_seconds", "a number of seconds", max_seconds, "60")
+    if tolerance is None:
+        return
+    _above_zero("tolerance", "a standard error in nats", tolerance, "0.05")
     whole_number("num_samples with a tolerance", num_samples, at_least=LEAST)
     whole_number("max_samples", max_samples, at_least=num_samples)
     if more is not None:
@@ -207,3 +229,14 @@ def _check(tolerance: Any, max_samples: Any, num_samples: int, more: Any) -> Non
             "more adds draws of the guide, a tolerance says how many are wanted; give one of the "
             "two"
         )
+
+
+def _above_zero(name: str, what: str, value: Any, example: str) -> None:
+    """Raise unless a number is one, finite and above 0.
+
+    Raises:
+        ValueError: It is not.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be {what} above 0, such as {example}; got {value!r}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import xarray
 
 SAID = {  # by reason, the gravest first
+    "out of time": "max_seconds were over before it was known",
     "not finite": "it is not finite",
     "heavy tail": "the weights have too heavy a tail (k-hat)",
     "refuted": "draws beside those of the guide refute it",

@@ -15,16 +15,20 @@ import torch
 from ..density.memory import Memory, tile_data, tile_rows
 from ..density.problem import Tile
 from ..density.terms import Terms
+from .watch import Watch
 from .weights import Weights, from_blocks
 
 
-def importance_weights(tile: Tile, num_samples: int, memory: Memory) -> Weights:
-    """The weights of draws from the guide for one tile; of a discrete latent, all its values."""
+def importance_weights(tile: Tile, num_samples: int, memory: Memory, watch: Watch) -> Weights:
+    """The weights of draws from the guide for one tile, fewer if its time is over; of a discrete
+    latent, all its values.
+    """
     with tile.seeded():
         if tile.problem.sums_exactly:
             return _exact(tile.densities.enumerated(memory), tile.precision)
         drawn = (
-            tile.terms(end - begin, memory).log_weight for begin, end in blocks(tile, num_samples)
+            tile.terms(end - begin, memory).log_weight
+            for begin, end in watch.until_over(blocks(tile, num_samples))
         )
         return from_blocks(drawn, tile.precision)
 

@@ -9,7 +9,7 @@ https://doi.org/10.1080/00401706.1995.10484303), and it is drawn as a stratum of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,12 +90,15 @@ def of_guide(target: Target) -> StudentTMixture:
     return StudentTMixture(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
 
 
-def of_posterior(target: Target, guide: StudentTMixture) -> tuple[Tensor, StudentTMixture] | None:
+def of_posterior(
+    target: Target, guide: StudentTMixture, tick: Callable[[], None]
+) -> tuple[Tensor, StudentTMixture] | None:
     """A proposal with the mean and the covariance of each posterior, from short chains of HMC.
 
     Arguments:
         target: The joint density.
         guide: The moments of the guide, which say how far the chains may step at first.
+        tick: Called at each step of the chains.
 
     Returns:
         Which data have a finite density somewhere, and the proposal for these; none, if no datum
@@ -116,6 +119,7 @@ def of_posterior(target: Target, guide: StudentTMixture) -> tuple[Tensor, Studen
     positions = []
     params = kernel.initial_params
     for step in range(WARMUP + DRAWS):
+        tick()
         params = kernel.sample(params)
         if step >= WARMUP:
             positions.append(params["position"])

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .controls import adjusted, summed
+from .curve import Curve
 from .pareto import fit_tail, tail_length
 
 SUMS = ("num", "log_sum", "log_square", "total")
@@ -202,7 +203,7 @@ class Summing:
 
     def __init__(self, precision: float) -> None:
         self.precision = precision
-        self.curve = _Curve()
+        self.curve = Curve()
         self.sums: Weights | None = None
         self.waiting: list[Tensor] = []
         self.beside: list[Tensor] = []
@@ -244,6 +245,12 @@ def from_blocks(blocks: Iterable[Tensor], precision: float) -> Weights:
     return summing.result()
 
 
+def unreached(num_data: int, precision: float) -> Weights:
+    """What is known without a draw: nothing."""
+    nothing = from_blocks([torch.full((1, num_data), math.nan)], precision)
+    return replace(nothing, num=torch.zeros(num_data, dtype=torch.float64))
+
+
 def _block(log_weight: Tensor, controls: Tensor | None, precision: float) -> Weights:
     """The sums over one block; the curve goes across blocks."""
     num, data = log_weight.shape
@@ -255,39 +262,6 @@ def _block(log_weight: Tensor, controls: Tensor | None, precision: float) -> Wei
     total = log_weight.sum(0)
     found = (counted, log_sum, log_square, total, largest, nothing, nothing, sums, explained)
     return Weights(*found, precision)
-
-
-class _Curve:
-    """log p_K for K = 1, 2, 4, ...: the mean over disjoint blocks of draws, which come a few at a
-    time.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: list[
-            Tensor
-        ] = []  # by level, a block of 2^level draws that waits for its neighbour, or none
-        self.total: list[Tensor] = []  # by level, the sum of log p over blocks
-        self.count: list[int] = []
-
-    def add(self, log_sum: Tensor) -> None:
-        level = 0
-        while len(log_sum):
-            if level == len(self.total):
-                self.waiting.append(log_sum[:0])
-                self.total.append(torch.zeros_like(log_sum[0]))
-                self.count.append(0)
-            self.total[level] = self.total[level] + (log_sum - level * math.log(2)).sum(0)
-            self.count[level] += len(log_sum)
-            log_sum = torch.cat([self.waiting[level], log_sum])
-            even = len(log_sum) - len(log_sum) % 2
-            self.waiting[level] = log_sum[even:]
-            log_sum = torch.logaddexp(log_sum[0:even:2], log_sum[1:even:2])
-            level += 1
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        total = torch.stack(self.total)
-        count = torch.tensor(self.count).to(total)[:, None]
-        return total / count, count.expand_as(total)
 
 
 def _padded(values: Tensor, length: int, filling: float) -> Tensor:
