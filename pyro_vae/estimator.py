@@ -185,7 +185,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             NotFittedError: ``fit`` was not called.
 
         Warns:
-            UserWarning: For some rows the number cannot be trusted: k-hat is above 0.7.
+            UserWarning: For some rows the number cannot be trusted: they are flagged.
         """
         self._check(X)
         return log_evidence(self.vae_, X, num_samples=self.num_samples, seed=self.seed_)[

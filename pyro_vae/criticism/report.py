@@ -18,7 +18,6 @@ from ..data.files import write
 from ..data.rows import Rows
 from ..density.problem import Problem
 from ..evidence.evidence import log_evidence
-from ..evidence.pareto import KHAT_LIMIT
 from ..guards import whole_number
 from ..posterior.diagnostics import have_mixed
 from ..posterior.mcmc import sample_posterior
@@ -129,8 +128,8 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
         share = flagged / num
         verdict = html.light(
             html.colour(share < 0.05, share < 0.3),
-            f"log p(x) of {num - flagged} of {num} data can be trusted (k-hat at most "
-            f"{KHAT_LIMIT}); that of {flagged} is a lower bound.",
+            f"log p(x) of {num - flagged} of {num} data can be trusted; that of {flagged} is "
+            "flagged, and mostly too low.",
         )
     yield "<h2>Evidence</h2>" + verdict
 

@@ -81,7 +81,7 @@ def bridge_log_evidence(
         the effective number of the posterior's draws; ``khat``, the Pareto shape of the terms above
         or below the line, whichever is larger: above 0.7 posterior and guide do not overlap. Its
         attributes: ``mean``, ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z
-        alone), ``flagged``, the number of data whose k-hat is above 0.7, whose estimate is not
+        alone), ``flagged``, the number of data whose k-hat is too large, whose estimate is not
         finite or whose chains had not mixed; ``measure``, ``cells``, ``data_digest``,
         ``model_digest``.
 

@@ -8,11 +8,10 @@ r"""log p(x) by importance sampling, datum by datum, with its error and a warnin
 :math:`\hat p_K` is unbiased, so its log is a lower bound in the mean that rises to log p(x) with K
 (Burda et al., 2015, https://arxiv.org/abs/1509.00519). Its standard error is by the delta method.
 Both are worthless when the weights have too heavy a tail: the Pareto shape k-hat of the largest
-ones says so (Vehtari et al., 2024, https://arxiv.org/abs/1507.02646); above 0.7 the number cannot
-be trusted at any affordable K. Below 0.7 is no proof: what the guide never draws leaves no trace,
-and a low effective sample size is a second warning. A guide fitted with ``beta=2.0`` while the
-model is held fixed aims beyond the posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights
-are bounded where the likelihood is.
+ones says so (Vehtari et al., 2024, https://arxiv.org/abs/1507.02646). It says nothing of what the
+guide never draws, which leaves no trace: for that other draws stand beside the guide's
+(:mod:`.defence`). A guide fitted with ``beta=2.0`` while the model is held fixed aims beyond the
+posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights are bounded where the likelihood is.
 """
 
 from __future__ import annotations
