@@ -1,27 +1,17 @@
 r"""Bridge sampling: log p(x) from draws of the posterior and of the guide, a second opinion on
 importance sampling.
 
-The estimate r of p(x) solves, with :math:`l = p(x, u) / q(u)` and shares :math:`s_1 + s_2 = 1` of
-draws,
+The estimator is in :mod:`.optimal_bridge`; models that are no VAE are in :mod:`.any_model`. A warp
+moves the posterior by an affine map onto the mean and covariance of the guide, which leaves p(x) as
+it is, so that the two overlap (Meng & Schilling, 2002, https://doi.org/10.1198/106186002457).
 
-.. math::
-
-    r = \frac{\frac1{N_2} \sum_{u \sim q} l(u) / (s_1 l(u) + s_2 r)}
-             {\frac1{N_1} \sum_{u \sim p} 1 / (s_1 l(u) + s_2 r)}
-
-(Meng & Wong, 1996, https://www.jstor.org/stable/24306045; the optimal bridge): both averages are of
-bounded terms. The standard error is that of Frühwirth-Schnatter (2004,
-https://doi.org/10.1111/j.1368-423X.2004.00125.x), with the effective number of posterior draws. A
-warp moves the posterior by an affine map onto the mean and covariance of the guide, which leaves
-p(x) as it is, so that the two overlap (Meng & Schilling, 2002,
-https://doi.org/10.1198/106186002457). The map is found from draws that are not used again: half of
-those of the posterior, and others of the guide. A map from the same draws would fit them, and log
-p(x) would be too high.
+The map is found from draws that are not used again: half of those of the posterior, and others of
+the guide. A map from the same draws would fit them, and log p(x) would be too high.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,41 +28,50 @@ from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import have_mixed
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
+from .any_model import bridge_any
 from .flags import counted, flags, warn_of_flags
-from .pareto import khat
+from .optimal_bridge import bridged
 from .results import means
 
 if TYPE_CHECKING:
     import xarray
 
-MOST_ROUNDS = 1000
-CLOSE = 1e-10  # nats between two rounds
 REMEDY = "or their chains have not mixed: leave warp=True, and draw longer chains"
 
 
 def bridge_log_evidence(
-    vae: VAE | Pair | Problem,
+    vae: VAE | Pair | Problem | Callable[..., Any],
     x: Any = None,
     posterior: Any = None,
     c: Any = None,
     *,
     warp: bool = True,
+    symmetric: bool = False,
+    repetitions: int = 1,
     seed: int = 0,
 ) -> xarray.Dataset:
-    """log p(x) for each datum, by bridge sampling between the posterior and the guide.
+    """log p(x) for each datum, by bridge sampling between the posterior and the guide; of any other
+    Pyro model the one number log p(data).
 
     It believes the draws: chains that all sit in one mode of several give the evidence of that
     mode.
 
     Arguments:
         vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
-            data plate.
-        x: Data of shape ``(N, *X)``, NaN where missing.
-        posterior: What :func:`.sample_posterior` gave for these data.
+            data plate; or any Pyro model, without a guide, whose latents are global or in plates.
+        x: Data of shape ``(N, *X)``, NaN where missing; of any other model a tuple of its
+            arguments.
+        posterior: What :func:`.sample_posterior` gave for these data. Of any other model a
+            ``pyro.infer.MCMC`` that has run, a dictionary of arrays ``(chain, draw, ...)`` by site,
+            or a tree with a group ``posterior``, as ArviZ has it.
         c: What the model is conditional on, a row for each datum: the second argument of model and
             guide.
         warp: Whether to move the posterior onto the mean and covariance of the guide; half of the
             draws find them.
+        symmetric: Of any other model, whether to reflect a skewed posterior about its mean
+            (warp-III), at twice the cost.
+        repetitions: Of any other model, how often to draw the normal anew: the median is given, and
+            all estimates as ``repetitions``.
         seed: The seed of the draws of the guide, which are as many as those of the posterior that
             are used.
 
@@ -83,17 +82,29 @@ def bridge_log_evidence(
         attributes: ``mean``, ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z
         alone), ``flagged``, the number of data whose k-hat is too large, whose estimate is not
         finite or whose chains had not mixed; ``measure``, ``cells``, ``data_digest``,
-        ``model_digest``.
+        ``model_digest``. Of any other model ``log_evidence``, ``se``, ``ess``, ``khat`` and
+        ``flag`` are single numbers.
 
     Raises:
         DataError: The data do not fit the likelihood, or the posterior was drawn for others.
         TypeError: `posterior` is no such tree.
-        ValueError: It has fewer than 50 draws, or 8 of a chain, or was drawn from another model.
+        ValueError: It has fewer than 50 draws, or 8 of a chain, or was drawn from another model;
+            a prior is improper, or a plate takes a subsample.
 
     Warns:
         UserWarning: Some data are flagged.
     """
     whole_number("seed", seed, at_least=0)
+    whole_number("repetitions", repetitions, at_least=1)
+    if callable(vae) and not isinstance(vae, VAE):
+        data = x if isinstance(x, tuple) else (x,)
+        options: dict[str, Any] = {"symmetric": symmetric, "repetitions": repetitions}
+        return bridge_any(vae, data, posterior, seed=seed, **options)
+    if symmetric or repetitions > 1:
+        raise ValueError(
+            "symmetric and repetitions are for a Pyro model without a guide; a VAE and a pair are "
+            "warped onto their guide: leave them out"
+        )
     problem = Problem.of(vae, x, c)
     posterior = needs_draws_of("bridge_log_evidence", posterior, problem)
     about = problem.about
@@ -112,7 +123,7 @@ def bridge_log_evidence(
             with tile.seeded():
                 target = tile.target()
                 position = _positions(target, draws, tile)
-                parts.append(_bridged(*_ratios(target, position, warp)))
+                parts.append(bridged(*_ratios(target, position, warp)))
 
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
     known = "diagnostics" in posterior.children
@@ -172,51 +183,6 @@ def _log_det(factor: Tensor) -> Tensor:
 def _in_blocks(log_density: Any, position: Tensor) -> Tensor:
     blocks = position.split(max(1, tile_rows(position.device) // position.shape[1]))
     return torch.cat([log_density(block) for block in blocks]).double()
-
-
-def _bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
-    """The estimate, its error, and the effective number of posterior draws, each ``(N,)``."""
-    ess = _ess(posterior, "bulk")
-    flat, num = posterior.flatten(0, 1), len(guide)
-    log_shares = (ess / (ess + num)).log(), (num / (ess + num)).log()
-    log_r = guide.logsumexp(0) - math.log(num)
-
-    for _ in range(MOST_ROUNDS):
-        before = log_r
-        above, below = _bridge(flat, guide, log_r, log_shares)
-        log_r = (above.logsumexp(0) - math.log(num)) - (below.logsumexp(0) - math.log(len(flat)))
-        if not bool(((log_r - before).abs() > CLOSE).any()):
-            break
-
-    above, below = _bridge(flat, guide, log_r, log_shares)
-    shape = torch.maximum(khat(above), khat(below))
-    above, below = (above - above.amax(0)).exp(), (below - below.amax(0)).exp()
-    independent = _ess(below.reshape(posterior.shape), "mean")
-    error = (
-        above.var(0) / above.mean(0) ** 2 / num + below.var(0) / below.mean(0) ** 2 / independent
-    )
-    return {"log_evidence": log_r, "se": error.sqrt(), "ess": ess, "khat": shape}
-
-
-def _bridge(
-    posterior: Tensor, guide: Tensor, log_r: Tensor, log_shares: Any
-) -> tuple[Tensor, Tensor]:
-    """The logs of the terms above and below the line."""
-    ours, theirs = log_shares[0], log_shares[1] + log_r
-    return guide - torch.logaddexp(ours + guide, theirs), -torch.logaddexp(ours + posterior, theirs)
-
-
-def _ess(draws: Tensor, method: str) -> Tensor:
-    """The effective sample size of draws ``(chain, draw, N)``, by ArviZ.
-
-    Constant draws count as all independent.
-    """
-    from arviz_stats.base import array_stats
-
-    values = draws.numpy(force=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.asarray(array_stats.ess(values, chain_axis=0, draw_axis=1, method=method))
-    return torch.as_tensor(found)
 
 
 def _result(

@@ -1,0 +1,161 @@
+r"""log p(data) of any Pyro model, one number, by bridge sampling from draws of its posterior.
+
+The other density is a normal with the mean and the covariance of one half of the draws; the bridge
+takes the other half (Gronau et al., 2017, https://doi.org/10.1016/j.jmp.2017.09.005). Where the
+posterior is skewed, it is reflected about its mean with probability one half, which leaves its
+constant as it is and makes the two more alike (warp-III: Meng & Schilling, 2002,
+https://doi.org/10.1198/106186002457).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from ..density.joint import Joint
+from ..guards import seed_of, seeded
+from ..posterior.adaptation import covariance_factor
+from .flags import counted, flags, warn_of_flags
+from .optimal_bridge import bridged
+
+if TYPE_CHECKING:
+    import xarray
+
+LEAST, LEAST_EACH = 50, 8  # draws, and of each chain
+MOST_RHAT = 1.05
+CHECKED = 200  # draws that are held against Stein's identity
+MOST_OFF = 10.0  # standard errors, of draws that may depend on each other
+REMEDY = "draw longer chains, or leave symmetric=True"
+
+
+def bridge_any(
+    model: Callable[..., Any],
+    data: tuple[Any, ...],
+    posterior: Any,
+    *,
+    symmetric: bool,
+    repetitions: int,
+    seed: int,
+) -> xarray.Dataset:
+    """log p(data) of a model; see :func:`.bridge_log_evidence`."""
+    import xarray
+
+    joint = Joint(model, data)
+    position = joint.unconstrain(_draws(posterior)).double()
+    chains, each = position.shape[:2]
+    if chains * each < LEAST or each < LEAST_EACH:
+        needs = f"posterior needs at least {LEAST} draws, {LEAST_EACH} of each chain"
+        raise ValueError(f"{needs}; got {chains * each}, {each} of each")
+    if not bool(position.isfinite().all()):
+        raise ValueError(
+            "posterior needs draws inside the support of the model; some lie on or beyond its "
+            "edge: they are of another model, or single precision has rounded them"
+        )
+
+    _refuse_draws_of_others(joint, position)
+    good = _rhat(position) <= MOST_RHAT
+    found = [
+        _one(joint, position, symmetric=symmetric, seed=seed_of(seed, number))
+        for number in range(repetitions)
+    ]
+    values = np.array([one["log_evidence"] for one in found])
+    middle = found[int(np.argsort(values)[len(values) // 2])]
+    about = middle | {"num_samples": chains * each}
+    figures = {name: np.atleast_1d(value) for name, value in about.items()}
+    flag = flags(figures, not_mixed=np.array([not good]))
+    result = xarray.Dataset(
+        {**middle, "repetitions": ("repetition", values)},
+        coords={"flag": str(flag[0])},
+        attrs={**counted(flag), "unit": "nats"},
+    )
+    warn_of_flags(result.assign_coords(flag=("datum", flag)), REMEDY)
+    return result
+
+
+def _refuse_draws_of_others(joint: Joint, position: Tensor) -> None:
+    """Raise unless Stein's identity holds: of draws u of a density the mean of its score s is 0,
+    and that of u s is -1 in each dimension.
+
+    Raises:
+        ValueError: It does not: the draws are of another density.
+    """
+    draws = position.flatten(0, 1)
+    draws = draws[torch.linspace(0, len(draws) - 1, min(len(draws), CHECKED)).long()]
+    score = joint.score(draws.to(torch.get_default_dtype())).double()
+    spread = draws.std(0)
+    terms = torch.cat([score * spread, (draws - draws.mean(0)) * score + 1], -1)
+    off = terms.mean(0).abs() / (terms.std(0) / math.sqrt(len(draws)))
+    if bool((off > MOST_OFF).any()):
+        raise ValueError(
+            "posterior needs draws of the posterior of this very model and these very data: by "
+            f"Stein's identity they are of another, by {float(off.nan_to_num(0.0).max()):.0f} "
+            "standard errors; draw again, and longer if the chains have hardly moved"
+        )
+
+
+def _one(joint: Joint, position: Tensor, *, symmetric: bool, seed: int) -> dict[str, float]:
+    """The estimate with one set of draws of the normal."""
+    first = position.shape[1] // 2
+    fitted = position[:, :first].flatten(0, 1)
+    mean = fitted.mean(0)
+    factor = covariance_factor(fitted[:, None], torch.diag_embed(fitted.std(0))[None])[0]
+    used = position[:, first:]
+    with seeded(seed):
+        at_posterior = torch.linalg.solve_triangular(
+            factor, (used - mean).flatten(0, 1).T, upper=False
+        ).T
+        if symmetric:
+            sign = torch.randint(2, (len(at_posterior), 1)) * 2.0 - 1.0
+            at_posterior = sign * at_posterior
+        drawn = torch.randn(at_posterior.shape, dtype=position.dtype)
+
+    def log_ratio(eta: Tensor) -> Tensor:
+        ahead = joint((mean + eta @ factor.T).to(torch.get_default_dtype())).double()
+        if symmetric:
+            behind = joint((mean - eta @ factor.T).to(torch.get_default_dtype())).double()
+            ahead = torch.logaddexp(ahead, behind) - math.log(2)
+        log_normal = -0.5 * eta.square().sum(-1) - len(mean) / 2 * math.log(2 * math.pi)
+        return ahead + factor.diagonal().log().sum() - log_normal
+
+    ours = log_ratio(at_posterior).reshape(*used.shape[:2], 1)
+    found = bridged(ours, log_ratio(drawn)[:, None])
+    return {name: float(value[0]) for name, value in found.items()}
+
+
+def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
+    """Draws ``(chain, draw, ...)`` by site, of MCMC, of a dictionary, or of a tree.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    import xarray
+
+    if isinstance(posterior, MCMC):
+        posterior = posterior.get_samples(group_by_chain=True)
+    if isinstance(posterior, xarray.DataTree) and "posterior" in posterior.children:
+        found = posterior["posterior"].to_dataset()
+        return {str(name): values.values for name, values in found.items()}
+    if isinstance(posterior, Mapping):
+        return {
+            str(name): values.numpy(force=True) if isinstance(values, Tensor) else values
+            for name, values in posterior.items()
+        }
+    raise TypeError(
+        "posterior must be a pyro.infer.MCMC that has run, a dictionary of arrays (chain, draw, "
+        f"...), or a tree with a group posterior; got {type(posterior).__name__}"
+    )
+
+
+def _rhat(position: Tensor) -> float:
+    """The largest R-hat over dimensions, by ArviZ; 1 for one chain that is too short for it."""
+    from arviz_stats.base import array_stats
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.asarray(array_stats.rhat(position.numpy(), chain_axis=0, draw_axis=1))
+    return float(np.nanmax(np.append(found, 1.0)))

@@ -1,0 +1,158 @@
+"""The warning light of log p(x), on a sample of the grid of benchmarks/light.py; and its parts."""
+
+import importlib.util
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from scipy import special, stats
+from truth import Direct, LinearGaussian
+
+import pyro_vae as pv
+from pyro_vae.evidence.controls import adjusted, summed
+from pyro_vae.evidence.weights import from_blocks, unreached
+
+GRID = Path(__file__).parents[1] / "benchmarks" / "light.py"
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
+
+
+def quiet(*args, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return pv.log_evidence(*args, **options)
+
+
+@pytest.mark.slow
+def test_what_is_not_flagged_is_right():
+    """Dirichlet(0.3) is the model where a fitted guide misses most of what it cannot see."""
+    spec = importlib.util.spec_from_file_location("light", GRID)
+    light = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(light)
+    names = ["dirichlet multinomial 0.3", "gamma poisson 0.5", "linear gaussian 2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = light.measure(names, data=40, num_samples=1000)
+    kept = found[~found.flagged]
+    plain, climbed = kept[kept.tolerance.isna()].z, kept[kept.tolerance.notna()].z
+    assert len(climbed) > 0.99 * len(found) / 2
+    assert (climbed.abs() < 4).mean() >= 0.99
+    assert 0.8 < climbed.std() < 1.25
+    assert len(plain) > 0.2 * len(found) / 2
+    assert (plain.abs() < 4).mean() >= 0.98
+    assert 0.8 < plain.std() < 1.25
+
+
+def two_modes(far):
+    """z is 1 or -1 alike, and the guide knows only of 1, where it is exact: equal weights."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 3.0))
+            near = dist.MixtureSameFamily(
+                dist.Categorical(torch.ones(2)), dist.Normal(far * torch.tensor([1.0, -1.0]), 0.5)
+            )
+            pyro.factor("x", near.log_prob(z) - dist.Normal(0.0, 3.0).log_prob(z) + 0 * x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.tensor(far), 0.5))
+
+    return model, guide
+
+
+def test_a_mode_that_the_guide_misses_refutes_it():
+    """By its own weights, which are all equal, the guide is perfect, and wrong by log 2."""
+    found = quiet(two_modes(3.0), torch.zeros(30), num_samples=1000)
+    np.testing.assert_allclose(found.log_evidence, -math.log(2), atol=0.01)
+    assert (found.khat < 0.5).all()
+    assert (found.flag != "").all()
+    assert (np.abs(found.second_opinion) < 0.7).all()
+    climbed = quiet(two_modes(3.0), torch.zeros(30), num_samples=1000, tolerance=0.05)
+    assert (climbed.flag == "").all()
+    assert (np.abs(climbed.log_evidence / climbed.se) < 4.5).all()
+
+
+def test_an_exact_guide_is_not_refuted():
+    for seed in range(3):
+        found = quiet(TRUTH.vae(), TRUTH.draw(200), num_samples=200, seed=seed)
+        assert found.attrs["flagged"] == 0
+        assert (np.abs(found.second_opinion - found.log_evidence) < 1e-6).all()
+
+
+@pytest.mark.parametrize("shrink", [1.0, 1.2, 0.8])
+def test_the_defence_does_not_cost_twice(shrink):
+    """With a guide that is nearly right, as many draws in all give no error twice as large."""
+    vae, x = TRUTH.vae(shrink=shrink), TRUTH.draw(50)
+    plain = quiet(vae, x, num_samples=1000)
+    both = quiet(vae, x, num_samples=1000, tolerance=10.0)
+    assert (both.num_samples == 1000).all()
+    assert both.se.mean() < math.sqrt(2) * plain.se.mean() + 1e-8
+
+
+def test_control_variates_take_off_what_they_explain():
+    """Against least squares by NumPy, in two parts as in one."""
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(400, 2, 3))
+    weight = np.exp(0.1 * rng.normal(size=(400, 3))) + 0.3 * h[:, 0] - 0.2 * h[:, 1] + 3.0
+    log_weight, controls = torch.as_tensor(np.log(weight)), torch.as_tensor(h)
+    parts = [summed(controls[half], torch.exp(log_weight[half])) for half in halves(400)]
+    totals = [torch.exp(log_weight[half]).sum(0) for half in halves(400)]
+    sums = parts[0][0] + parts[1][0]
+    explained = (parts[0][1] + parts[1][1]) / (totals[0] + totals[1])
+    relative = weight / weight.mean(0)
+    variance = torch.as_tensor(relative.var(0))
+    factor, share = adjusted(sums, explained, torch.full((3,), 400.0), variance)
+    for n in range(3):
+        design = np.column_stack([np.ones(400), h[..., n]])
+        fit, *_ = np.linalg.lstsq(design, relative[:, n], rcond=None)
+        left = relative[:, n] - design @ fit
+        assert float(factor[n]) == pytest.approx(fit[0])
+        assert float(share[n]) == pytest.approx(left.var() / relative[:, n].var())
+
+
+def halves(num):
+    return slice(0, num // 2), slice(num // 2, num)
+
+
+def test_control_variates_of_no_use_change_nothing():
+    weights = from_blocks([torch.randn(100, 4)], 1e-16)
+    assert torch.equal(weights.log_evidence, weights.log_sum - math.log(100))
+    nothing = unreached(3, 1e-16)
+    assert nothing.log_evidence.isnan().all()
+    assert nothing.se.isnan().all()
+    assert nothing.khat.isnan().all()
+
+
+def test_what_the_prior_bounds_needs_no_chains():
+    """A gamma prior with its mass at 0, of which a normal guide sees little: the exact answer."""
+    x = np.arange(0, 12)[:, None]
+    make = lambda z: dist.Poisson(z, validate_args=False).to_event(1)  # noqa: E731
+    prior = pv.Gamma((1,), concentration=0.3, rate=1.0)
+    vae = pv.VAE(prior, Direct((1,), make), pv.Normal((1,), loc=0.0, scale=1.0))
+    found = quiet(vae, x, num_samples=1000, tolerance=0.05)
+    exact = stats.nbinom(0.3, 0.5).logpmf(x[:, 0])
+    assert (found.flag == "").all()
+    assert (np.abs(found.log_evidence - exact) < 4.5 * found.se).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
+def test_a_dirichlet_with_its_mass_at_the_edge(dtype):
+    a, size, total = 0.3, 5, 12
+    rng = np.random.default_rng(0)
+    x = np.array([rng.multinomial(total, p) for p in rng.dirichlet([a] * size, 20)])
+    each = special.gammaln(x + a) - special.gammaln(x + 1) - special.gammaln(a)
+    exact = special.gammaln(total + 1) + special.gammaln(size * a) + each.sum(1)
+    exact -= special.gammaln(total + size * a)
+    make = lambda z: dist.Multinomial(total, z, validate_args=False)  # noqa: E731
+    prior = pv.Dirichlet((size,), concentration=a)
+    guide = pv.Normal((size - 1,), loc=0.0, scale=2.0)
+    vae = pv.VAE(prior, Direct((size,), make), guide).to(dtype)
+    found = quiet(vae, x, num_samples=500, tolerance=0.1, max_samples=5000)
+    z = (found.log_evidence - exact) / found.se
+    assert (found.flag == "").mean() > 0.9
+    assert (np.abs(z)[(found.flag == "").values] < 4.5).all()
