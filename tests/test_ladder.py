@@ -18,7 +18,7 @@ import pyro_vae as pv
 from pyro_vae.density.target import Target
 from pyro_vae.density.traced import Traced
 from pyro_vae.evidence.escalation import RUNGS
-from pyro_vae.evidence.proposals import FREEDOM, PRIOR_SHARE, StudentTMixture, defended
+from pyro_vae.evidence.proposals import FREEDOM, PRIOR_SHARE, StudentTMixture, with_prior
 from pyro_vae.evidence.weights import from_blocks
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
@@ -388,7 +388,7 @@ def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     model, _, exact = two_modes()
     proposal = StudentTMixture(torch.ones(20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
     target = Target(Traced(model, model, (torch.ones(20),)))
-    found = from_blocks(defended(target, proposal, 4096), 1e-16)
+    found = from_blocks(with_prior(target, proposal, 4096), 1e-16)
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(4000, 32))
     radius = rng.choice([1.2, 2.5], normal.shape) * np.sqrt(

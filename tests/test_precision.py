@@ -38,7 +38,7 @@ COUNTS = {  # the likelihood, data, and the exact log p of each cell
 }
 ESTIMATORS = {
     "importance": lambda vae, x: pv.log_evidence(vae, x, num_samples=30),
-    "tolerance": lambda vae, x: pv.log_evidence(vae, x, num_samples=30, tolerance=0.05),
+    "tolerance": lambda vae, x: pv.log_evidence(vae, x, num_samples=200, tolerance=0.05),
     "annealed": lambda vae, x: pv.annealed_log_evidence(vae, x, num_distributions=3, chains=25),
 }
 
@@ -68,7 +68,7 @@ def test_a_model_that_loses_nothing_stays_in_single_precision():
         same = precise(problem, 0.05)
         assert torch.equal(torch.get_rng_state(), state)
     assert same.vae is problem.vae
-    assert torch.finfo(torch.float32).eps <= same.precision < 1e-5
+    assert 0 < same.lost < 0.005
     assert precise(problem, 1e-9).like.dtype == torch.float64
 
 

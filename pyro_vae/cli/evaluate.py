@@ -13,6 +13,7 @@ from ..criticism.export import to_datatree
 from ..criticism.models import bits_per_dim
 from ..criticism.posteriors import compare_posteriors, summarize
 from ..criticism.report import report as write_report
+from ..density.identity import is_probability
 from ..evidence.escalation import RUNGS
 from ..evidence.evidence import log_evidence
 from ..evidence.flags import SAID
@@ -212,7 +213,7 @@ def _evidence_table(found: xarray.Dataset) -> Table:
 
     table.add_row("data", str(num))
     table.add_row("mean log p(x) in nats", f"{attrs['mean']:.2f} ± {attrs['mean_se']:.2f}")
-    if attrs["measure"].startswith("probability"):
+    if is_probability(attrs["measure"]):
         table.add_row("bits per dimension", f"{bits_per_dim(found):.3f}")
     table.add_row("mean ELBO in nats", f"{float(found.elbo.mean(skipna=False)):.2f}")
     table.add_row("mean bias of finite K in nats", f"{float(found.bias.mean(skipna=False)):.2g}")

@@ -69,10 +69,13 @@ def divergence(
     error = np.hypot(bridge.se.values, elbo_se)
     usable = (bridge.flag == "").values
     agree = np.abs(kl - found["kl"]) <= AGREE * np.hypot(error, found["kl_se"])
-    better = usable & ~(light & agree & (found["kl_se"] <= error))
-    trusted = better | (light & (agree | ~usable))
+    # both look right and disagree: chains, or guide, miss a mode, and log p(x) is the larger one
+    torn = usable & light & ~agree
+    better = usable & ~(light & agree & (found["kl_se"] <= error)) & ~(torn & (kl < found["kl"]))
+    trusted = (better | (light & (agree | ~usable))) & ~torn
     found["kl"] = np.where(better, kl, found["kl"])
     found["kl_se"] = np.where(better, error, found["kl_se"])
+    trusted &= found["kl"] >= -AGREE * found["kl_se"]
     return found, np.where(trusted, ESTIMATE, AT_LEAST)
 
 
@@ -84,5 +87,5 @@ def _bridge(problem: Problem, posterior: xarray.DataTree, seed: int) -> xarray.D
         warnings.simplefilter("ignore", UserWarning)  # of flags, which are looked at
         try:
             return bridge_log_evidence(problem, posterior=posterior, seed=seed)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, NotImplementedError):
             return None

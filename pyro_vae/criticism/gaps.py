@@ -114,11 +114,13 @@ def _made_sure(
             max_samples=10 * num_samples,
             seed=seed,
         )
+    known = np.isfinite(better.log_evidence.values)
+    flag[wild] = better.flag.values
+    wild, better = wild[known], better.isel(datum=known)
     error = np.hypot(better.se.values, found["elbo_refined_se"][wild])
     found["log_evidence"][wild] = better.log_evidence.values
     found["approximation_gap"][wild] = better.log_evidence.values - found["elbo_refined"][wild]
     found["approximation_gap_se"][wild] = error
-    flag[wild] = better.flag.values
     return flag
 
 

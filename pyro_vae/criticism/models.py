@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..density.identity import is_probability
 from ..density.traced import Pair
 from ..evidence.evidence import log_evidence
 from ..vae import VAE
@@ -116,7 +117,7 @@ def bits_per_dim(result: xarray.Dataset) -> float:
         result: What :func:`.log_evidence` gave.
     """
     cells = result.attrs["cells"]
-    if not result.attrs["measure"].startswith("probability") or not cells:
+    if not is_probability(result.attrs["measure"]) or not cells:
         return math.nan
     return -result.attrs["mean"] * result.sizes["datum"] / (float(cells) * math.log(2))
 

@@ -34,6 +34,12 @@ def data_digest(rows: Rows) -> str:
     return rows.summary.digest + ("" if rows.c is None else rows.c.summary.digest)
 
 
+def is_probability(measure: str) -> bool:
+    """Whether a measure is that of probabilities alone, of one site or of several."""
+    known = ("probability", "probability given the total")
+    return all(part in known for part in measure.split("; "))
+
+
 def measure_of(likelihood: Any) -> str:
     """What a likelihood is with respect to: densities of different kinds have no common scale.
 

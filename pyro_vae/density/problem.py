@@ -50,7 +50,7 @@ class Problem:
         like: A tensor with the dtype and device that the data are wanted in; none for torch's
             default dtype on the CPU.
         vae: The VAE whose densities can be had directly; none for traces.
-        precision: The relative precision of a log density, where it was measured.
+        lost: What rounding takes of log p(x|z), in nats, where it was measured.
 
     Example:
         >>> vae = VAE(
@@ -68,7 +68,7 @@ class Problem:
     rows: Rows
     like: Tensor | None = None
     vae: VAE | None = None
-    precision: float | None = None
+    lost: float = 0.0
 
     @classmethod
     def of(cls, vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Problem:
@@ -224,8 +224,7 @@ class Tile:
     @property
     def precision(self) -> float:
         """The relative precision of a log density."""
-        measured = self.problem.precision
-        return torch.finfo(self.batch[0].dtype).eps if measured is None else measured
+        return torch.finfo(self.batch[0].dtype).eps
 
     @functools.cached_property
     def densities(self) -> Densities:

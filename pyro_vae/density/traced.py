@@ -15,11 +15,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
+from pyro.distributions import Unit, VonMises, constraints
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from ..distributions.supports import base_of, innermost, is_real
 from ..guards import mode, owner_of, seeded
@@ -52,7 +53,7 @@ class Traced(Densities):
         found = sites(self._model_trace(), observed=False)
         if len(found) > 1:
             self._refuse_moving_supports()
-        return {s["name"]: Latent(s["fn"].support, s["fn"].event_shape) for s in found}
+        return {s["name"]: Latent(_support_of(s["fn"]), s["fn"].event_shape) for s in found}
 
     @property
     def measure(self) -> str:
@@ -99,6 +100,7 @@ class Traced(Densities):
 
     def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
         num = len(next(iter(values.values()))) if values else 1
+        values = self._as_data(values)
         trace = under_particles(replay(self.model, values), self.batch, num)
         latents, observed = (sites(trace, observed=flag) for flag in (False, True))
         self._refuse_other_latents(latents, values)
@@ -113,6 +115,7 @@ class Traced(Densities):
 
     def log_guide(self, values: Values) -> Tensor:
         num = len(next(iter(values.values())))
+        values = self._as_data(values)
         trace = under_particles(replay(self.guide, values), self.batch, num)
         latents = [site for site in sites(trace, observed=False) if site["name"] in values]
         for site in latents:
@@ -143,6 +146,13 @@ class Traced(Densities):
     def select(self, index: Tensor) -> Traced:
         some = tuple(part[index.to(part.device)] for part in self.batch)
         return Traced(self.model, self.guide, some)
+
+    def _as_data(self, values: Values) -> Values:
+        """Values in the precision of the data: that of the networks that read them."""
+        like = self.batch[0]
+        if not like.is_floating_point():
+            return values
+        return {n: z.to(like.dtype) if z.is_floating_point() else z for n, z in values.items()}
 
     def _refuse_moving_supports(self) -> None:
         """Raise where the support of a latent depends on another: two draws tell."""
@@ -232,6 +242,14 @@ def refuse_without_density(guide: Any, name: str, value: Tensor) -> None:
             "has no inverse, as planar flows have none; start='prior', or take a guide such as "
             "'spline_flow'"
         ) from None
+
+
+def _support_of(fn: Any) -> Constraint:
+    """Where a latent lies; one on a circle between -pi and pi, beyond which its density repeats."""
+    if isinstance(innermost(fn), VonMises):
+        circle = constraints.interval(-math.pi, math.pi)
+        return constraints.independent(circle, len(fn.event_shape)) if fn.event_shape else circle
+    return fn.support
 
 
 def _parameters(trace: Trace) -> list[Tensor]:

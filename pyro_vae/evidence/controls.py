@@ -14,6 +14,7 @@ from torch import Tensor
 CONTROLS = 2
 PRODUCTS = ((0, 0), (0, 1), (1, 1))  # of two of them
 SUMS = CONTROLS + len(PRODUCTS)
+LEAST_DRAWS = 100  # below, few come from the prior, and slopes fit the noise
 LEAST = 0.5  # of the estimate that is left: else the fit is no good
 
 
@@ -52,6 +53,7 @@ def adjusted(
 
     factor = 1 - (slope[..., 0] * mean.T).sum(-1)
     share = 1 - (slope * together).sum((-2, -1)) / variance
-    usable = (factor > LEAST) & (share < 1)
+    share = share.clamp(min=0) * (num - 1) / (num - 1 - CONTROLS)  # so many slopes are fitted
+    usable = (factor > LEAST) & (factor < 1 / LEAST) & (share < 1) & (num >= LEAST_DRAWS)
     one = torch.ones_like(factor)
-    return torch.where(usable, factor, one), torch.where(usable, share.clamp(min=0), one)
+    return torch.where(usable, factor, one), torch.where(usable, share, one)

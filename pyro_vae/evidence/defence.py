@@ -40,6 +40,7 @@ ALLOWED = (3.0, 3.5)  # standard errors of guide and mixture: chosen with benchm
 SAME = 1e-8  # in proportion: standard errors of weights that are equal are no smaller
 EQUAL = 0.9  # the share of effective draws above which the tail of the weights does not matter
 FINITE_VARIANCE = 0.5  # the largest k-hat of weights with a finite variance
+MOST_DIMENSIONS = 100  # of the latents: a Student-t of more hardly meets the posterior
 WIDE = 1  # the stream of these draws: those of the guide are what they are without
 
 
@@ -63,6 +64,7 @@ def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
     allowed = torch.maximum(ALLOWED[0] * guide.se, ALLOWED[1] * mixture.se) + rounding
     apart = (guide.log_evidence - mixture.log_evidence).abs() > allowed
     wild = (mixture.khat > FINITE_VARIANCE) & (mixture.ess < EQUAL * mixture.num)
+    wild |= ~mixture.log_evidence.isfinite()
     return {"refuted": apart.numpy(), "heavy_tail": wild.numpy()}
 
 
@@ -71,12 +73,10 @@ def defended_weights(
 ) -> Defended:
     """Draws of the guide, and others beside them; fewer, if the time of the tile is over.
 
-    Where there are no others, as of discrete latents, the mixture is the guide alone.
+    Where there are no others, as of discrete latents or of more than 100 dimensions, the mixture is
+    the guide alone.
     """
-    try:
-        target = Target(tile.densities) if num_wide else None
-    except (TypeError, ValueError):  # discrete latents; supports that move with other latents
-        target = None
+    target = _target(tile) if num_wide else None
     if target is None:
         alone = importance_weights(tile, num_guide, memory, watch)
         return Defended(alone, alone)
@@ -91,12 +91,23 @@ def defended_weights(
             terms, weighed = defence.of_guide(end - begin, memory)
             guide.add(terms.log_weight)
             parts = [weighed]
-            until = num_wide * end // num_guide
+            until = max(1, num_wide * end // num_guide)
             if until > done:
                 parts.append(defence.of_others(wide[done:until], memory))
             done = until
             mixture.add(*_shuffled(parts))
     return Defended(guide.result(), mixture.result())
+
+
+def _target(tile: Tile) -> Target | None:
+    """The joint density, if wide draws are of use: none of discrete latents, of supports without a
+    map from the real numbers or that move with other latents, and of very many dimensions.
+    """
+    try:
+        target = Target(tile.densities)
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+    return target if target.size <= MOST_DIMENSIONS else None
 
 
 class Weighed(NamedTuple):
@@ -180,12 +191,17 @@ class _Defence:
         wide = torch.where(inside, wide, -math.inf)
         log_joint = torch.where(inside, log_prior, terms.log_prior) + terms.log_likelihood
 
-        densities = torch.stack(torch.broadcast_tensors(log_guide, log_prior, wide), 1).double()
+        parts = torch.broadcast_tensors(log_guide, log_prior, wide)
+        # NaN: outside of what a guide can draw
+        densities = torch.stack(parts, 1).double().nan_to_num(-math.inf, math.inf, -math.inf)
         log_shares = (counts / counts.sum()).log().to(densities)[:, None]
         log_mixture = (log_shares + densities).logsumexp(1)
         ratios = torch.exp(densities[:, :CONTROLS] - log_mixture[:, None])
         controls = torch.where(log_shares[:CONTROLS] > -math.inf, ratios - 1, 0.0)
-        return Weighed(log_joint - log_mixture, controls.nan_to_num(0.0))
+        log_weight = log_joint - log_mixture
+        at_edge = log_weight.isnan() & ~terms.log_likelihood.isnan()  # inf over inf: of no mass
+        log_weight = torch.where(at_edge, -math.inf, log_weight)
+        return Weighed(log_weight, controls.nan_to_num(0.0, 0.0, 0.0))
 
 
 def _shuffled(parts: list[Weighed]) -> Weighed:

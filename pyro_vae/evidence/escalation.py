@@ -33,9 +33,9 @@ from ..density.target import Target
 from ..guards import seed_of
 from .annealing import temperatures
 from .annealing_path import AnnealingPath
-from .defence import FINITE_VARIANCE, defended_weights
+from .defence import FINITE_VARIANCE, Defended, defended_weights
 from .pareto import khat_limit
-from .proposals import CHAINS, StudentTMixture, adapted, defended, of_guide, of_posterior
+from .proposals import CHAINS, StudentTMixture, adapted, of_guide, of_posterior, with_prior
 from .watch import OutOfTime, Watch
 from .weights import Weights, concatenate, from_blocks, unreached
 
@@ -134,17 +134,23 @@ def _missed(tile: Tile) -> Climbed:
 def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory) -> Climbed:
     """A tile, from the first rung on."""
 
+    def defended(part: Tile, num: int) -> Defended:
+        counts = (num, 0) if part.densities.is_discrete else _halves(num)
+        return defended_weights(part, *counts, memory, watch)
+
     def draw(index: Tensor, num: int, done: int) -> Weights:
         own = seed_of(seed, tile.number, Stream.LENGTHENING, done)
-        return defended_weights(tile.select(index, own), *_halves(num), memory, watch).mixture
+        return defended(tile.select(index, own), num).mixture
 
     with watch.on(RUNGS[0], len(tile)):
         parts = [
-            defended_weights(part, *_halves(budget.num_samples), memory, watch)
+            defended(part, budget.num_samples)
             for part in tile.split(tile_data(tile.problem.device), (seed,))
         ]
         of_guide = concatenate([part.guide for part in parts])
         first = concatenate([part.mixture for part in parts])
+        lost = (~first.log_evidence.isfinite() & of_guide.log_evidence.isfinite()).nonzero()[:, 0]
+        first = first.replace(lost, of_guide.select(lost))
         weights = _lengthened(first, draw, budget, watch)
         watch.draws[RUNGS[0]] += int(weights.num.sum())
 
@@ -227,7 +233,7 @@ class _Escalation:
         proposal = replace(moments, widths=WIDTHS)
 
         def draw(some: Tensor, num: int, done: int) -> Weights:
-            blocks = defended(self._target(index[some]), proposal.select(some), num)
+            blocks = with_prior(self._target(index[some]), proposal.select(some), num)
             return from_blocks(blocks, self.tile.precision)
 
         first = draw(torch.arange(len(index)), self.budget.num_samples, 0)

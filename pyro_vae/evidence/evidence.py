@@ -102,15 +102,16 @@ def log_evidence(
         log p(x) by all draws as one mixture. As coordinates: ``flag``, the reason not to trust a
         number, empty where there is none: "not finite", "heavy tail" (k-hat above 1 - 1 / log10 K,
         at most 0.7, at least 0.5, or above 0.5 in the second opinion), "refuted" (by the second
-        opinion), "few draws" (below 25, where k-hat is unknown); and, with a tolerance, ``rung``,
-        the name of the rung that each datum needed.
+        opinion), "out of time" (by `max_seconds`), "few draws" (below 25, where k-hat is unknown);
+        and, with a tolerance, ``rung``, the name of the rung that each datum needed.
 
         Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
         over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the
         largest log weights.
 
         Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of
-        z), ``mean_mc_se`` (of z alone), ``num_samples``,
+        z), ``mean_mc_se`` (of z alone), ``num_samples``, ``seconds``, and ``seconds_guide``,
+        ``draws_guide`` and the like by rung,
         ``flagged``, the number of data with a flag, and for each reason that there is
         ``flagged_heavy_tail`` and the like; and what it is of: ``measure``, ``cells``,
         ``data_digest``, ``model_digest``. An exact sum has
@@ -138,29 +139,29 @@ def log_evidence(
     problem = precise(problem, USUAL_TOLERANCE if tolerance is None else tolerance)
     memory = Memory(problem.device, max_bytes)
 
-    with torch.no_grad(), evaluating(problem.model, problem.guide):
+    with torch.no_grad(), evaluating(problem.model, problem.guide), watch:
         earlier = None if more is None else from_dataset(more, about)
         if tolerance is not None and not problem.sums_exactly:
             budget = Budget(num_samples, tolerance, max_samples)
-            with watch:
-                climbed = escalate(problem, budget, watch, seed, memory, about)
+            climbed = escalate(problem, budget, watch, seed, memory, about)
             weights, stopped = climbed.weights, climbed.stopped
-            extra = {"rung": np.array(RUNGS)[climbed.rung], "elbo": climbed.elbo.numpy(force=True)}
+            rung = np.array(RUNGS)[climbed.rung.numpy()]
+            extra = {"rung": rung, "elbo": climbed.elbo.numpy(force=True)}
             flagged: dict[str, np.ndarray] = {}
         else:
-            with watch:
-                done = 0 if earlier is None else int(earlier.num.max())
-                draws = _of_guide(problem, num_samples, watch, seed, memory, about, done)
+            done = 0 if earlier is None else int(earlier.num.sum())
+            draws = _of_guide(problem, num_samples, watch, seed, memory, about, done)
             weights, second, stopped = draws
             if earlier is not None and not problem.sums_exactly:
                 weights = earlier.merge(weights)
-            flagged = {} if second is None else refuted(weights, second)
-            extra = {} if tolerance is None else {"rung": np.full(len(problem), RUNGS[0])}
-            if second is not None:
-                extra["second_opinion"] = second.log_evidence.numpy()
-        flagged["out_of_time"] = stopped.numpy()
+            flagged, extra = _opinions(weights, second, more, num_samples)
+            if tolerance is not None:
+                extra["rung"] = np.full(len(problem), RUNGS[0])
         if problem.sums_exactly:
             extra |= exact_figures(weights)
+        elif problem.lost:
+            extra["se"] = np.hypot(weights.se.numpy(), problem.lost)
+        flagged["out_of_time"] = stopped.numpy()
         result = as_dataset(weights, about | watch.attrs, flagged, **extra)
 
     remedy = REMEDY if tolerance is None else SPENT
@@ -200,8 +201,23 @@ def _of_guide(
     weights = concatenate([part.guide for part in parts])
     watch.draws[RUNGS[0]] += int(weights.num.sum())
     mixture = concatenate([part.mixture for part in parts]) if beside else None
-    stopped = (weights.num < num_samples) & (not problem.sums_exactly)
+    stopped = weights.num < (1 if problem.sums_exactly else num_samples)
     return weights, mixture, stopped
+
+
+def _opinions(
+    weights: Weights, second: Weights | None, more: xarray.Dataset | None, num_samples: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What a second opinion refutes, by reason, and what it is. What one of more draws has refuted
+    earlier, one of fewer does not clear.
+    """
+    flagged = {} if second is None else refuted(weights, second)
+    if more is not None and num_samples < int(more.num_samples.max()):
+        for reason in ("refuted", "heavy_tail"):
+            before = more.flag.values == reason.replace("_", " ")
+            flagged[reason] = flagged.get(reason, np.zeros_like(before)) | before
+    extra = {} if second is None else {"second_opinion": second.log_evidence.numpy()}
+    return flagged, extra
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:

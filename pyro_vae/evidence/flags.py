@@ -20,7 +20,6 @@ SAID = {  # by reason, the gravest first
     "refuted": "draws beside those of the guide refute it",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
-    "rounding": "rounding in single precision is larger than the error",
     "few draws": "below 25 draws k-hat is unknown",
 }
 

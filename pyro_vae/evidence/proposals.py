@@ -180,7 +180,7 @@ def _moments(
     return mean, torch.where(good[:, None, None], factor, before.factor)
 
 
-def defended(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
+def with_prior(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
     """Log weights of `num` draws, in blocks ``(K', N)``: some of the prior, the rest proposed."""
     for _, log_weight in _drawn(target, proposal, num):
         yield log_weight

@@ -64,7 +64,7 @@ def as_dataset(
 
 def exact_figures(weights: Weights) -> dict[str, np.ndarray]:
     """What is said of an exact sum over so many values."""
-    num = weights.num.numpy(force=True)
+    num = np.where(weights.num > 0, weights.num, np.nan)  # NaN where there was no time
     return {
         "se": 0 * num,
         "bias": 0 * num,
@@ -123,12 +123,13 @@ def from_dataset(result: Any, about: dict[str, Any]) -> Weights:
 
     arrays = {name: torch.as_tensor(result[name].values) for name in result}
     num = arrays["num_samples"].double()
-    log_sum = arrays["log_evidence"] + num.log()
+    reached = num > 0
+    log_sum = torch.where(reached, arrays["log_evidence"] + num.log(), -math.inf)
     return Weights(
         num,
         log_sum,
         torch.where(log_sum == -math.inf, log_sum, 2 * log_sum - arrays["ess"].log()),
-        arrays["elbo"] * num,
+        torch.where(reached, arrays["elbo"] * num, 0.0),
         arrays["tail"],
         arrays["curve"],
         arrays["blocks"],

@@ -59,6 +59,9 @@ class Watch:
         """
         if self.is_over:
             raise OutOfTime
+        self._show()
+
+    def _show(self) -> None:
         if self.bar is not None and time.perf_counter() - self.begun > SHOWN_AFTER:
             self.bar.start()
 
@@ -67,6 +70,7 @@ class Watch:
         for number, part in enumerate(parts):
             if number and self.is_over:
                 return
+            self._show()
             yield part
 
     @property

@@ -247,8 +247,9 @@ def from_blocks(blocks: Iterable[Tensor], precision: float) -> Weights:
 
 def unreached(num_data: int, precision: float) -> Weights:
     """What is known without a draw: nothing."""
-    nothing = from_blocks([torch.full((1, num_data), math.nan)], precision)
-    return replace(nothing, num=torch.zeros(num_data, dtype=torch.float64))
+    nothing = from_blocks([torch.full((1, num_data), -math.inf)], precision)
+    zeros = torch.zeros_like(nothing.num)
+    return replace(nothing, num=zeros, total=zeros, blocks=torch.zeros_like(nothing.blocks))
 
 
 def _block(log_weight: Tensor, controls: Tensor | None, precision: float) -> Weights:
