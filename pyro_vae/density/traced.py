@@ -148,9 +148,11 @@ class Traced(Densities):
         return Traced(self.model, self.guide, some)
 
     def _as_data(self, values: Values) -> Values:
-        """Values in the precision of the data: that of the networks that read them."""
+        """Values in the precision of the data: that of the networks that read them. A VAE takes
+        them in double near the edge of a support.
+        """
         like = self.batch[0]
-        if not like.is_floating_point():
+        if not like.is_floating_point() or isinstance(owner_of(self.model), VAE):
             return values
         return {n: z.to(like.dtype) if z.is_floating_point() else z for n, z in values.items()}
 
