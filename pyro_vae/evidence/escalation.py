@@ -205,6 +205,7 @@ class _Escalation:
         with self.watch.on(RUNGS[1], len(left)):
             target = self._target(left)
             moments = adapted(target, of_guide(target))
+            self.watch.tick()
             self._sampled(left, moments)
 
             still = torch.isin(left, self.budget.needy(self.weights)).nonzero()[:, 0]
