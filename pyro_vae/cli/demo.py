@@ -182,8 +182,8 @@ def _verdict(result: xarray.Dataset) -> str:
     trusted = result.sizes["datum"] - flagged
     return (
         f"The SE is over test digits and draws of z. log p(x) of {trusted} digits can be trusted; "
-        f"that of {flagged} is only a lower bound: their weights have too heavy a tail for K = "
-        f"{result.attrs['num_samples']} (k-hat above {KHAT_LIMIT}), since the guide is narrower "
+        f"that of {flagged} is only a lower bound: for K = {result.attrs['num_samples']} their "
+        "weights have too heavy a tail, or wider draws refute them, since the guide is narrower "
         "than the posterior. Naive sampling shows how much worse it is without a guide."
     )
 

@@ -152,7 +152,7 @@ class Joint:
         trace.compute_log_prob(lambda name, site: not site_is_subsample(site))
         for site in trace.nodes.values():
             if site["type"] == "sample" and "log_prob" in site:
-                each = site["log_prob"].expand(torch.broadcast_shapes(site["log_prob"].shape, ()))
+                each = site["log_prob"]
                 if each.dim() < -dim or each.shape[dim] != num:
                     raise RuntimeError("a site does not broadcast over draws")
                 total = total + each.movedim(dim, 0).reshape(num, -1).sum(-1)

@@ -40,6 +40,9 @@ from .weights import Weights, concatenate, unreached
 if TYPE_CHECKING:
     import xarray
 
+Found = tuple[Weights, dict[str, np.ndarray], dict[str, np.ndarray]]  # flags by reason, figures
+OfGuide = tuple[Weights, Weights | None, Tensor]  # its draws, all as a mixture, out of time
+
 BESIDE = 4  # without a tolerance, one draw beside so many of the guide, to refute them
 LEAST_BESIDE, MOST_BESIDE = 50, 500
 LEAST = 25  # draws with which k-hat is known
@@ -143,25 +146,17 @@ def log_evidence(
         earlier = None if more is None else from_dataset(more, about)
         if tolerance is not None and not problem.sums_exactly:
             budget = Budget(num_samples, tolerance, max_samples)
-            climbed = escalate(problem, budget, watch, seed, memory, about)
-            weights, stopped = climbed.weights, climbed.stopped
-            rung = np.array(RUNGS)[climbed.rung.numpy()]
-            extra = {"rung": rung, "elbo": climbed.elbo.numpy(force=True)}
-            flagged: dict[str, np.ndarray] = {}
+            found = _by_the_ladder(problem, budget, watch, seed, memory, about)
         else:
             done = 0 if earlier is None else int(earlier.num.sum())
             draws = _of_guide(problem, num_samples, watch, seed, memory, about, done)
-            weights, second, stopped = draws
-            if earlier is not None and not problem.sums_exactly:
-                weights = earlier.merge(weights)
-            flagged, extra = _opinions(weights, second, more, num_samples)
-            if tolerance is not None:
-                extra["rung"] = np.full(len(problem), RUNGS[0])
+            found = _by_the_guide(draws, None if problem.sums_exactly else earlier, more)
+        weights, flagged, extra = found
         if problem.sums_exactly:
             extra |= exact_figures(weights)
+            extra |= {} if tolerance is None else {"rung": np.full(len(problem), RUNGS[0])}
         elif problem.lost:
             extra["se"] = np.hypot(weights.se.numpy(), problem.lost)
-        flagged["out_of_time"] = stopped.numpy()
         result = as_dataset(weights, about | watch.attrs, flagged, **extra)
 
     remedy = REMEDY if tolerance is None else SPENT
@@ -169,6 +164,38 @@ def log_evidence(
     if tolerance is not None:
         _warn_of_tolerance(result, tolerance)
     return result
+
+
+def _by_the_ladder(
+    problem: Problem,
+    budget: Budget,
+    watch: Watch,
+    seed: int,
+    memory: Memory,
+    about: dict[str, Any],
+) -> Found:
+    """What meets the tolerance."""
+    climbed = escalate(problem, budget, watch, seed, memory, about)
+    rung = np.array(RUNGS)[climbed.rung.numpy()]
+    extra = {"rung": rung, "elbo": climbed.elbo.numpy(force=True)}
+    return climbed.weights, {"out_of_time": climbed.stopped.numpy()}, extra
+
+
+def _by_the_guide(draws: OfGuide, earlier: Weights | None, more: xarray.Dataset | None) -> Found:
+    """What draws of the guide give, with those of an earlier result, and a second opinion.
+
+    What one of more draws has refuted earlier, one of fewer does not clear.
+    """
+    new, second, stopped = draws
+    weights = new if earlier is None else earlier.merge(new)
+    flagged = {} if second is None else refuted(weights, second)
+    if more is not None and bool(new.num.max() < more.num_samples.max().item()):
+        for reason in ("refuted", "heavy_tail"):
+            before = more.flag.values == reason.replace("_", " ")
+            flagged[reason] = flagged.get(reason, np.zeros_like(before)) | before
+    flagged["out_of_time"] = stopped.numpy()
+    opinion = {} if second is None else {"second_opinion": second.log_evidence.numpy()}
+    return weights, flagged, opinion
 
 
 def _of_guide(
@@ -179,7 +206,7 @@ def _of_guide(
     memory: Memory,
     about: dict[str, Any],
     done: int,
-) -> tuple[Weights, Weights | None, Tensor]:
+) -> OfGuide:
     """The weights of draws of the guide, after so many; those of a mixture with other draws beside
     them; and for which data there was not enough time.
     """
@@ -203,21 +230,6 @@ def _of_guide(
     mixture = concatenate([part.mixture for part in parts]) if beside else None
     stopped = weights.num < (1 if problem.sums_exactly else num_samples)
     return weights, mixture, stopped
-
-
-def _opinions(
-    weights: Weights, second: Weights | None, more: xarray.Dataset | None, num_samples: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What a second opinion refutes, by reason, and what it is. What one of more draws has refuted
-    earlier, one of fewer does not clear.
-    """
-    flagged = {} if second is None else refuted(weights, second)
-    if more is not None and num_samples < int(more.num_samples.max()):
-        for reason in ("refuted", "heavy_tail"):
-            before = more.flag.values == reason.replace("_", " ")
-            flagged[reason] = flagged.get(reason, np.zeros_like(before)) | before
-    extra = {} if second is None else {"second_opinion": second.log_evidence.numpy()}
-    return flagged, extra
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
