@@ -1,4 +1,10 @@
-"""Everything about a VAE and some data as one ArviZ tree: draws, predictions, weights, data."""
+"""Everything about a VAE and some data as one ArviZ tree: draws, predictions, weights, data.
+
+``az.loo`` and ``az.compare`` read the group ``log_likelihood``, and ask how well all other data
+predict a datum. Its latent is its own and the parameters are fixed, so the others say nothing of
+it: the answer is log p(x). The mean of p(x|z) over draws that have seen x is another number, mostly
+far too high; its terms are in ``conditional_log_likelihood``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +19,7 @@ from torch import Tensor
 from ..data.rows import DataError, Rows
 from ..density.memory import tile_rows
 from ..density.problem import Problem
+from ..evidence.evidence import log_evidence
 from ..evidence.pareto import khat
 from ..guards import evaluating, seed_of, seeded, whole_number
 from ..posterior.trees import DRAWS, dataset, features, needs_draws_of, observed_groups
@@ -21,6 +28,10 @@ from .draws import guide_draws, vae_of
 
 if TYPE_CHECKING:
     import xarray
+
+TOLERANCE = 0.1  # nats, of log p(x)
+LEAST, MOST = 100, 10  # draws for it at first; and how many times as many on a rung
+APART = 1e-6  # nats between what stand for draws of log p(x)
 
 
 def to_datatree(
@@ -48,13 +59,19 @@ def to_datatree(
         A tree with ``posterior`` (chain, draw, datum, latent), ``sample_stats`` and ``diagnostics``
         where there are chains, ``guide`` (the guide's draws, as one chain, named as in
         ``posterior``), ``importance`` (``log_weight`` of these draws; ``log_evidence``, ``ess`` and
-        ``khat`` of each datum), ``log_likelihood`` of each datum, ``posterior_predictive``,
+        ``khat`` of each datum), ``log_likelihood`` (log p(x) of each datum by :func:`.log_evidence`
+        with a tolerance of 0.1 nats, which ``az.loo`` and ``az.compare`` read; the same for all
+        draws, but for 1e-6 nats, since ArviZ refuses equal ones),
+        ``conditional_log_likelihood`` (log p(x|z) of each draw), ``posterior_predictive``,
         ``prior``, ``prior_predictive`` (of each c, for a conditional VAE), ``observed_data`` and
         ``constant_data``. All in nats.
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
         ValueError: `posterior` was drawn from another model.
+
+    Warns:
+        UserWarning: log p(x) of some data cannot be trusted.
     """
     import xarray
 
@@ -81,7 +98,8 @@ def to_datatree(
         groups |= {
             "guide": guide,
             "importance": _importance(log_weight),
-            "log_likelihood": _log_likelihood(own, batch, z),
+            "log_likelihood": _log_likelihood(problem, z, num_samples, seed),
+            "conditional_log_likelihood": _conditional_log_likelihood(own, batch, z),
             "posterior_predictive": _predicted(own, rows, batch, thinned),
             **_prior(own, rows, batch, num_samples),
         }
@@ -118,7 +136,26 @@ def _blocks(vae: VAE, z: xarray.DataArray) -> Any:
         yield torch.as_tensor(flat[start : start + step]).to(vae.reference.device)
 
 
-def _log_likelihood(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
+def _log_likelihood(
+    problem: Problem, z: xarray.DataArray, num_samples: int, seed: int
+) -> xarray.Dataset:
+    """log p(x) of each datum, over chain, draw and datum: the draws are normal quantiles, very
+    close together.
+    """
+    num = max(num_samples, LEAST)
+    found = log_evidence(
+        problem, num_samples=num, tolerance=TOLERANCE, max_samples=MOST * num, seed=seed
+    )
+    draws = z.sizes["chain"] * z.sizes["draw"]
+    apart = APART * torch.special.ndtri((torch.arange(draws).double() + 0.5) / draws)
+    terms = found.log_evidence.values + apart.reshape(*z.shape[:2], 1).numpy()
+    flag = ("datum", found.flag.values)
+    return dataset({"x": terms}, DRAWS, "").assign_coords(draw=z.draw, flag=flag)
+
+
+def _conditional_log_likelihood(
+    vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray
+) -> xarray.Dataset:
     """log p(x|z) of each datum, over chain, draw and datum."""
     c = vae.encode_condition(len(batch[0]), *batch[1:])
     blocks = [vae.log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)]

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..density.joint import Joint
 from ..guards import seed_of, seeded
 from ..posterior.adaptation import covariance_factor
+from ..posterior.trees import draws_by_site
 from .flags import counted, flags, warn_of_flags
 from .optimal_bridge import bridged
 
@@ -139,8 +140,7 @@ def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
     if isinstance(posterior, MCMC):
         posterior = posterior.get_samples(group_by_chain=True)
     if isinstance(posterior, xarray.DataTree) and "posterior" in posterior.children:
-        found = posterior["posterior"].to_dataset()
-        return {str(name): values.values for name, values in found.items()}
+        return draws_by_site(posterior["posterior"].to_dataset())
     if isinstance(posterior, Mapping):
         return {
             str(name): values.numpy(force=True) if isinstance(values, Tensor) else values
