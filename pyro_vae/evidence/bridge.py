@@ -36,7 +36,7 @@ from .results import means
 if TYPE_CHECKING:
     import xarray
 
-REMEDY = "or their chains have not mixed: leave warp=True, and draw longer chains"
+REMEDY = "leave warp=True, and draw longer chains"
 
 
 def bridge_log_evidence(
