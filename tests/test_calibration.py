@@ -5,6 +5,7 @@ models.
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
@@ -61,6 +62,72 @@ def test_a_missed_correlation_is_seen_by_the_joint_density():
     assert float(found.p_location.sel(quantity="log_joint")) < 1e-6
 
 
+CORRELATED = LinearGaussian(
+    np.array([[1.2, 0.5], [0.5, 1.2], [1.0, 1.0]]), np.zeros(3), np.full(3, 0.25)
+)
+
+
+def guided(kind):
+    """The true model, with a correlated guide that is right or has one fault."""
+    covariance, gain = CORRELATED.posterior()
+    sd = np.sqrt(np.diag(covariance))
+    assert covariance[0, 1] / sd.prod() < -0.7
+    shift = {"biased": 0.5, "far": 1.0}.get(kind, 0.0) * sd
+    covariance = covariance * (0.36 if kind == "narrow" else 1.0)
+    if kind == "rotated":
+        covariance = covariance * np.array([[1.0, -1.0], [-1.0, 1.0]])
+    scale_tril = torch.as_tensor(np.linalg.cholesky(covariance))
+    vae = CORRELATED.vae()
+    vae.posterior = pv.Amortised(
+        affine(gain, shift), pv.MultivariateNormal((2,), scale_tril=scale_tril)
+    )
+    return vae
+
+
+SEES = {
+    "sbc": {"biased", "far", "narrow", "rotated"},
+    "vsbc": {"biased", "far"},
+    "tarp": {"biased", "far", "narrow", "rotated"},
+}
+
+
+@pytest.mark.parametrize("kind", ["right", "biased", "far", "narrow", "rotated"])
+@pytest.mark.parametrize("method", SEES)
+def test_what_each_method_sees(method, kind):
+    """The table of the decision on calibration."""
+    for seed in range(3):
+        found = pv.calibrate(guided(kind), method=method, num_simulations=1000, seed=seed)
+        if kind in SEES[method]:
+            assert found.attrs["p_value"] < 1e-6
+        else:
+            assert found.attrs["p_value"] > 1e-3
+        assert found.attrs["method"] == method
+
+
+@pytest.mark.parametrize("kind", ["narrow", "rotated"])
+def test_symmetry_is_all_that_vsbc_asks(kind):
+    """The p-values of wrong spreads are those of right ones: uniform over seeds."""
+    found = [
+        pv.calibrate(
+            guided(kind), method="vsbc", num_simulations=100, num_samples=49, seed=seed
+        ).p_symmetry.values[0]
+        for seed in range(40)
+    ]
+    assert stats.kstest(found, "uniform").pvalue > 1e-3
+
+
+def test_a_distance_in_many_latents_is_uniform_for_few_draws():
+    truth = LinearGaussian.with_diagonal_posterior(14, 12)
+    found = [
+        pv.calibrate(truth.vae(), method="tarp", num_simulations=200, num_samples=25, seed=seed)
+        for seed in range(20)
+    ]
+    assert stats.kstest(
+        np.concatenate([each["rank"] for each in found])[:, 0], "uniform"
+    ).pvalue > (1e-3)
+    assert list(found[0].quantity.values) == ["joint"]
+
+
 @pytest.mark.slow
 def test_mcmc_as_the_control():
     found = pv.calibrate(TRUTH.vae(shrink=0.5), kernel="hmc", num_simulations=200, num_samples=39)
@@ -88,6 +155,11 @@ def test_what_cannot_be_calibrated():
     x = np.random.default_rng(0).poisson(2.0, (20, 3))
     with pytest.raises(TypeError, match="calibrate needs continuous latents"):
         pv.calibrate(pv.build(x, latent=3, prior="one_hot", likelihood="poisson", hidden=[4]))
+    with pytest.raises(ValueError, match="method must be 'sbc', 'vsbc', 'tarp'; got 'ks'"):
+        pv.calibrate(TRUTH.vae(), method="ks")
+    many = LinearGaussian.with_diagonal_posterior(14, 13)
+    with pytest.raises(ValueError, match="tarp needs num_samples of at least twice the 13 latents"):
+        pv.calibrate(many.vae(), method="tarp", num_simulations=20, num_samples=25)
     with pytest.raises(ValueError, match="num_simulations must be a whole number from 20; got 3"):
         pv.calibrate(TRUTH.vae(), num_simulations=3)
 

@@ -24,9 +24,10 @@ from ..posterior.mcmc import sample_posterior
 from ..spec.build import describe
 from ..vae import VAE
 from . import html, plots
-from .calibration import calibrate, check_predictions
+from .calibration import calibrate
 from .draws import vae_of
 from .posteriors import compare_posteriors, summarize
+from .predictions import check_predictions
 
 if TYPE_CHECKING:
     import pandas
