@@ -40,11 +40,12 @@ import torch
 
 from ..density.memory import tile_rows
 from ..density.problem import Problem
+from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..posterior.mcmc import sample_posterior
 from ..posterior.trees import dataset
 from ..vae import VAE
-from .draws import flat, guide_draws, simulated, vae_of
+from .draws import Draws, flat, guide_draws, simulated
 
 if TYPE_CHECKING:
     import xarray
@@ -55,9 +56,10 @@ DEPENDENT = 1e-9  # the share of the largest singular value below which a direct
 
 
 def calibrate(
-    vae: VAE,
+    vae: VAE | Pair | Problem,
     c: Any = None,
     *,
+    x: Any = None,
     method: str = "sbc",
     num_simulations: int = 500,
     num_samples: int = 99,
@@ -67,8 +69,12 @@ def calibrate(
     """Whether the guide, or MCMC, is right on average over data that the model makes.
 
     Arguments:
-        vae: A VAE over continuous latents.
-        c: For a conditional VAE: rows to simulate for; they are repeated as often as it takes.
+        vae: A VAE over continuous latents; any pair ``(model, guide)`` of Pyro functions of x whose
+            sites all lie in one data plate, and whose model observes x at one site; or a problem.
+        c: What the model is conditional on: rows to simulate for; they are repeated as often as it
+            takes.
+        x: For a pair: data of shape ``(N, *X)``, a row for each c. They give the shape; what is
+            judged are data that the model draws in their place. A VAE knows its own.
         method: ``"sbc"`` sees what is wrong with single latents and with the joint density,
             ``"vsbc"`` their bias alone, ``"tarp"`` all latents jointly; the table of
             :mod:`.calibration` says which fault each of them sees.
@@ -79,71 +85,92 @@ def calibrate(
         seed: The seed of the simulations and draws.
 
     Returns:
-        A dataset over simulation and quantity (``z_0``, ``z_1``, ..., ``log_joint``; the latents
-        alone for ``"vsbc"``; ``joint`` for ``"tarp"``): ``rank``, between 0 and 1; over quantity:
-        ``p_location`` and ``p_spread``, or ``p_symmetry`` for ``"vsbc"``. Attributes: ``p_value``,
-        the verdict's, ``calibrated``, whether it is at least 0.001, and ``method``.
+        A dataset over simulation and quantity (the numbers of each site, such as ``z_0``, ``z_1``,
+        and ``log_joint``; the latents alone for ``"vsbc"``; ``joint`` for ``"tarp"``): ``rank``,
+        between 0 and 1; over quantity: ``p_location`` and ``p_spread``, or ``p_symmetry`` for
+        ``"vsbc"``. Attributes: ``p_value``, the verdict's, ``calibrated``, whether it is at least
+        0.001, and ``method``.
 
     Raises:
+        DataError: The data do not fit, or a pair is given without x.
         TypeError: The latents are discrete.
-        ValueError: An option makes no sense.
+        ValueError: An option makes no sense; the model observes something else than x; ``"tarp"``
+            has fewer draws than twice the latents.
     """
     whole_number("num_simulations", num_simulations, at_least=20)
     whole_number("num_samples", num_samples, at_least=25)
     whole_number("seed", seed, at_least=0, at_most=2**62)
     if method not in TESTS:
         raise ValueError(f"method must be {', '.join(map(repr, TESTS))}; got {method!r}")
-    vae = vae_of("calibrate", vae)
-    if vae.is_discrete:
-        raise TypeError(
-            "calibrate needs continuous latents; over discrete ones compare the guide's "
-            "probabilities"
-        )
+    problem, z = simulated("calibrate", vae, x, c, num_simulations, seed)
+    with evaluating(problem.model, problem.guide):
+        if problem.is_discrete:
+            raise TypeError(
+                "calibrate needs continuous latents; over discrete ones compare the guide's "
+                "probabilities"
+            )
 
-    z, x, given = simulated(vae, c, num_simulations, seed)
-    problem = Problem.of(vae, x, given)
-    if kernel is None:
-        drawn = guide_draws(problem, num_samples=num_samples, seed=seed + 1)[0]["z"]
-    else:
-        options: dict[str, Any] = {"num_samples": 10 * num_samples, "seed": seed + 1}
-        tree = sample_posterior(problem, kernel=kernel, **options)
-        drawn = tree["posterior"].z.values.reshape(-1, num_simulations, *z.shape[1:])
-        drawn = drawn[np.linspace(0, len(drawn) - 1, num_samples).astype(int)]
-
+    drawn = _drawn(problem, kernel, num_samples, seed + 1)
+    both = {name: np.concatenate([z[name][None], drawn[name]]) for name in drawn}
     rng = np.random.default_rng(seed + 2)
-    quantities = _quantities(problem, np.concatenate([z[None], drawn]), method, rng)
+    quantities = _quantities(problem, both, method, rng)
     rank = _ranks(np.stack(list(quantities.values()), -1), rng)
     return _verdict(rank, list(quantities), method)
 
 
+def _drawn(problem: Problem, kernel: str | None, num_samples: int, seed: int) -> Draws:
+    """L draws of the guide, or of MCMC, by site, each of shape ``(L, N, *Z)``."""
+    if kernel is None:
+        return guide_draws(problem, num_samples=num_samples, seed=seed)[0]
+    tree = sample_posterior(problem, kernel=kernel, num_samples=10 * num_samples, seed=seed)
+    found = {}
+    for name, values in tree["posterior"].data_vars.items():
+        chains = values.values.reshape(-1, *values.shape[2:])
+        found[str(name)] = chains[np.linspace(0, len(chains) - 1, num_samples).astype(int)]
+    return found
+
+
 def _quantities(
-    problem: Problem, both: np.ndarray, method: str, rng: np.random.Generator
+    problem: Problem, both: Draws, method: str, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """What is ranked, by name: of the truth and of L draws, each of shape ``(1 + L, N)``."""
-    latents = flat({"z": both}, 2)
+    latents = flat(both, 2)
     if method == "tarp":
-        if len(both) <= 2 * latents.shape[-1]:
-            raise ValueError(
-                f"tarp needs num_samples of at least twice the {latents.shape[-1]} latents; got "
-                f"{len(both) - 1}"
-            )
+        _needs_draws(*latents.shape[::2])
         return {"joint": _white_distance(latents, rng)}
-    by_name = {f"z_{number}": latents[..., number] for number in range(latents.shape[-1])}
+    by_name = dict(zip(_names(both), np.moveaxis(latents, -1, 0), strict=True))
     return by_name | ({"log_joint": _log_joint(problem, both)} if method == "sbc" else {})
 
 
-def _log_joint(problem: Problem, z: np.ndarray) -> np.ndarray:
+def _names(draws: Draws) -> list[str]:
+    """Of all numbers of a datum: that of a site of single numbers, ``z_0``, ``z_1``, ... of z."""
+    sizes = {name: math.prod(values.shape[2:]) for name, values in draws.items()}
+    return [
+        f"{name}_{number}" if draws[name].ndim > 2 else name
+        for name, size in sorted(sizes.items())
+        for number in range(size)
+    ]
+
+
+def _log_joint(problem: Problem, latents: Draws) -> np.ndarray:
     """log p(x, z) of latents ``(L, N, *Z)``, shape ``(L, N)``."""
     found = []
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         batch = problem.batch(slice(None))
         densities = problem.densities(batch)
-        rows = tile_rows(problem.device)
-        for block in np.array_split(z, max(1, math.ceil(z.shape[0] * z.shape[1] / rows))):
-            values = {"z": torch.as_tensor(block).to(batch[0].device)}
+        num, rows = len(next(iter(latents.values()))), tile_rows(problem.device)
+        for block in np.array_split(np.arange(num), max(1, math.ceil(num * len(problem) / rows))):
+            values = {n: torch.as_tensor(z[block]).to(problem.device) for n, z in latents.items()}
             log_likelihood, log_prior = densities.log_model(values)
             found.append((log_likelihood + log_prior).numpy(force=True))
     return np.concatenate(found)
+
+
+def _needs_draws(points: int, latents: int) -> None:
+    if points <= 2 * latents:
+        raise ValueError(
+            f"tarp needs num_samples of at least twice the {latents} latents; got {points - 1}"
+        )
 
 
 def _white_distance(both: np.ndarray, rng: np.random.Generator) -> np.ndarray:
