@@ -3,6 +3,7 @@ models.
 """
 
 import numpy as np
+import pandas
 import pyro
 import pytest
 import torch
@@ -261,6 +262,21 @@ def test_predictions_of_the_true_model_and_of_a_wrong_one():
     )
     assert wrong.p_value["sd"] < 0.02
     assert wrong["mean"]["sd"] > wrong.observed["sd"]
+
+
+def test_predictions_of_pairs():
+    """The pair of a VAE predicts what the VAE does; one with c and two sites, what it should."""
+    vae, x = TRUTH.vae(), TRUTH.draw(50)
+    ours, theirs = (pv.check_predictions(each, x) for each in (vae, (vae.model, vae.guide)))
+    pandas.testing.assert_frame_equal(ours, theirs)
+
+    c = np.linspace(-1, 1, 300)
+    x = CORRELATED.draw(300) + c[:, None] * CORRELATED.weight[:, 0]
+    statistics = {"mean": np.mean, "of c": lambda x: float(np.mean(x[:, 0] * c)), "sd": np.std}
+    right = pv.check_predictions(pair(), x, c, statistics=statistics)
+    assert (right.p_value > 0.01).all()
+    wrong = pv.check_predictions(pair(), 3 * x, c, statistics=statistics)
+    assert wrong.p_value["sd"] < 0.02
 
 
 def test_a_statistic_that_is_nan_says_nothing():

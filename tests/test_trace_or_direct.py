@@ -137,7 +137,7 @@ def test_a_handler_counts_for_a_problem_that_was_made_before():
     assert (pv.terms(problem, num_samples=2).log_likelihood != 0).all()
 
 
-@pytest.mark.parametrize("judge", [pv.gaps, pv.check_predictions, pv.to_datatree, pv.report])
+@pytest.mark.parametrize("judge", [pv.gaps, pv.report])
 def test_judges_of_a_vae_refuse_one_with_something_around_it(judge):
     vae = small()
     problem = Problem.of((pyro.poutine.scale(vae.model, 2.0), vae.guide), torch.ones(N, 3))

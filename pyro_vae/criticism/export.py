@@ -1,8 +1,11 @@
-"""Everything about a VAE and some data as one ArviZ tree: draws, predictions, weights, data."""
+"""Everything about a model, its guide and some data as one ArviZ tree: draws, predictions, weights,
+data.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -10,21 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.rows import DataError, Rows
+from ..data.rows import DataError
 from ..density.memory import tile_rows
 from ..density.problem import Problem
+from ..density.terms import Batch, Values
+from ..density.traced import Pair
 from ..evidence.pareto import khat
 from ..guards import evaluating, seed_of, seeded, whole_number
-from ..posterior.trees import DRAWS, dataset, features, needs_draws_of, observed_groups
+from ..posterior.trees import DRAWS, dataset, features, latents, needs_draws_of, observed_groups
 from ..vae import VAE
-from .draws import guide_draws, vae_of
+from .draws import guide_draws, made_by
 
 if TYPE_CHECKING:
     import xarray
 
 
 def to_datatree(
-    vae: VAE | Problem,
+    vae: VAE | Pair | Problem,
     x: Any = None,
     c: Any = None,
     *,
@@ -32,12 +37,13 @@ def to_datatree(
     num_samples: int = 500,
     seed: int = 0,
 ) -> xarray.DataTree:
-    """The groups that ArviZ knows, for a VAE and data.
+    """The groups that ArviZ knows, for a model, its guide and data.
 
     Arguments:
-        vae: A VAE.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
+            data plate, and whose model observes x at one site.
         x: Data of shape ``(N, *X)``, NaN where missing.
-        c: What a conditional VAE is conditional on, a row for each datum.
+        c: What the model is conditional on, a row for each datum.
         posterior: What :func:`.sample_posterior` gave for these data; left out, draws of the guide
             take its place.
         num_samples: The draws of the guide, of the prior and, at most, of each chain for
@@ -49,51 +55,46 @@ def to_datatree(
         where there are chains, ``guide`` (the guide's draws, as one chain, named as in
         ``posterior``), ``importance`` (``log_weight`` of these draws; ``log_evidence``, ``ess`` and
         ``khat`` of each datum), ``log_likelihood`` of each datum, ``posterior_predictive``,
-        ``prior``, ``prior_predictive`` (of each c, for a conditional VAE), ``observed_data`` and
+        ``prior``, ``prior_predictive`` (of each c, where there is one), ``observed_data`` and
         ``constant_data``. All in nats.
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
-        ValueError: `posterior` was drawn from another model.
+        ValueError: `posterior` was drawn from another model; the model observes something else
+            than x.
     """
     import xarray
 
     whole_number("num_samples", num_samples, at_least=1)
-    own = vae_of("to_datatree", vae)
     problem = Problem.of(vae, x, c)
-    rows = problem.rows
     if posterior is not None:
         posterior = needs_draws_of("to_datatree", posterior, problem)
     drawn, log_weight = guide_draws(problem, num_samples=num_samples, seed=seed)
-    guide = dataset({"z": drawn["z"][None]}, DRAWS, "latent")
+    guide = latents({name: values[None] for name, values in drawn.items()})
     groups = {"posterior": guide}
     if posterior is not None:
         groups = {name: node.to_dataset() for name, node in posterior.items()}
-    z = groups["posterior"]["z"]
-    if z.shape[2:] != drawn["z"].shape[1:]:
+    if groups["posterior"].sizes["datum"] != len(problem):
         raise DataError(
-            f"to_datatree needs the data that the posterior was drawn for; got {len(rows)} data"
+            f"to_datatree needs the data that the posterior was drawn for; got {len(problem)} data"
         )
 
-    with torch.no_grad(), seeded(seed_of(seed, 1)), evaluating(own):
+    draws = groups["posterior"]
+    with torch.no_grad(), seeded(seed_of(seed, 1)), evaluating(problem.model, problem.guide):
         batch = problem.batch(slice(None))
-        thinned = z.isel(draw=slice(None, None, _step(z, num_samples)))
+        thinned = draws.isel(draw=slice(None, None, -(-draws.sizes["draw"] // num_samples)))
         groups |= {
             "guide": guide,
             "importance": _importance(log_weight),
-            "log_likelihood": _log_likelihood(own, batch, z),
-            "posterior_predictive": _predicted(own, rows, batch, thinned),
-            **_prior(own, rows, batch, num_samples),
+            "log_likelihood": _log_likelihood(problem, batch, draws),
+            "posterior_predictive": _predicted(problem, batch, thinned),
+            **_prior(problem, batch, num_samples),
         }
-    tree = xarray.DataTree.from_dict(groups | observed_groups(rows, own.reference))
+    tree = xarray.DataTree.from_dict(groups | observed_groups(problem.rows, problem.like))
     for role, name in (("inference_library", "pyro-ppl"), ("creation_library", "pyro-vae")):
         tree.attrs |= {role: name, f"{role}_version": metadata.version(name)}
     tree.attrs["seed"] = seed
     return tree
-
-
-def _step(z: xarray.DataArray, num_samples: int) -> int:
-    return -(-z.sizes["draw"] // num_samples)
 
 
 def _importance(log_weight: Tensor) -> xarray.Dataset:
@@ -110,46 +111,44 @@ def _importance(log_weight: Tensor) -> xarray.Dataset:
     return found.merge(dataset({"log_weight": log_weight[None].numpy(force=True)}, DRAWS, ""))
 
 
-def _blocks(vae: VAE, z: xarray.DataArray) -> Any:
-    """Draws of latents ``(S, N, *Z)``, a few at a time."""
-    flat = z.values.reshape(-1, *z.shape[2:])
-    step = max(1, tile_rows(vae.reference.device) // z.shape[2])
-    for start in range(0, len(flat), step):
-        yield torch.as_tensor(flat[start : start + step]).to(vae.reference.device)
+def _blocks(problem: Problem, draws: xarray.Dataset) -> Iterator[Values]:
+    """Draws of latents by site, each ``(S, N, *Z)``, a few at a time."""
+    flat = {str(n): z.values.reshape(-1, *z.shape[2:]) for n, z in draws.data_vars.items()}
+    num = draws.sizes["chain"] * draws.sizes["draw"]
+    step = max(1, tile_rows(problem.device) // len(problem))
+    for start in range(0, num, step):
+        part = {name: z[start : start + step] for name, z in flat.items()}
+        yield {name: torch.as_tensor(z).to(problem.device) for name, z in part.items()}
 
 
-def _log_likelihood(vae: VAE, batch: tuple[Tensor, ...], z: xarray.DataArray) -> xarray.Dataset:
+def _log_likelihood(problem: Problem, batch: Batch, draws: xarray.Dataset) -> xarray.Dataset:
     """log p(x|z) of each datum, over chain, draw and datum."""
-    c = vae.encode_condition(len(batch[0]), *batch[1:])
-    blocks = [vae.log_likelihood(batch[0], block, c).numpy(force=True) for block in _blocks(vae, z)]
-    return dataset({"x": np.concatenate(blocks).reshape(z.shape[:3])}, DRAWS, "").assign_coords(
-        draw=z.draw
+    densities = problem.densities(batch)
+    blocks = [densities.log_model(z)[0].numpy(force=True) for z in _blocks(problem, draws)]
+    shape = tuple(draws.sizes[name] for name in DRAWS)
+    return dataset({"x": np.concatenate(blocks).reshape(shape)}, DRAWS, "").assign_coords(
+        draw=draws.draw
     )
 
 
-def _predicted(
-    vae: VAE, rows: Rows, batch: tuple[Tensor, ...], z: xarray.DataArray
-) -> xarray.Dataset:
+def _predicted(problem: Problem, batch: Batch, draws: xarray.Dataset) -> xarray.Dataset:
     """Data drawn from p(x|z), one for each draw of z."""
-    c = vae.encode_condition(len(batch[0]), *batch[1:])
-    blocks = [vae.likelihood_of(block, c).sample().numpy(force=True) for block in _blocks(vae, z)]
+    blocks = []
+    for z in _blocks(problem, draws):
+        num = len(next(iter(z.values())))
+        blocks.append(made_by("to_datatree", problem, batch, num, z)[1].numpy(force=True))
     drawn = np.concatenate(blocks)
-    drawn = drawn.reshape(*z.shape[:3], *drawn.shape[2:])
-    return features({"x": drawn}, DRAWS, rows).assign_coords(draw=z.draw)
+    drawn = drawn.reshape(*(draws.sizes[name] for name in DRAWS), *drawn.shape[2:])
+    return features({"x": drawn}, DRAWS, problem.rows).assign_coords(draw=draws.draw)
 
 
-def _prior(
-    vae: VAE, rows: Rows, batch: tuple[Tensor, ...], num_samples: int
-) -> dict[str, xarray.Dataset]:
+def _prior(problem: Problem, batch: Batch, num_samples: int) -> dict[str, xarray.Dataset]:
     """Draws of the prior and of data from it; given each c where there is one."""
-    c = vae.encode_condition(len(batch[0]), *batch[1:])
-    num = 1 if c is None else len(c)
-    z = vae.prior_of(c).expand(torch.Size([num])).sample(torch.Size([num_samples]))
-    x = vae.likelihood_of(z, c).sample()
-
-    leading = DRAWS if c is not None else DRAWS[:2]
-    prior, predicted = (values[None] if c is not None else values[None, :, 0] for values in (z, x))
-    return {
-        "prior": dataset({"z": prior.numpy(force=True)}, leading, "latent"),
-        "prior_predictive": features({"x": predicted.numpy(force=True)}, leading, rows),
-    }
+    own = batch if len(batch) > 1 else (batch[0][:1],)
+    drawn, made = made_by("to_datatree", problem, own, num_samples, {})
+    z = latents({name: values[None].numpy(force=True) for name, values in drawn.items()})
+    x = features({"x": made[None].numpy(force=True)}, DRAWS, problem.rows)
+    groups = {"prior": z, "prior_predictive": x}
+    if len(batch) > 1:
+        return groups
+    return {name: group.isel(datum=0, drop=True) for name, group in groups.items()}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..density.memory import tile_rows
 from ..density.problem import Problem
-from ..guards import evaluating, seeded, whole_number
+from ..density.terms import Batch
+from ..density.traced import Pair
+from ..guards import evaluating, seed_of, seeded, whole_number
 from ..vae import VAE
-from .draws import vae_of
+from .draws import made_by
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +30,7 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def check_predictions(
-    vae: VAE | Problem,
+    vae: VAE | Pair | Problem,
     x: Any = None,
     c: Any = None,
     *,
@@ -39,9 +42,10 @@ def check_predictions(
     of them.
 
     Arguments:
-        vae: A VAE.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
+            data plate, and whose model observes x at one site.
         x: Data of shape ``(N, *X)``, NaN where missing: missing cells are left out on both sides.
-        c: What a conditional VAE is conditional on, a row for each datum.
+        c: What the model is conditional on, a row for each datum.
         statistics: By name, functions of an array of the shape of x (default: mean, sd, min, max,
             share of zeros).
         num_samples: How many data sets are drawn: z from the guide, then x from p(x|z).
@@ -55,11 +59,9 @@ def check_predictions(
 
     Raises:
         DataError: The data do not fit the likelihood.
+        ValueError: The model observes something else than x.
     """
-    import pandas
-
     whole_number("num_samples", num_samples, at_least=20)
-    own = vae_of("check_predictions", vae)
     statistics = STATISTICS if statistics is None else statistics
     by_name = isinstance(statistics, Mapping) and all(map(callable, statistics.values()))
     if not by_name:
@@ -67,28 +69,42 @@ def check_predictions(
             f"check_predictions needs statistics as functions by name; got {statistics!r:.60}"
         )
     problem = Problem.of(vae, x, c)
-    first, *given = problem.batch(slice(None))
+    batch = problem.batch(slice(None))
+    drawn = [
+        [function(again) for function in statistics.values()]
+        for again in _replicated(problem, batch, num_samples, seed)
+    ]
+    x = batch[0].numpy(force=True)
+    observed = [float(function(x)) for function in statistics.values()]
+    return _table(list(statistics), np.array(drawn, dtype=float), np.array(observed))
 
-    drawn = []
-    with torch.no_grad(), seeded(seed), evaluating(own):
-        encoded = own.encode_condition(len(first), *given)
-        guide, missing = own.guide_of(first, encoded), first.isnan()
-        for _ in range(num_samples):
-            again = own.likelihood_of(guide.sample(), encoded).sample().to(first)
-            again = again.masked_fill(missing, math.nan).numpy(force=True)
-            drawn.append([function(again) for function in statistics.values()])
 
-    table = pandas.DataFrame(index=list(statistics))
-    values, observed = (
-        np.array(drawn, dtype=float),
-        [float(f(first.numpy(force=True))) for f in statistics.values()],
-    )
-    above = ((values > observed) + 0.5 * (values == observed)).mean(0)
-    table["observed"] = observed
-    table["mean"] = values.mean(0)
-    table["sd"] = values.std(0)
-    known = np.isfinite(observed) & np.isfinite(values).all(0)
-    table["p_value"] = np.where(
-        known, np.clip(2 * np.minimum(above, 1 - above), 1 / num_samples, 1.0), np.nan
-    )
-    return table
+def _replicated(
+    problem: Problem, batch: Batch, num_samples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Data sets drawn given the data, with the same cells missing."""
+    missing, step = batch[0].isnan(), max(1, tile_rows(problem.device) // len(problem))
+    for number, start in enumerate(range(0, num_samples, step)):
+        own_draws = seeded(seed_of(seed, number))
+        with torch.no_grad(), own_draws, evaluating(problem.model, problem.guide):
+            num = min(step, num_samples - start)
+            z = problem.densities(batch).draw(num).values
+            _, x = made_by("check_predictions", problem, batch, num, z)
+            block = x.to(batch[0]).masked_fill(missing, math.nan).numpy(force=True)
+        yield from block
+
+
+def _table(names: list[str], drawn: np.ndarray, observed: np.ndarray) -> pandas.DataFrame:
+    """From statistics of data sets drawn, ``(S, F)``, and of the data, ``(F,)``."""
+    import pandas
+
+    above = ((drawn > observed) + 0.5 * (drawn == observed)).mean(0)
+    known = np.isfinite(observed) & np.isfinite(drawn).all(0)
+    p_value = np.clip(2 * np.minimum(above, 1 - above), 1 / len(drawn), 1.0)
+    columns = {
+        "observed": observed,
+        "mean": drawn.mean(0),
+        "sd": drawn.std(0),
+        "p_value": np.where(known, p_value, np.nan),
+    }
+    return pandas.DataFrame(columns, index=names)
