@@ -38,22 +38,31 @@ def guide_draws(problem: Problem, *, num_samples: int, seed: int) -> tuple[Draws
     return by_site, torch.cat(weights, 1)
 
 
+class NotDrawn(ValueError):
+    """No data can be drawn from a model, as it observes something else than x."""
+
+
+def vae_in(vae: object) -> VAE | None:
+    """The VAE that was given, alone or in a problem with nothing around it; none for a pair."""
+    if isinstance(vae, Problem):
+        owners = {id(getattr(f, "__self__", None)) for f in (vae.model, vae.guide)}
+        vae = getattr(vae.model, "__self__", None) if len(owners) == 1 else None
+    return vae if isinstance(vae, VAE) else None
+
+
 def vae_of(who: str, vae: object) -> VAE:
     """The VAE that was given, alone or in a problem, where the parts must be told apart.
 
     Raises:
         TypeError: Who needs what; what it was.
     """
-    owner = vae
-    if isinstance(vae, Problem):  # its model and guide must be the VAE's, with nothing around them
-        owners = {id(getattr(f, "__self__", None)) for f in (vae.model, vae.guide)}
-        owner = getattr(vae.model, "__self__", None) if len(owners) == 1 else None
-    if not isinstance(owner, VAE):
+    owner = vae_in(vae)
+    if owner is None:
         of_a_pair = " of a pair" if isinstance(vae, Problem) else ""
         raise TypeError(
             f"{who} needs a VAE; got a {type(vae).__name__}{of_a_pair}; pairs of Pyro functions go "
-            "to terms, log_evidence, annealed_log_evidence, bridge_log_evidence, "
-            "sample_posterior and compare_posteriors"
+            "to terms, log_evidence, annealed_log_evidence, bridge_log_evidence, sample_posterior, "
+            "compare_posteriors, calibrate, check_predictions, to_datatree and report"
         )
     return owner
 
@@ -72,7 +81,7 @@ def simulated(
 
     Raises:
         DataError: A pair has no x whose rows give the shape.
-        ValueError: The model does not observe x, and nothing else.
+        NotDrawn: The model observes something else than x.
     """
     like = _templates(vae, x, c, num, seed)
     with torch.no_grad(), seeded(seed), evaluating(like.model, like.guide):
@@ -100,7 +109,7 @@ def made_by(
         The latents by site and the data, each of shape ``(num_samples, N, ...)``.
 
     Raises:
-        ValueError: The model does not observe x, and nothing else.
+        NotDrawn: The model observes something else than x.
     """
     x = batch[0]
     if not isinstance(owner_of(problem.model), VAE):  # which rounds them with care
@@ -112,7 +121,7 @@ def made_by(
     latent = [site for site in drawn if not site["infer"].get("was_observed")]
     if len(seen) != 1 or not _is_x(seen[0]["infer"]["obs"], x):
         names = ", ".join(repr(site["name"]) for site in seen) or "nothing"
-        raise ValueError(
+        raise NotDrawn(
             f"{who} needs a model that observes x, unchanged, at one site and nothing beside "
             f"it, so that x can be drawn; got one that observes {names}; write it with one "
             "pyro.sample(..., obs=x)"
