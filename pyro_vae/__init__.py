@@ -17,6 +17,7 @@ from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
 from .conditionals.vectors import *
+from .criticism.bayes_factor import log_bayes_factor as log_bayes_factor
 from .criticism.bidirectional import bidirectional_log_evidence as bidirectional_log_evidence
 from .criticism.calibration import calibrate as calibrate
 from .criticism.export import to_datatree as to_datatree

@@ -184,7 +184,8 @@ def test_all_draws_at_once_are_the_potential_of_pyro(name):
     position = joint.unconstrain(draw(0))[0, :20]
     one_by_one = torch.stack([joint._one(u) for u in position])
     torch.testing.assert_close(joint(position), one_by_one)
-    assert joint._at_once == (name != "regression")  # design @ b does not broadcast
+    assert joint._is_its_potential
+    assert not joint._mapped.one_by_one
 
 
 def test_discrete_latents_are_summed_out():

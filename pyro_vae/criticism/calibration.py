@@ -43,7 +43,7 @@ from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..posterior.mcmc import sample_posterior
-from ..posterior.trees import dataset
+from ..posterior.trees import dataset, draws_by_site
 from ..vae import VAE
 from .draws import Draws, flat, guide_draws, simulated
 
@@ -124,9 +124,9 @@ def _drawn(problem: Problem, kernel: str | None, num_samples: int, seed: int) ->
         return guide_draws(problem, num_samples=num_samples, seed=seed)[0]
     tree = sample_posterior(problem, kernel=kernel, num_samples=10 * num_samples, seed=seed)
     found = {}
-    for name, values in tree["posterior"].data_vars.items():
-        chains = values.values.reshape(-1, *values.shape[2:])
-        found[str(name)] = chains[np.linspace(0, len(chains) - 1, num_samples).astype(int)]
+    for name, values in draws_by_site(tree["posterior"].to_dataset()).items():
+        chains = values.reshape(-1, *values.shape[2:])
+        found[name] = chains[np.linspace(0, len(chains) - 1, num_samples).astype(int)]
     return found
 
 

@@ -12,6 +12,7 @@ from ..data.arrays import as_rows
 from ..data.rows import DataError
 from ..density.identity import data_digest
 from ..density.problem import Problem
+from ..density.whole import WholeProblem, problem_of
 from ..evidence.results import whole
 from ..guards import evaluating
 from ..vae import VAE
@@ -62,14 +63,14 @@ def _is_pair(model: Any) -> bool:
     return isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model)
 
 
-def problem_of(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
+def checked_problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
     """A model and the data; none for an earlier result."""
     import xarray
 
     if isinstance(model, xarray.Dataset):
         return None
     try:
-        return Problem.of(model, x, c)
+        return problem_of(model, x, c)
     except (TypeError, ValueError) as error:
         error.add_note(f"compare_models was about to score {name!r}")
         raise
@@ -79,20 +80,24 @@ def refuse_other_data(
     models: Mapping[Any, Any], problems: dict[Any, Problem | None], x: Any, c: Any
 ) -> None:
     """Raise unless x and all earlier results are of the same data and the same c."""
-    found = []
-    if x is not None:
+    found = [
+        (repr(name), 1, problem.about["data_digest"])
+        for name, problem in problems.items()
+        if isinstance(problem, WholeProblem)
+    ]
+    if x is not None and not found:
         some = next((problem.rows for problem in problems.values() if problem is not None), None)
         rows = as_rows(x).given(None if c is None else as_rows(c)) if some is None else some
         found.append(("x", len(rows), data_digest(rows)))
     for name, result in models.items():
         if problems[name] is not None:
             continue
-        if not whole(result):
+        if "datum" in result.dims and not whole(result):
             raise DataError(
                 f"compare_models needs whole results in their own order; {name!r} is a part of "
                 "one, or reordered; score these data by themselves"
             )
-        about = result.sizes["datum"], result.attrs["data_digest"]
+        about = result.attrs["num_data"], result.attrs["data_digest"]
         found.append((f"the result {name!r}", *about))
 
     for (one, num, data), (other, others, other_data) in pairwise(found):
@@ -105,6 +110,21 @@ def refuse_other_data(
         raise DataError(
             f"compare_models needs the same data for all models: {said}; score all on the same x "
             "and c"
+        )
+
+
+def is_of_all(model: Any, problem: Problem | None) -> bool:
+    """Whether there is one number for all data, and none for each datum."""
+    return isinstance(problem, WholeProblem) if problem else "datum" not in model.dims
+
+
+def refuse_both_kinds(models: Mapping[Any, Any], problems: dict[Any, Problem | None]) -> None:
+    """Raise unless all models have a number for each datum, or all have one for all data."""
+    kinds = {is_of_all(model, problems[name]): name for name, model in models.items()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"compare_models needs models of one kind: {kinds[False]!r} gives log p(x) of each "
+            f"datum, {kinds[True]!r} one number for all data; compare each kind by itself"
         )
 
 

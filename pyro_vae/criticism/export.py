@@ -1,5 +1,10 @@
 """Everything about a model, its guide and some data as one ArviZ tree: draws, predictions, weights,
 data.
+
+``az.loo`` and ``az.compare`` read the group ``log_likelihood``, and ask how well all other data
+predict a datum. Its latent is its own and the parameters are fixed, so the others say nothing of
+it: the answer is log p(x). The mean of p(x|z) over draws that have seen x is another number, mostly
+far too high; its terms are in ``conditional_log_likelihood``.
 """
 
 from __future__ import annotations
@@ -18,14 +23,27 @@ from ..density.memory import tile_rows
 from ..density.problem import Problem
 from ..density.terms import Batch, Values
 from ..density.traced import Pair
+from ..evidence.evidence import log_evidence
 from ..evidence.pareto import khat
 from ..guards import evaluating, seed_of, seeded, whole_number
-from ..posterior.trees import DRAWS, dataset, features, latents, needs_draws_of, observed_groups
+from ..posterior.trees import (
+    DRAWS,
+    dataset,
+    draws_by_site,
+    features,
+    latents,
+    needs_draws_of,
+    observed_groups,
+)
 from ..vae import VAE
 from .draws import guide_draws, made_by
 
 if TYPE_CHECKING:
     import xarray
+
+TOLERANCE = 0.1  # nats, of log p(x)
+LEAST, MOST = 100, 10  # draws for it at first; and how many times as many on a rung
+APART = 1e-6  # nats between what stand for draws of log p(x)
 
 
 def to_datatree(
@@ -54,7 +72,10 @@ def to_datatree(
         A tree with ``posterior`` (chain, draw, datum, latent), ``sample_stats`` and ``diagnostics``
         where there are chains, ``guide`` (the guide's draws, as one chain, named as in
         ``posterior``), ``importance`` (``log_weight`` of these draws; ``log_evidence``, ``ess`` and
-        ``khat`` of each datum), ``log_likelihood`` of each datum, ``posterior_predictive``,
+        ``khat`` of each datum), ``log_likelihood`` (log p(x) of each datum by :func:`.log_evidence`
+        with a tolerance of 0.1 nats, which ``az.loo`` and ``az.compare`` read; the same for all
+        draws, but for 1e-6 nats, since ArviZ refuses equal ones),
+        ``conditional_log_likelihood`` (log p(x|z) of each draw), ``posterior_predictive``,
         ``prior``, ``prior_predictive`` (of each c, where there is one), ``observed_data`` and
         ``constant_data``. All in nats.
 
@@ -62,6 +83,9 @@ def to_datatree(
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
         ValueError: `posterior` was drawn from another model; the model observes something else
             than x.
+
+    Warns:
+        UserWarning: log p(x) of some data cannot be trusted.
     """
     import xarray
 
@@ -86,7 +110,8 @@ def to_datatree(
         groups |= {
             "guide": guide,
             "importance": _importance(log_weight),
-            "log_likelihood": _log_likelihood(problem, batch, draws),
+            "log_likelihood": _log_likelihood(problem, draws, num_samples, seed),
+            "conditional_log_likelihood": _conditional_log_likelihood(problem, batch, draws),
             "posterior_predictive": _predicted(problem, batch, thinned),
             **_prior(problem, batch, num_samples),
         }
@@ -113,7 +138,7 @@ def _importance(log_weight: Tensor) -> xarray.Dataset:
 
 def _blocks(problem: Problem, draws: xarray.Dataset) -> Iterator[Values]:
     """Draws of latents by site, each ``(S, N, *Z)``, a few at a time."""
-    flat = {str(n): z.values.reshape(-1, *z.shape[2:]) for n, z in draws.data_vars.items()}
+    flat = {name: z.reshape(-1, *z.shape[2:]) for name, z in draws_by_site(draws).items()}
     num = draws.sizes["chain"] * draws.sizes["draw"]
     step = max(1, tile_rows(problem.device) // len(problem))
     for start in range(0, num, step):
@@ -121,7 +146,27 @@ def _blocks(problem: Problem, draws: xarray.Dataset) -> Iterator[Values]:
         yield {name: torch.as_tensor(z).to(problem.device) for name, z in part.items()}
 
 
-def _log_likelihood(problem: Problem, batch: Batch, draws: xarray.Dataset) -> xarray.Dataset:
+def _log_likelihood(
+    problem: Problem, draws: xarray.Dataset, num_samples: int, seed: int
+) -> xarray.Dataset:
+    """log p(x) of each datum, over chain, draw and datum: the draws are normal quantiles, very
+    close together.
+    """
+    num = max(num_samples, LEAST)
+    found = log_evidence(
+        problem, num_samples=num, tolerance=TOLERANCE, max_samples=MOST * num, seed=seed
+    )
+    shape = draws.sizes["chain"], draws.sizes["draw"], 1
+    num = shape[0] * shape[1]
+    apart = APART * torch.special.ndtri((torch.arange(num).double() + 0.5) / num)
+    terms = found.log_evidence.values + apart.reshape(shape).numpy()
+    flag = ("datum", found.flag.values)
+    return dataset({"x": terms}, DRAWS, "").assign_coords(draw=draws.draw, flag=flag)
+
+
+def _conditional_log_likelihood(
+    problem: Problem, batch: Batch, draws: xarray.Dataset
+) -> xarray.Dataset:
     """log p(x|z) of each datum, over chain, draw and datum."""
     densities = problem.densities(batch)
     blocks = [densities.log_model(z)[0].numpy(force=True) for z in _blocks(problem, draws)]

@@ -28,11 +28,14 @@ import numpy as np
 from ..density.identity import is_probability
 from ..density.traced import Pair
 from ..evidence.evidence import log_evidence
+from ..evidence.results import by_datum
 from ..vae import VAE
 from .comparable import (
     check_kinds,
+    checked_problem,
+    is_of_all,
     measure_of,
-    problem_of,
+    refuse_both_kinds,
     refuse_other_data,
     refuse_other_measures,
 )
@@ -56,8 +59,10 @@ def compare_models(
 
     Arguments:
         models: By name, a VAE, a pair ``(model, guide)`` as in :func:`.log_evidence`, or what that,
-            or another estimator of log p(x), gave earlier.
-        x: Data of shape ``(N, *X)``, NaN where missing; needed unless all are earlier results.
+            or another estimator of log p(x), gave earlier. All have a number for each datum, or
+            all one number for all data.
+        x: Data of shape ``(N, *X)``, NaN where missing, or a tuple of arguments; needed unless all
+            are earlier results.
         c: What all models are conditional on, a row for each datum.
         num_samples: The number of samples K for each datum.
         tolerance: The standard error wanted for each datum, in nats, as in :func:`.log_evidence`.
@@ -70,7 +75,9 @@ def compare_models(
         the best, so at most 0, and ``difference_se``, its standard error, paired by datum;
         ``flagged``, the share of data that are not to be trusted, as in :func:`.log_evidence`;
         ``bits_per_dim``, for each cell that is seen, NaN for densities; ``seconds`` of the
-        evaluation, NaN for earlier results. Where a model gives a datum no probability its mean and
+        evaluation, NaN for earlier results. Of models with one number for all data also
+        ``probability``, that of each if all were equally probable before, and ``probability_se``,
+        its error by the delta method. Where a model gives a datum no probability its mean and
         its difference are -inf, their errors not finite; between two such models the difference is
         NaN. For a single datum both errors are those of z alone.
 
@@ -78,8 +85,8 @@ def compare_models(
         DataError: The data do not fit a model, or earlier results are of other data, or of another
             c.
         TypeError: `models` is no mapping, or holds something else.
-        ValueError: There are no models; x is missing; some give densities, others probabilities; an
-            option makes no sense.
+        ValueError: There are no models; x is missing; some give densities, others probabilities;
+            some have a number for each datum, others one for all; an option makes no sense.
 
     Warns:
         UserWarning: Data of some model are flagged, so that the order may be another.
@@ -87,7 +94,8 @@ def compare_models(
     import pandas
 
     check_kinds(models, x)
-    problems = {name: problem_of(name, m, x, c) for name, m in models.items()}
+    problems = {name: checked_problem(name, m, x, c) for name, m in models.items()}
+    refuse_both_kinds(models, problems)
     refuse_other_data(models, problems, x, c)
     refuse_other_measures({name: measure_of(name, models, problems) for name in models})
     results: dict[Any, xarray.Dataset] = {}
@@ -95,18 +103,32 @@ def compare_models(
     for name, model in models.items():
         problem = problems[name]
         if problem is None:
-            results[name], seconds[name] = cast("xarray.Dataset", model), math.nan
+            results[name], seconds[name] = by_datum(cast("xarray.Dataset", model)), math.nan
             continue
         options: dict[str, Any] = {"num_samples": num_samples, "max_samples": max_samples}
         began = time.perf_counter()
         with _unflagged():
-            results[name] = log_evidence(problem, tolerance=tolerance, seed=seed, **options)
+            result = log_evidence(problem, tolerance=tolerance, seed=seed, **options)
+        results[name] = by_datum(result)
         seconds[name] = time.perf_counter() - began
     _warn_of_flags(results, tolerance)
     order = sorted(results, key=lambda name: _worth(results[name]), reverse=True)
     best = results[order[0]]
     rows = [{**_figures(results[name], best), "seconds": seconds[name]} for name in order]
-    return pandas.DataFrame(rows, index=pandas.Index(order, name="model", tupleize_cols=False))
+    table = pandas.DataFrame(rows, index=pandas.Index(order, name="model", tupleize_cols=False))
+    of_all = all(is_of_all(model, problems[name]) for name, model in models.items())
+    return _with_probabilities(table) if of_all else table
+
+
+def _with_probabilities(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Posterior probabilities of models that are equally probable before, and their errors by the
+    delta method.
+    """
+    share = np.exp((table.log_evidence - table.log_evidence.max()).to_numpy())
+    share = share / share.sum()
+    slope = share[:, None] * (np.eye(len(share)) - share)  # of one by the log evidence of another
+    error = np.sqrt((slope**2 * table.se.to_numpy() ** 2).sum(1))
+    return table.assign(probability=share, probability_se=error)
 
 
 def bits_per_dim(result: xarray.Dataset) -> float:
@@ -126,7 +148,7 @@ def bits_per_dim(result: xarray.Dataset) -> float:
 def _unflagged() -> Iterator[None]:
     """No warning of data that are flagged: a column says how many."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"log p\(x\) of \d+ of", UserWarning)
+        warnings.filterwarnings("ignore", r"log p\((x|data)\) ", UserWarning)
         yield
 
 

@@ -15,7 +15,7 @@ from ..data.rows import DataError
 from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import whole_number
-from ..posterior.trees import dataset, needs_draws_of
+from ..posterior.trees import dataset, draws_by_site, needs_draws_of
 from ..vae import VAE
 from .divergence import divergence
 from .draws import flat, guide_draws
@@ -141,9 +141,7 @@ def summarize(comparison: xarray.Dataset) -> pandas.DataFrame:
 
 def _draws_of(tree: Any, like: np.ndarray) -> np.ndarray:
     """Draws of MCMC, ``(chains, draws, N, D)``, of the data that draws ``(K, N, D)`` are of."""
-    judge = flat(
-        {str(name): values.values for name, values in tree["posterior"].data_vars.items()}, 3
-    )
+    judge = flat(draws_by_site(tree["posterior"].to_dataset()), 3)
     if judge.shape[2:] != like.shape[1:]:
         raise DataError(
             f"compare_posteriors needs the data that the posterior was drawn for: {judge.shape[2]} "

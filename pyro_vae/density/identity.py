@@ -69,6 +69,13 @@ def fingerprint(*functions: Callable, without: str = "nothing") -> str:
 
     Of modules, the part named `without` is left out. Globals that a function reads are not seen.
     """
+    return digest_of(*map(owner_of, functions), without=without)
+
+
+def digest_of(*things: Any, without: str = "nothing") -> str:
+    """A digest of arrays, numbers, modules and functions, and of tuples, lists and dictionaries of
+    them.
+    """
     digest, seen = hashlib.sha256(), set()
 
     def add(thing: Any) -> None:
@@ -85,6 +92,8 @@ def fingerprint(*functions: Callable, without: str = "nothing") -> str:
         elif isinstance(thing, (tuple, list)):
             for part in thing:
                 add(part)
+        elif isinstance(thing, dict):
+            add(list(thing.items()))
         elif isinstance(thing, CodeType):
             digest.update(thing.co_code)
             add([thing.co_names, thing.co_consts])
@@ -93,6 +102,6 @@ def fingerprint(*functions: Callable, without: str = "nothing") -> str:
             closed_over = [cell.cell_contents for cell in thing.__closure__ or ()]
             add([thing.__code__, closed_over, thing.__defaults__])
 
-    for owner in map(owner_of, functions):
-        add(owner)
+    for thing in things:
+        add(thing)
     return digest.hexdigest()[:16]

@@ -15,23 +15,23 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..guards import own_store, seeded
-from .traced import replay
+from .at_once import Mapped, total, traced_once
+from .terms import Values
+from .traced import replay, sites
 
 AGREE = 1e-6  # relative, of a density by all draws at once and one by one
 
 
 @dataclass(frozen=True)
 class Site:
-    """One latent: the bijection to the real numbers, its shape there, and its own batch shape."""
+    """One latent: the bijection to the real numbers, and its shape there."""
 
     name: str
     transform: Any
     shape: torch.Size
-    batch_dim: int
 
 
 class Joint:
@@ -48,29 +48,14 @@ class Joint:
     def __init__(self, model: Callable[..., Any], data: tuple[Any, ...]) -> None:
         self.model, self.data = model, data
         with own_store(), seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-            try:
-                trace = poutine.trace(model).get_trace(*data)
-            except NotImplementedError as error:  # such as ImproperUniform's
-                raise ValueError(
-                    "the evidence needs priors that integrate to 1, else log p(data) is not "
-                    f"defined; one of this model cannot be drawn from ({error}); give it a proper "
-                    "prior"
-                ) from error
-            self._refuse(trace)
+            traced_once(model, data)
             with torch.enable_grad():  # which looks for a place with a gradient
                 found = initialize_model(model, data)
         initial, self._potential, transforms, _ = found
-        self.sites = []
-        for name in sorted(initial):
-            batch_dim = len(trace.nodes[name]["fn"].batch_shape)
-            self.sites.append(Site(name, transforms[name], initial[name].shape, batch_dim))
+        self.sites = [Site(n, transforms[n], initial[n].shape) for n in sorted(initial)]
         self.sizes = [site.shape.numel() for site in self.sites]
-        self.nesting = max(
-            (frame.dim for node in trace.nodes.values() for frame in _frames(node)),
-            key=abs,
-            default=0,
-        )
-        self._at_once: bool | None = None
+        self._mapped = Mapped(self._log_density_of)
+        self._is_its_potential: bool | None = None
 
     def __call__(self, position: Tensor) -> Tensor:
         """Log densities ``(K,)`` of positions ``(K, D)``."""
@@ -85,10 +70,10 @@ class Joint:
         return gradient
 
     def _log_density(self, position: Tensor) -> Tensor:
-        if self._at_once is None:
-            self._at_once = self._can_do_all_at_once(position[:2].detach())
-        if self._at_once:
-            return self._all_at_once(position)
+        if self._is_its_potential is None:
+            self._is_its_potential = self._agrees(position[:2].detach())
+        if self._is_its_potential:
+            return self._together(position)
         return torch.stack([self._one(u) for u in position])
 
     def unconstrain(self, draws: Mapping[str, np.ndarray]) -> Tensor:
@@ -126,55 +111,26 @@ class Joint:
         shaped = {s.name: p.reshape(s.shape) for s, p in zip(self.sites, parts, strict=True)}
         return -self._potential(shaped)
 
-    def _can_do_all_at_once(self, position: Tensor) -> bool:
-        """Whether the model broadcasts over draws: two of them tell."""
+    def _agrees(self, position: Tensor) -> bool:
+        """Whether it is the density of Pyro's own potential: of two draws."""
         one_by_one = torch.stack([self._one(u) for u in position])
         try:
-            together = self._all_at_once(position)
-        except Exception:
-            return False  # whatever a model says that does not broadcast
-        return together.shape == one_by_one.shape and torch.allclose(
-            together, one_by_one, rtol=AGREE, atol=AGREE, equal_nan=True
-        )
+            together = self._together(position)
+        except Exception:  # whatever a model says whose latents are enumerated
+            return False
+        return torch.allclose(together, one_by_one, rtol=AGREE, atol=AGREE, equal_nan=True)
 
-    def _all_at_once(self, position: Tensor) -> Tensor:
-        num, dim = len(position), self.nesting - 1
-        values, total = {}, torch.zeros(num, dtype=position.dtype)
-        for site, part in zip(self.sites, position.split(self.sizes, -1), strict=True):
-            u = part.reshape(num, *site.shape)
-            z = site.transform.inv(u)
-            log_abs_det = site.transform.inv.log_abs_det_jacobian(u, z)
-            total = total + log_abs_det.reshape(num, -1).sum(-1)
-            apart = (1,) * (-self.nesting - site.batch_dim)
-            values[site.name] = z.reshape(num, *apart, *z.shape[1:])
-        with pyro.plate("_draws", num, dim=dim):
-            trace = poutine.trace(replay(self.model, values)).get_trace(*self.data)
-        trace.compute_log_prob(lambda name, site: not site_is_subsample(site))
-        for site in trace.nodes.values():
-            if site["type"] == "sample" and "log_prob" in site:
-                each = site["log_prob"]
-                if each.dim() < -dim or each.shape[dim] != num:
-                    raise RuntimeError("a site does not broadcast over draws")
-                total = total + each.movedim(dim, 0).reshape(num, -1).sum(-1)
-        return total
+    def _together(self, position: Tensor) -> Tensor:
+        parts = zip(self.sites, position.split(self.sizes, -1), strict=True)
+        return self._mapped({s.name: u.reshape(len(position), *s.shape) for s, u in parts})[0]
 
-    def _refuse(self, trace: Any) -> None:
-        latents = 0
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or site["is_observed"]:
-                continue
-            if site_is_subsample(site):
-                some, size = site["fn"].subsample_size, site["fn"].size
-                if some is not None and some < size:
-                    raise ValueError(
-                        f"the evidence needs all data: plate {name!r} takes {some} of {size}; drop "
-                        "its subsample_size"
-                    )
-                continue
-            latents += 1
-        if not latents:
-            raise ValueError("the model has no latent sites; its log p(data) is a sum of densities")
-
-
-def _frames(site: Any) -> list[Any]:
-    return [frame for frame in site.get("cond_indep_stack", ()) if frame.vectorized]
+    def _log_density_of(self, u: Values) -> tuple[Tensor, ...]:
+        """Of one draw on the real numbers."""
+        values, log_abs_det = {}, torch.zeros(())
+        for site in self.sites:
+            map_to = site.transform.inv
+            values[site.name] = z = map_to(u[site.name])
+            log_abs_det = log_abs_det + map_to.log_abs_det_jacobian(u[site.name], z).sum()
+        trace = poutine.trace(replay(self.model, values)).get_trace(*self.data)
+        both = sites(trace, observed=False) + sites(trace, observed=True)
+        return (total(both) + log_abs_det,)

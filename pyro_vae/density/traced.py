@@ -52,13 +52,15 @@ class Traced(Densities):
     def latents(self) -> dict[str, Latent]:
         found = sites(self._model_trace(), observed=False)
         if len(found) > 1:
-            self._refuse_moving_supports()
-        return {s["name"]: Latent(_support_of(s["fn"]), s["fn"].event_shape) for s in found}
+            with seeded(1), torch.no_grad():
+                other = under_particles(self.model, self.batch, 1)
+            refuse_moving_supports(found, sites(other, observed=False))
+        return {s["name"]: Latent(support_of(s["fn"]), s["fn"].event_shape) for s in found}
 
     @property
     def measure(self) -> str:
         if self._measure is None:
-            self._measure = _measure_of(self._model_trace())
+            self._measure = measure_of_sites(sites(self._model_trace(), observed=True))
         return self._measure
 
     def _model_trace(self) -> Trace:
@@ -108,7 +110,7 @@ class Traced(Densities):
             raise ValueError("the model observes nothing; give one of its sample sites obs=x")
 
         self._of_model = _parameters(trace)
-        self._measure = self._measure or _measure_of(trace)
+        self._measure = self._measure or measure_of_sites(observed)
         shape = num, self.num_data
         log_likelihood, log_prior = log_density(observed, shape), log_density(latents, shape)
         return self._inside_support(latents, log_likelihood, log_prior)
@@ -155,21 +157,6 @@ class Traced(Densities):
         if not like.is_floating_point() or isinstance(owner_of(self.model), VAE):
             return values
         return {n: z.to(like.dtype) if z.is_floating_point() else z for n, z in values.items()}
-
-    def _refuse_moving_supports(self) -> None:
-        """Raise where the support of a latent depends on another: two draws tell."""
-        with seeded(0), torch.no_grad():
-            trace = under_particles(self.model, self.batch, 2)
-        for site in sites(trace, observed=False):
-            support = base_of(site["fn"].support)
-            bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
-            moving = [b for b in bounds if isinstance(b, Tensor) and b.dim() > 1 and len(b) == 2]
-            if not all(torch.equal(bound[0], bound[1]) for bound in moving):
-                raise ValueError(
-                    f"the support of site {site['name']!r} depends on another latent, so no one "
-                    "map from real numbers leads there; draw it on a fixed support and scale it, "
-                    "as in z = s * Uniform(0, 1)"
-                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process traces for itself."""
@@ -218,6 +205,24 @@ def sites(trace: Trace, observed: bool) -> list[Any]:
     return [s for s in samples if not site_is_subsample(s) and s["is_observed"] == observed]
 
 
+def refuse_moving_supports(one: list[Any], other: list[Any]) -> None:
+    """Raise where the support of a latent depends on another: the bounds in two draws tell."""
+    for site, again in zip(one, other, strict=True):
+        pairs = zip(_bounds(site), _bounds(again), strict=True)
+        if not all(torch.equal(first, second) for first, second in pairs):
+            raise ValueError(
+                f"the support of site {site['name']!r} depends on another latent, so no one map "
+                "from real numbers leads there; draw it on a fixed support and scale it, as in "
+                "z = s * Uniform(0, 1)"
+            )
+
+
+def _bounds(site: Any) -> list[Tensor]:
+    support = base_of(site["fn"].support)
+    found = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    return [torch.as_tensor(bound) for bound in found if bound is not None]
+
+
 def log_density(chosen: list[Any], shape: tuple[int, int]) -> Tensor:
     """The summed log density of some sites, per particle and datum, of shape ``(K, N)``."""
     total: Any = 0.0
@@ -246,7 +251,7 @@ def refuse_without_density(guide: Any, name: str, value: Tensor) -> None:
         ) from None
 
 
-def _support_of(fn: Any) -> Constraint:
+def support_of(fn: Any) -> Constraint:
     """Where a latent lies; one on a circle between -pi and pi, beyond which its density repeats."""
     if isinstance(innermost(fn), VonMises):
         circle = constraints.interval(-math.pi, math.pi)
@@ -259,13 +264,16 @@ def _parameters(trace: Trace) -> list[Tensor]:
     return list(dict.fromkeys(value.unconstrained() for value in shown))
 
 
-def _measure_of(trace: Trace) -> str:
-    """What the observed sites are with respect to, but for deterministic values and factors."""
-    observed = {site["name"]: site for site in sites(trace, observed=True)}
-    of_data = [
-        observed[name]["fn"]
-        for name in sorted(observed)
-        if not observed[name]["infer"].get("_deterministic")
-        and not isinstance(observed[name]["fn"], Unit)
+def of_data(observed: list[Any]) -> list[Any]:
+    """The observed sites, by name, but for deterministic values and factors."""
+    found = [
+        site
+        for site in observed
+        if not site["infer"].get("_deterministic") and not isinstance(site["fn"], Unit)
     ]
-    return "; ".join(measure_of(innermost(fn)) for fn in of_data)
+    return sorted(found, key=lambda site: site["name"])
+
+
+def measure_of_sites(observed: list[Any]) -> str:
+    """What the observed sites are with respect to."""
+    return "; ".join(measure_of(innermost(site["fn"])) for site in of_data(observed))

@@ -32,11 +32,12 @@ from ..density.precision import USUAL_TOLERANCE, precise
 from ..density.problem import Problem, Stream
 from ..density.target import Target
 from ..density.traced import Pair
+from ..density.whole import WholeProblem, problem_of
 from ..guards import evaluating, whole_number
 from ..vae import VAE
 from .annealing_path import BASES, AnnealingPath
 from .flags import warn_of_flags
-from .results import as_dataset
+from .results import as_dataset, one_number
 from .weights import Weights, concatenate, from_blocks
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoidal": lambda share: 1 / (1 + np.exp(-SIGMOID * (2 * share - 1))),
     "linear": lambda share: share,
 }
-REMEDY = "or their chains hardly moved: raise num_distributions or chains, or start='prior'"
+REMEDY = "raise num_distributions or chains, or start='prior'"
 HARDLY = 0.2  # an acceptance with which chains hardly move
 
 
@@ -69,9 +70,9 @@ def annealed_log_evidence(
     the guide.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
-            data plate.
-        x: Data of shape ``(N, *X)``, NaN where missing.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions: see :func:`.log_evidence` for
+            those that have one number for all data.
+        x: Data of shape ``(N, *X)``, NaN where missing; of a pair also a tuple of arguments.
         c: What the model is conditional on, a row for each datum: the second argument of model and
             guide.
         z: For data that the model itself has made, the latents of shape ``(N, *Z)`` that they were
@@ -107,7 +108,7 @@ def annealed_log_evidence(
         if choice not in known:
             names = " or ".join(map(repr, known))
             raise ValueError(f"{name} must be {names}; got {choice!r}")
-    problem = Problem.of(vae, x, c)
+    problem = problem_of(vae, x, c)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE)
     betas = temperatures(num_distributions, schedule)
@@ -132,6 +133,7 @@ def annealed_log_evidence(
 
     upper = torch.cat(bounds).cpu() if bounds else None
     result = _result(concatenate(parts), about, torch.cat(moved), upper)
+    result = one_number(result) if isinstance(problem, WholeProblem) else result
     warn_of_flags(result, REMEDY)
     return result
 

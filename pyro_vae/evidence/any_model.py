@@ -19,10 +19,13 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 from ..density.joint import Joint
+from ..density.whole import about
 from ..guards import seed_of, seeded
 from ..posterior.adaptation import covariance_factor
+from ..posterior.trees import draws_by_site
 from .flags import counted, flags, warn_of_flags
 from .optimal_bridge import bridged
+from .results import means, one_number
 
 if TYPE_CHECKING:
     import xarray
@@ -66,15 +69,16 @@ def bridge_any(
     ]
     values = np.array([one["log_evidence"] for one in found])
     middle = found[int(np.argsort(values)[len(values) // 2])]
-    about = middle | {"num_samples": chains * each}
-    figures = {name: np.atleast_1d(value) for name, value in about.items()}
-    flag = flags(figures, not_mixed=np.array([not good]))
+    figures = {name: np.atleast_1d(value) for name, value in middle.items()}
+    draws = {"num_samples": np.array([chains * each])}
+    flag = flags(figures | draws, not_mixed=np.array([not good]))
     result = xarray.Dataset(
-        {**middle, "repetitions": ("repetition", values)},
-        coords={"flag": str(flag[0])},
-        attrs={**counted(flag), "unit": "nats"},
+        {name: ("datum", value) for name, value in figures.items()},
+        coords={"flag": ("datum", flag), "datum": [0]},
+        attrs=means(figures) | counted(flag) | about(model, data),
     )
-    warn_of_flags(result.assign_coords(flag=("datum", flag)), REMEDY)
+    result = one_number(result).assign(repetitions=("repetition", values))
+    warn_of_flags(result, REMEDY)
     return result
 
 
@@ -139,8 +143,7 @@ def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
     if isinstance(posterior, MCMC):
         posterior = posterior.get_samples(group_by_chain=True)
     if isinstance(posterior, xarray.DataTree) and "posterior" in posterior.children:
-        found = posterior["posterior"].to_dataset()
-        return {str(name): values.values for name, values in found.items()}
+        return draws_by_site(posterior["posterior"].to_dataset())
     if isinstance(posterior, Mapping):
         return {
             str(name): values.numpy(force=True) if isinstance(values, Tensor) else values

@@ -26,7 +26,7 @@ from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import have_mixed
-from ..posterior.trees import dataset, needs_draws_of
+from ..posterior.trees import dataset, draws_by_site, needs_draws_of
 from ..vae import VAE
 from .any_model import bridge_any
 from .flags import counted, flags, warn_of_flags
@@ -36,7 +36,7 @@ from .results import means
 if TYPE_CHECKING:
     import xarray
 
-REMEDY = "or their chains have not mixed: leave warp=True, and draw longer chains"
+REMEDY = "leave warp=True, and draw longer chains"
 
 
 def bridge_log_evidence(
@@ -109,7 +109,7 @@ def bridge_log_evidence(
     posterior = needs_draws_of("bridge_log_evidence", posterior, problem)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE)
-    draws = {str(name): z.values for name, z in posterior["posterior"].to_dataset().items()}
+    draws = draws_by_site(posterior["posterior"].to_dataset())
     chains, each = next(iter(draws.values())).shape[:2]
     if chains * each < 50 or each < 8:
         needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"

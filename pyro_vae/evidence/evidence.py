@@ -28,12 +28,13 @@ from ..density.memory import Memory, tile_data
 from ..density.precision import USUAL_TOLERANCE, precise
 from ..density.problem import Problem
 from ..density.traced import Pair
+from ..density.whole import WholeProblem, problem_of
 from ..guards import evaluating, whole_number
 from ..vae import VAE
 from .defence import Defended, defended_weights, refuted
 from .escalation import RUNGS, Budget, escalate
 from .flags import warn_of_flags
-from .results import as_dataset, exact_figures, from_dataset
+from .results import as_dataset, by_datum, exact_figures, from_dataset, one_number
 from .watch import Watch
 from .weights import Weights, concatenate, unreached
 
@@ -69,15 +70,17 @@ def log_evidence(
     progress: bool = True,
 ) -> xarray.Dataset:
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
-    exact sum.
+    exact sum. Of a pair with latents that belong to no single datum, the one number log p(data).
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.
 
     Arguments:
-        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
-            data plate. What a pair closes over is taken as it is: its data are not checked against
-            a support.
-        x: Data of shape ``(N, *X)``, NaN where missing.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions. What a pair closes over is
+            taken as it is: its data are not checked against a support. There is one number for all
+            data where a latent of the model is outside the data plate, where the guide is an
+            AutoGuide, and where x is a tuple.
+        x: Data of shape ``(N, *X)``, NaN where missing; of a pair also a tuple of the arguments of
+            model and guide.
         c: What the model is conditional on, a row for each datum: the second argument of model and
             guide.
         num_samples: The number of samples K for each datum; exactly as many are drawn of the
@@ -117,17 +120,21 @@ def log_evidence(
         ``draws_guide`` and the like by rung,
         ``flagged``, the number of data with a flag, and for each reason that there is
         ``flagged_heavy_tail`` and the like; and what it is of: ``measure``, ``cells``,
-        ``data_digest``, ``model_digest``. An exact sum has
+        ``data_digest``, ``model_digest``. One number for all data has no dimension ``datum``. An
+        exact sum has
         ``se`` and ``bias`` 0, ``khat`` -inf and as ``ess`` the number of values summed over.
 
     Raises:
         DataError: The data do not fit the likelihood, or `more` is of other data.
-        ValueError: The pair has sites outside the data plate, or model and guide have different
-            latents; an option makes no sense; `more` is of another model.
+        TypeError: The guide of all data is a single point, as AutoDelta's.
+        ValueError: Model and guide have different latents; a prior is improper, or a plate takes a
+            subsample; an option makes no sense; `more` is of another model.
 
     Warns:
         UserWarning: Some data are flagged, or miss the tolerance.
     """
+    import xarray
+
     for name, value, least in (
         ("num_samples", num_samples, 1),
         ("max_samples", max_samples, 1),
@@ -136,13 +143,14 @@ def log_evidence(
     ):
         whole_number(name, value, at_least=least)
     _check(tolerance, max_seconds, max_samples, num_samples, more)
-    problem = Problem.of(vae, x, c)
+    problem = problem_of(vae, x, c)
     watch = Watch(len(problem), progress=progress, max_seconds=max_seconds)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE if tolerance is None else tolerance)
     memory = Memory(problem.device, max_bytes)
 
     with torch.no_grad(), evaluating(problem.model, problem.guide), watch:
+        more = by_datum(more) if isinstance(more, xarray.Dataset) else more
         earlier = None if more is None else from_dataset(more, about)
         if tolerance is not None and not problem.sums_exactly:
             budget = Budget(num_samples, tolerance, max_samples)
@@ -159,6 +167,7 @@ def log_evidence(
             extra["se"] = np.hypot(weights.se.numpy(), problem.lost)
         result = as_dataset(weights, about | watch.attrs, flagged, **extra)
 
+    result = one_number(result) if isinstance(problem, WholeProblem) else result
     remedy = REMEDY if tolerance is None else SPENT
     warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else remedy)
     if tolerance is not None:
@@ -236,7 +245,7 @@ def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
     missed = int(((result.se > tolerance) & (result.flag == "")).sum())
     if missed:
         warnings.warn(
-            f"the standard error of {missed} of {result.sizes['datum']} data is above the "
+            f"the standard error of {missed} of {result.se.size} data is above the "
             f"tolerance of {tolerance}, the largest {float(result.se.max()):.2g}: raise "
             "max_samples, or the tolerance",
             stacklevel=3,

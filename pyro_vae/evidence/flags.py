@@ -58,6 +58,9 @@ def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
     So few draws that k-hat is unknown were asked for, and are no news.
     """
     flag = result.flag.values
+    if not flag.ndim:
+        _warn_of_one(str(flag), remedy)
+        return
     counts = {reason: int((flag == reason).sum()) for reason in SAID if reason != "few draws"}
     total = sum(counts.values())
     if not total:
@@ -67,3 +70,8 @@ def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
         f"log p(x) of {total} of {len(flag)} data cannot be trusted: {why}; {remedy}",
         stacklevel=3,
     )
+
+
+def _warn_of_one(flag: str, remedy: str) -> None:
+    if flag not in ("", "few draws"):
+        warnings.warn(f"log p(data) cannot be trusted: {SAID[flag]}; {remedy}", stacklevel=4)

@@ -62,6 +62,22 @@ def as_dataset(
     return xarray.Dataset(arrays, coords, attrs | about)
 
 
+def one_number(result: xarray.Dataset) -> xarray.Dataset:
+    """A result of all data as one datum, without the dimension of that."""
+    return result.isel(datum=0).drop_vars("datum").assign_attrs(unit="nats")
+
+
+def by_datum(result: xarray.Dataset) -> xarray.Dataset:
+    """A result over ``datum``, also where it is one number for all data."""
+    if "datum" in result.dims:
+        return result
+    words = {
+        str(name): ("datum", [word.item()]) for name, word in result.coords.items() if not word.dims
+    }
+    result = result.drop_vars(list(words)).expand_dims(datum=[0])
+    return result.transpose(..., "datum").assign_coords(words)
+
+
 def exact_figures(weights: Weights) -> dict[str, np.ndarray]:
     """What is said of an exact sum over so many values."""
     num = np.where(weights.num > 0, weights.num, np.nan)  # NaN where there was no time

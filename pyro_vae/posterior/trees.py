@@ -44,14 +44,35 @@ def dataset(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rest: str) 
 def latents(arrays: dict[str, np.ndarray]) -> xarray.Dataset:
     """Latents over chain, draw and datum: one site over latent, several each over dimensions of
     their own.
+
+    A site that is named like one of these dimensions has an underscore after its name;
+    :func:`draws_by_site` knows it by its own.
     """
     import xarray
 
-    if len(arrays) == 1:
-        return dataset(arrays, DRAWS, "latent")
-    return xarray.merge(
-        [dataset({name: values}, DRAWS, f"{name}_dim") for name, values in arrays.items()]
-    )
+    parts = []
+    for site, values in arrays.items():
+        alone = len(arrays) == 1 and site != "latent"
+        rest = _untaken("latent" if alone else f"{site}_dim", {*arrays, *DRAWS})
+        name = _untaken(site, {*arrays, *DRAWS} - ({site} - {*DRAWS}))
+        part = dataset({name: values}, DRAWS, rest)
+        part[name].attrs["site"] = site
+        parts.append(part)
+    return xarray.merge(parts)
+
+
+def _untaken(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def draws_by_site(posterior: xarray.Dataset) -> dict[str, np.ndarray]:
+    """The draws of each site, by the name that it has in the model."""
+    return {
+        str(values.attrs.get("site", name)): values.values
+        for name, values in posterior.data_vars.items()
+    }
 
 
 def features(arrays: dict[str, np.ndarray], leading: tuple[str, ...], rows: Rows) -> xarray.Dataset:

@@ -1,0 +1,166 @@
+"""Pyro functions of all data: their densities and draws, for many draws at once.
+
+Densities are mapped over draws by ``torch.func.vmap``; draws are made under an outer plate. What
+cannot be done so, such as a branch on a value, is done one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ..guards import seeded
+from .terms import Values
+from .traced import replay, sites
+
+CLOSE = 1e-4  # relative, of the density of the same draws in two ways
+
+
+class Mapped:
+    """A function of one draw, for all draws.
+
+    Arguments:
+        function: Of latents by name, each of its own shape; it gives tensors.
+    """
+
+    def __init__(self, function: Callable[[Values], tuple[Tensor, ...]]) -> None:
+        self.function = function
+        self.one_by_one = False
+
+    def __call__(self, draws: Values) -> tuple[Tensor, ...]:
+        """What it gives for latents of shape ``(K, *Z)``: tensors of shape ``(K, ...)``."""
+        if not self.one_by_one:
+            try:
+                return torch.func.vmap(self.function)(draws)
+            except Exception:  # whatever a model says that cannot be mapped
+                self.one_by_one = True
+        num = len(next(iter(draws.values())))
+        each = [self.function({name: z[k] for name, z in draws.items()}) for k in range(num)]
+        return tuple(torch.stack(part) for part in zip(*each, strict=True))
+
+
+@dataclass(frozen=True)
+class Site:
+    """One latent of a Pyro function: the shape of a draw; whether it follows from others; whether
+    it is an auxiliary one of an AutoGuide.
+    """
+
+    shape: torch.Size
+    follows: bool
+    is_auxiliary: bool
+
+
+class Sampler:
+    """Draws of the latents of a Pyro function of all data.
+
+    Arguments:
+        function: A model or a guide.
+        data: What it is called with.
+    """
+
+    def __init__(self, function: Callable[..., Any], data: tuple[Any, ...]) -> None:
+        self.function, self.data = function, data
+        with seeded(0), torch.no_grad():
+            found = sites(poutine.trace(function).get_trace(*data), observed=False)
+        self.sites = {
+            site["name"]: Site(
+                site["value"].shape,
+                isinstance(site["fn"], Delta),
+                bool(site["infer"].get("is_auxiliary")),
+            )
+            for site in found
+        }
+        self.outside = -1 - max((len(site["fn"].batch_shape) for site in found), default=0)
+        self.together: bool | None = None  # whether it broadcasts, once that is known
+        self._mapped = Mapped(self._log_density)
+
+    def __call__(self, num: int) -> tuple[Values, Tensor]:
+        """So many draws of all sites, ``(num, *Z)``, and their log densities ``(num,)``."""
+        if self.together is not False:
+            try:
+                values, log_density = self._under_a_plate(num)
+                if self.together is None:
+                    self.together = self._agrees(values, log_density)
+                if self.together:
+                    return values, log_density
+            except Exception:  # whatever a function says that does not broadcast
+                self.together = False
+        traces = [poutine.trace(self.function).get_trace(*self.data) for _ in range(num)]
+        each = [{site["name"]: site for site in sites(t, observed=False)} for t in traces]
+        values = {name: torch.stack([one[name]["value"] for one in each]) for name in self.sites}
+        return values, torch.stack([total(one.values()) for one in each])
+
+    def log_density(self, values: Values) -> Tensor:
+        """Log densities ``(K,)`` of draws ``(K, *Z)``; of those that follow from others, none."""
+        free = {name: z for name, z in values.items() if not self.sites[name].follows}
+        return self._mapped(free)[0]
+
+    def _log_density(self, values: Values) -> tuple[Tensor, ...]:
+        trace = poutine.trace(replay(self.function, values)).get_trace(*self.data)
+        return (total(sites(trace, observed=False)),)
+
+    def _agrees(self, values: Values, log_density: Tensor) -> bool:
+        """Whether draws under a plate are as likely one by one."""
+        one_by_one = self.log_density(values)
+        return torch.allclose(log_density, one_by_one, rtol=CLOSE, atol=CLOSE, equal_nan=True)
+
+    def _under_a_plate(self, num: int) -> tuple[Values, Tensor]:
+        with pyro.plate("_draws", num, dim=self.outside):
+            trace = poutine.trace(self.function).get_trace(*self.data)
+        values, log_density = {}, torch.zeros(num)
+        for site in sites(trace, observed=False):
+            name = site["name"]
+            values[name] = site["value"].reshape(num, *self.sites[name].shape)
+            each = _log_prob(site)
+            if each.shape[self.outside] != num:
+                raise RuntimeError("a site does not broadcast over draws")
+            log_density = log_density + each.movedim(self.outside, 0).reshape(num, -1).sum(-1)
+        return values, log_density
+
+
+def total(chosen: Any) -> Tensor:
+    """The log density of some sites together, a scalar; masks and scales count."""
+    return sum((_log_prob(site).sum() for site in chosen), torch.zeros(()))
+
+
+def _log_prob(site: Any) -> Tensor:
+    found = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return torch.as_tensor(scale_and_mask(found, scale=site["scale"], mask=site["mask"]))
+
+
+def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
+    """A model of all data, with latents of its own.
+
+    Raises:
+        ValueError: A prior is improper, a plate takes a subsample, or there is no latent.
+    """
+    try:
+        with seeded(0), torch.no_grad():
+            trace = poutine.trace(model).get_trace(*data)
+    except NotImplementedError as error:  # such as ImproperUniform's
+        raise ValueError(
+            "the evidence needs priors that integrate to 1, else log p(data) is not defined; one "
+            f"of this model cannot be drawn from ({error}); give it a proper prior"
+        ) from error
+
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and site_is_subsample(site):
+            some, size = site["fn"].subsample_size, site["fn"].size
+            if some is not None and some < size:
+                raise ValueError(
+                    f"the evidence needs all data: plate {name!r} takes {some} of {size}; drop its "
+                    "subsample_size"
+                )
+    if not sites(trace, observed=False):
+        raise ValueError("the model has no latent sites; its log p(data) is a sum of densities")
+    return trace

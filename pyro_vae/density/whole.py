@@ -1,0 +1,276 @@
+"""Pairs of Pyro functions whose latents belong to no single datum: all data are one datum.
+
+Latents may be global, in any plates, or both. There is one log p(data), and everything that asks
+:class:`.Densities` for log p(x) of a datum finds it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer.autoguide import AutoContinuous, AutoGuide, AutoNormal
+from torch import Tensor
+from torch.distributions import biject_to
+
+from ..data.arrays import as_rows
+from ..guards import evaluating, mode, owner_of, seeded
+from ..vae import VAE
+from .at_once import Mapped, Sampler, total, traced_once
+from .identity import digest_of, fingerprint
+from .problem import Problem
+from .terms import Batch, Densities, Drawn, Latent, Values
+from .traced import (
+    Pair,
+    measure_of_sites,
+    of_data,
+    refuse_moving_supports,
+    replay,
+    sites,
+    support_of,
+)
+
+
+class Whole(Densities):
+    """The densities of a pair of Pyro functions for all data at once, as one datum.
+
+    Arguments:
+        model: A Pyro function of the data.
+        guide: Its guide; or an AutoGuide.
+        data: What both are called with.
+        batch: A tensor with one row, in the precision of the latents.
+
+    Raises:
+        TypeError: The guide is a single point.
+        ValueError: A prior is improper, a plate takes a subsample, there is no latent, or model and
+            guide have different ones.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        data: tuple[Any, ...],
+        batch: Batch,
+    ) -> None:
+        super().__init__(batch)
+        self.model, self.guide, self.data = model, guide, data
+        self.trace = traced_once(model, data)
+        self._latents = {site["name"]: site for site in sites(self.trace, observed=False)}
+        self._of_model = Mapped(self._log_model)
+        self._drawn_by_guide = Sampler(guide, data)
+        self._drawn_by_model = Sampler(model, data)
+        self._refuse_other_latents()
+
+    @functools.cached_property
+    def latents(self) -> dict[str, Latent]:
+        if len(self._latents) > 1:
+            with seeded(1), torch.no_grad():
+                other = poutine.trace(self.model).get_trace(*self.data)
+            refuse_moving_supports([*self._latents.values()], sites(other, observed=False))
+        return {name: _latent(site["fn"]) for name, site in self._latents.items()}
+
+    @property
+    def measure(self) -> str:
+        return measure_of_sites(sites(self.trace, observed=True))
+
+    @property
+    def is_discrete(self) -> bool:
+        return any(latent.support.is_discrete for latent in self.latents.values())
+
+    def draw(self, num_samples: int) -> Drawn:
+        values, log_guide = self._drawn_by_guide(num_samples)
+        own = {name: values[name][:, None] for name in self._latents}
+        return Drawn(own, log_guide[:, None], self.log_guide)
+
+    def draw_prior(self, num_samples: int) -> Values:
+        values, _ = self._drawn_by_model(num_samples)
+        return {name: values[name][:, None] for name in self._latents}
+
+    def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
+        log_likelihood, log_prior = self._of_model(self._as_drawn(values))
+        return log_likelihood[:, None], log_prior[:, None]
+
+    def log_guide(self, values: Values) -> Tensor:
+        values = self._as_drawn(values)
+        try:
+            values = self._with_auxiliary(values)
+            return self._drawn_by_guide.log_density(values)[:, None]
+        except (KeyError, NotImplementedError):
+            raise TypeError(
+                f"the guide, {_name(self.guide)}, has no density at draws of others; "
+                "start='prior', or take AutoNormal or AutoMultivariateNormal"
+            ) from None
+
+    def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        raise NotImplementedError("a pair with latents of no single datum is fitted by Pyro's SVI")
+
+    def states(self) -> Values:
+        raise NotImplementedError("the states of latents of no single datum are not summed over")
+
+    def select(self, index: Tensor) -> Whole:
+        return self
+
+    def fresh(self) -> Whole:
+        return self
+
+    def eval_mode(self) -> AbstractContextManager[None]:
+        return mode(self.model, training=False)
+
+    def _log_model(self, values: Values) -> tuple[Tensor, ...]:
+        trace = poutine.trace(replay(self.model, values)).get_trace(*self.data)
+        return tuple(total(sites(trace, observed=flag)) for flag in (True, False))
+
+    def _as_drawn(self, values: Values) -> Values:
+        """One draw of all data has no dimension for a datum, and the precision of the model."""
+        return {
+            name: values[name].squeeze(1).to(site["value"].dtype)
+            for name, site in self._latents.items()
+        }
+
+    def _with_auxiliary(self, values: Values) -> Values:
+        """What an AutoGuide draws in place of the latents that follow from it.
+
+        Raises:
+            KeyError: It is not known how they follow.
+        """
+        needed = {n for n, site in self._drawn_by_guide.sites.items() if site.is_auxiliary}
+        if not needed:
+            return values
+        found = _auxiliary(self.guide, sorted(needed), values)
+        return {name: found[name] for name in needed}
+
+    def _refuse_other_latents(self) -> None:
+        theirs = self._drawn_by_guide.sites
+        ours = sorted(self._latents)
+        names = sorted(name for name, site in theirs.items() if not site.is_auxiliary)
+        if ours != names:
+            raise ValueError(
+                f"model and guide must have the same latent sites; got {ours} and {names}"
+            )
+        with torch.no_grad():
+            values, _ = self._drawn_by_guide(2)
+        for name, latent in self.latents.items():
+            if torch.equal(*values[name]) and not latent.support.is_discrete:
+                raise TypeError(
+                    f"log p(data) needs a guide with a density; {_name(self.guide)} draws a single "
+                    f"point at site {name!r}; take AutoNormal or AutoMultivariateNormal, or of "
+                    "AutoLaplaceApproximation its laplace_approximation(...)"
+                )
+
+
+def _latent(fn: Any) -> Latent:
+    support, several = support_of(fn), len(fn.batch_shape)
+    if several:
+        support = constraints.independent(support, several)
+    return Latent(support, fn.batch_shape + fn.event_shape)
+
+
+def _auxiliary(guide: Any, names: list[str], values: Values) -> Values:
+    """What parts of an AutoGuide draw on the real numbers, of latents ``(K, *Z)``."""
+    joint = iter(name for name in names if name.endswith("_latent"))
+    found: Values = {}
+    for part in guide.modules():
+        if not isinstance(part, (AutoNormal, AutoContinuous)):
+            continue
+        real = {
+            name: biject_to(site["fn"].support).inv(values[name])
+            for name, site in part.prototype_trace.iter_stochastic_nodes()
+        }
+        if isinstance(part, AutoNormal):
+            found |= {f"{name}_unconstrained": u for name, u in real.items()}
+        else:
+            found[next(joint)] = torch.cat([u.reshape(len(u), -1) for u in real.values()], -1)
+    return found
+
+
+def _name(guide: Any) -> str:
+    return getattr(guide, "__name__", type(guide).__name__)
+
+
+@dataclass(frozen=True)
+class WholeProblem(Problem):
+    """A pair of Pyro functions, and all data as one datum.
+
+    Arguments:
+        data: What model and guide are called with.
+    """
+
+    data: tuple[Any, ...] = ()
+
+    @classmethod
+    def of_all(
+        cls, model: Callable[..., Any], guide: Callable[..., Any], data: Any
+    ) -> WholeProblem:
+        """A pair and all its data, checked; for what it raises see :class:`Whole`."""
+        one = as_rows(torch.zeros(1, 1))
+        problem = cls(model, guide, one, torch.zeros(()), data=data)
+        with evaluating(model, guide):
+            latents = problem.densities((torch.zeros(1, 1),)).trace
+        real = [s["value"] for s in sites(latents, observed=False)]
+        like = next((value for value in real if value.is_floating_point()), torch.zeros(()))
+        return replace(problem, like=like.new_zeros(()))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return about(self.model, self.data, self.guide)
+
+    def densities(self, batch: Batch) -> Whole:
+        return Whole(self.model, self.guide, self.data, batch)
+
+
+def about(model: Callable[..., Any], data: tuple[Any, ...], *guide: Callable) -> dict[str, Any]:
+    """What log p(data) is of: what is observed, how many numbers that are, the model with all that
+    it is called with, and the scale.
+    """
+    with evaluating(model, *guide):
+        observed = sites(traced_once(model, data), observed=True)
+    values = [torch.as_tensor(site["value"]).double() for site in of_data(observed)]
+    return {
+        "cells": sum(value.numel() for value in values),
+        "data_digest": digest_of(*values),
+        "model_digest": digest_of(fingerprint(model, *guide), *data),
+        "measure": measure_of_sites(observed),
+        "num_data": 1,
+    }
+
+
+def problem_of(vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Problem:
+    """A problem of each datum, as of :meth:`.Problem.of`; of a pair that has latents of no datum,
+    of all data as one.
+
+    The latter are: a pair whose data are a tuple of arguments, one with an AutoGuide, and one with
+    a latent outside the data plate.
+    """
+    if x is None or not _is_pair_of_functions(vae):
+        return Problem.of(vae, x, c)
+    model, guide = cast("Pair", vae)
+    data = x if isinstance(x, tuple) else (x,)
+    data += () if c is None else (c,)
+    of_no_rows = isinstance(x, tuple) or (isinstance(x, Tensor) and x.dim() == 0)
+    if of_no_rows or isinstance(guide, AutoGuide):
+        return WholeProblem.of_all(model, guide, data)
+    problem = Problem.of(vae, x, c)
+    return problem if _is_local(problem) else WholeProblem.of_all(model, guide, data)
+
+
+def _is_pair_of_functions(vae: VAE | Pair | Problem) -> bool:
+    if not isinstance(vae, tuple) or len(vae) != 2 or not all(map(callable, vae)):
+        return False
+    return not any(isinstance(owner_of(part), VAE) for part in vae)
+
+
+def _is_local(problem: Problem) -> bool:
+    """Whether every latent belongs to a datum: for one datum the guide draws one of it."""
+    with evaluating(problem.guide), seeded(0), torch.no_grad():
+        try:
+            trace = poutine.trace(problem.guide).get_trace(*problem.batch(slice(0, 1)))
+        except Exception:  # a guide that needs all data
+            return False
+    return all(site["fn"].batch_shape == (1,) for site in sites(trace, observed=False))

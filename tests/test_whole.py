@@ -1,0 +1,367 @@
+"""log p(data) of pairs whose latents belong to no single datum, against closed forms."""
+
+import math
+import warnings
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.infer import SVI, Trace_ELBO, autoguide
+from pyro.optim import ClippedAdam
+from scipy import integrate, stats
+from test_any_model import (
+    CASES,
+    DESIGN,
+    RESPONSE,
+    SCHOOLS,
+    exact_of_regression,
+    exact_of_schools,
+    of_regression,
+    regression,
+    schools,
+    successes,
+    unknown_variance,
+)
+
+import pyro_vae as pv
+from pyro_vae.density.at_once import Mapped, Sampler
+from pyro_vae.density.whole import Whole
+
+Y = CASES["unknown variance"][1][0]
+PAIRS = {**CASES, "schools": (schools, SCHOOLS, None, exact_of_schools())}
+
+
+def fitted(kind, model, data, steps=300):
+    torch.manual_seed(0)
+    guide = kind(model)
+    optimiser = ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / steps)})
+    svi = SVI(model, guide, optimiser, Trace_ELBO())
+    for _ in range(steps):
+        svi.step(*data)
+    return guide
+
+
+@pytest.mark.uses_store
+@pytest.mark.parametrize("kind", [autoguide.AutoNormal, autoguide.AutoMultivariateNormal])
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_autoguide_with_a_tolerance_gives_the_exact_one(name, kind):
+    model, data, _, exact = PAIRS[name]
+    guide = fitted(kind, model, data)
+    found = pv.log_evidence((model, guide), data, tolerance=0.02, seed=1)
+    assert found.log_evidence.dims == ()
+    assert abs(found.log_evidence - exact) < 4 * found.se
+    assert found.se <= 0.02
+    assert found.flag == ""
+    assert found.attrs["unit"] == "nats"
+
+
+@pytest.mark.slow
+@pytest.mark.uses_store
+@pytest.mark.parametrize("name", ["unknown variance", "successes", "schools"])
+def test_the_error_is_that_of_repeats(name):
+    model, data, _, exact = PAIRS[name]
+    guide = fitted(autoguide.AutoNormal, model, data)
+    found = [
+        pv.log_evidence((model, guide), data, tolerance=0.02, seed=seed) for seed in range(100)
+    ]
+    z = np.array([float((one.log_evidence - exact) / one.se) for one in found])
+    assert abs(z.mean()) < 4 / 10
+    assert 0.8 < z.std(ddof=1) < 1.25
+
+
+def exact_guide(y):
+    """The posterior of `successes`."""
+    pyro.sample("p", dist.Beta(14.0, 9.0))
+
+
+def test_equal_weights_are_exact():
+    found = pv.log_evidence((successes, exact_guide), (torch.tensor(13.0),), num_samples=100)
+    assert float(found.log_evidence) == pytest.approx(stats.betabinom(20, 1, 2).logpmf(13), 1e-6)
+    assert float(found.se) < 1e-6
+    assert found.flag == ""
+
+
+@pytest.mark.parametrize("start", ["guide", "prior"])
+def test_annealing_gives_the_exact_one(start):
+    """From a guide that is too wide, and from the prior."""
+
+    def wide(y):
+        pyro.sample("p", dist.Beta(3.0, 2.0))
+
+    options = {"num_distributions": 50, "num_steps": 3, "chains": 64, "start": start}
+    found = pv.annealed_log_evidence((successes, wide), (torch.tensor(13.0),), **options)
+    exact = stats.betabinom(20, 1, 2).logpmf(13)
+    assert abs(found.log_evidence - exact) < 4 * found.se
+    assert found.se < 0.1
+
+
+def hierarchy(group, y):
+    """A mean of all, one of each group, and the data: all normal."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    with pyro.plate("groups", 4):
+        each = pyro.sample("each", dist.Normal(mu, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(each[group], 0.5), obs=y)
+
+
+GROUP = torch.arange(4).repeat(5)
+VALUES = torch.as_tensor(np.random.default_rng(3).normal(1.0, 1.5, 20))
+
+
+def exact_of_hierarchy():
+    same = (GROUP[:, None] == GROUP[None]).numpy()
+    covariance = 4.0 + same + 0.25 * np.eye(20)
+    return stats.multivariate_normal(np.zeros(20), covariance).logpdf(VALUES.numpy())
+
+
+def guide_of_hierarchy(group, y):
+    mean = torch.stack([y[group == g].mean() for g in range(4)])
+    mu = pyro.sample("mu", dist.Normal(mean.mean(), 0.6))
+    with pyro.plate("groups", 4):
+        pyro.sample("each", dist.Normal(0.95 * mean + 0.05 * mu, 0.25))
+
+
+def test_a_hierarchy_with_a_guide_by_hand():
+    """Its data are indexed by a latent, which does not broadcast under an outer plate."""
+    pair, data = (hierarchy, guide_of_hierarchy), (GROUP, VALUES)
+    exact = exact_of_hierarchy()
+    found = pv.log_evidence(pair, data, num_samples=2000)
+    assert abs(found.log_evidence - exact) < 4 * found.se
+    assert found.se < 0.05
+    more = pv.log_evidence(pair, data, num_samples=2000, more=found)
+    assert int(more.num_samples) == 4000
+    assert abs(more.log_evidence - exact) < 4 * more.se
+
+
+def test_latents_of_a_datum_stay_by_datum():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = Y[:5]
+    exact = stats.norm(0, 2**0.5).logpdf(x)
+    by_datum = pv.log_evidence((model, guide), x, num_samples=50)
+    np.testing.assert_allclose(by_datum.log_evidence, exact, rtol=1e-6)
+    of_all = pv.log_evidence((model, guide), (x,), num_samples=50)
+    assert float(of_all.log_evidence) == pytest.approx(exact.sum(), rel=1e-6)
+
+
+def test_a_global_latent_is_seen_without_a_tuple():
+    """The variance is known: mu is normal, and so are the data together."""
+
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 2.0), obs=y)
+
+    def guide(y):
+        pyro.sample("mu", dist.Normal(y.mean(), 0.5))
+
+    found = pv.log_evidence((model, guide), Y)
+    covariance = 9 + 4 * np.eye(len(Y))
+    exact = stats.multivariate_normal(np.zeros(len(Y)), covariance).logpdf(Y)
+    assert abs(found.log_evidence - exact) < 4 * found.se
+    assert found.se < 0.02
+
+
+def test_a_branch_on_a_value_is_done_draw_by_draw():
+    def model(y):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z if z > 0 else torch.zeros(()), 1.0), obs=y)
+
+    def guide(y):
+        pyro.sample("z", dist.Normal(0.5, 1.0))
+
+    y = torch.tensor(1.5)
+
+    def density(z):
+        return stats.norm.pdf(z) * stats.norm.pdf(1.5, max(z, 0.0))
+
+    exact = math.log(integrate.quad(density, -9, 9, points=[0])[0])
+    whole = Whole(model, guide, (y,), (torch.zeros(1, 1),))
+    whole.log_model({"z": torch.randn(5, 1)})
+    assert whole._of_model.one_by_one
+    found = pv.log_evidence((model, guide), y, tolerance=0.02)
+    assert abs(found.log_evidence - exact) < 4 * found.se
+
+
+def test_draws_at_once_are_those_of_one_by_one():
+    """4,000 draws of a model under a plate, and one after the other."""
+    assert Sampler(guide_of_hierarchy, (GROUP, VALUES))(50)[0]["each"].shape == (50, 4)
+    torch.manual_seed(0)
+    draws = {}
+    for together in (True, False):
+        sampler = Sampler(unknown_variance, (Y,))
+        sampler.together = None if together else False
+        values, log_density = sampler(4000)
+        assert sampler.together is together
+        torch.testing.assert_close(sampler.log_density(values), log_density)
+        draws[together] = values
+    for name in ("v", "mu"):
+        p_value = stats.ks_2samp(draws[True][name].numpy(), draws[False][name].numpy()).pvalue
+        assert p_value > 1e-3
+
+
+def test_a_function_is_mapped_or_goes_one_by_one():
+    draws = {"z": torch.randn(7, 3)}
+    mapped = Mapped(lambda values: (values["z"].sum(),))
+    branching = Mapped(lambda values: (values["z"].sum() if values["z"][0] < 9 else None,))
+    assert torch.equal(mapped(draws)[0], branching(draws)[0])
+    assert branching.one_by_one
+    assert not mapped.one_by_one
+
+
+# comparing
+
+
+def without(column):
+    def model(design, y):
+        return regression(design[:, [i for i in range(3) if i != column]], y)
+
+    return model
+
+
+def exact_posterior(column):
+    """The guide of a regression without a column: its exact posterior."""
+    kept = [i for i in range(3) if i != column]
+
+    def guide(design, y):
+        x = design[:, kept]
+        precision = x.T @ x / 0.49 + torch.eye(len(kept)) / 4
+        mean = torch.linalg.solve(precision, x.T @ y / 0.49)
+        pyro.sample("b", dist.MultivariateNormal(mean, precision_matrix=precision))
+
+    return guide
+
+
+def test_models_by_their_evidence_and_their_probability():
+    """Regressions without one of three predictors: the third is not in the data."""
+    data = (DESIGN, RESPONSE)
+    pairs = {name: (without(name), exact_posterior(name)) for name in (0, 1, 2)}
+    table = pv.compare_models(pairs, data, num_samples=500)
+    kept = {name: [i for i in range(3) if i != name] for name in pairs}
+    exact = {name: exact_of_regression(columns) for name, columns in kept.items()}
+    assert list(table.index) == sorted(exact, key=exact.get, reverse=True)
+    for name, value in exact.items():
+        assert table.log_evidence[name] == pytest.approx(value, abs=1e-6)
+    share = np.exp(np.array([exact[name] for name in table.index]))
+    np.testing.assert_allclose(table.probability, share / share.sum(), atol=1e-8)
+
+
+def test_a_bayes_factor_and_its_error():
+    """Of the regression and of the one without the third predictor, by two estimators."""
+    data = (DESIGN, RESPONSE)
+    full = pv.bridge_log_evidence(regression, data, of_regression(1))
+    small = pv.log_evidence((without(2), exact_posterior(2)), data, num_samples=500)
+    exact = exact_of_regression([0, 1]) - exact_of_regression()
+    found = pv.log_bayes_factor(small, full)
+    assert abs(found.log_bayes_factor - exact) < 4 * found.se
+    assert float(found.se) == pytest.approx(math.hypot(float(full.se), float(small.se)))
+    assert float(found.probability) == pytest.approx(
+        1 / (1 + math.exp(-float(found.log_bayes_factor)))
+    )
+    assert found.flag == ""
+    table = pv.compare_models({"small": small, "full": full})
+    assert table.loc["full"].difference == pytest.approx(-float(found.log_bayes_factor))
+    assert table.loc["full"].difference_se == pytest.approx(float(found.se))
+    assert table.loc["small"].probability == pytest.approx(float(found.probability))
+
+
+def test_the_error_of_a_probability_is_that_of_repeats():
+    """The log evidence of each model is drawn again and again with its error."""
+    results = {
+        "a": pv.bridge_log_evidence(regression, (DESIGN, RESPONSE), of_regression(1)),
+        "b": pv.bridge_log_evidence(regression, (DESIGN, RESPONSE), of_regression(2)),
+    }
+    for result in results.values():
+        result["se"] = 0.1
+        result.attrs |= {"mean_se": 0.1, "mean_mc_se": 0.1}
+    table = pv.compare_models(results)
+    rng = np.random.default_rng(0)
+    values = table.log_evidence.to_numpy() + 0.1 * rng.normal(size=(20_000, 2))
+    share = np.exp(values - values.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    np.testing.assert_allclose(table.probability_se, share.std(0), rtol=0.05)
+
+
+# refusals
+
+
+def of_another_site(y):
+    pyro.sample("q", dist.Beta(14.0, 9.0))
+
+
+def moving(y):
+    scale = pyro.sample("scale", dist.Uniform(0.5, 1.0))
+    z = pyro.sample("z", dist.Uniform(0.0, scale))
+    pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def subsampled(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y), subsample_size=3) as index:
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y[index])
+
+
+@pytest.mark.parametrize(
+    ("pair", "error", "said"),
+    [
+        ((successes, of_another_site), ValueError, r"same latent sites; got \['p'\] and \['q'\]"),
+        ((successes, autoguide.AutoDelta(successes)), TypeError, "AutoDelta draws a single point"),
+        (
+            (successes, autoguide.AutoLaplaceApproximation(successes)),
+            TypeError,
+            "laplace_approximation",
+        ),
+        ((moving, autoguide.AutoNormal(moving)), ValueError, "depends on another latent"),
+    ],
+)
+def test_what_is_refused(pair, error, said):
+    with pytest.raises(error, match=said):
+        pv.log_evidence(pair, (torch.tensor(13.0),))
+
+
+def test_a_subsample_is_refused():
+    with pytest.raises(ValueError, match="takes 3 of 30"):
+        pv.log_evidence((subsampled, autoguide.AutoNormal(subsampled)), (Y,))
+
+
+def test_numbers_of_each_datum_and_of_all_are_not_compared():
+    result = pv.log_evidence((successes, exact_guide), (torch.tensor(13.0),), num_samples=50)
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    vae = pv.build(x, latent=1)
+    by_datum = pv.log_evidence(vae, x, num_samples=24)
+    with pytest.raises(ValueError, match=r"models of one kind: 'vae' gives .* 'whole' one number"):
+        pv.compare_models({"vae": by_datum, "whole": result})
+    with pytest.raises(ValueError, match="the second has a number for each datum"):
+        pv.log_bayes_factor(result, by_datum)
+    other = pv.log_evidence((successes, exact_guide), (torch.tensor(12.0),), num_samples=50)
+    with pytest.raises(pv.DataError, match="first' and the result 'second' are of different data"):
+        pv.log_bayes_factor(result, other)
+
+
+@pytest.mark.uses_store
+def test_nothing_of_the_caller_changes():
+    model, data = unknown_variance, (Y,)
+    guide = fitted(autoguide.AutoNormal, model, data, steps=20)
+    guide.train()
+    before = {name: value.clone() for name, value in pyro.get_param_store().items()}
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = pv.log_evidence((model, guide), data, tolerance=0.1)
+        torch.rand(3)
+        again = pv.log_evidence((model, guide), data, tolerance=0.1)
+    assert float(first.log_evidence) == float(again.log_evidence)
+    torch.set_rng_state(state)
+    assert guide.training
+    after = dict(pyro.get_param_store().items())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
