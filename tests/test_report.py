@@ -123,8 +123,12 @@ def test_a_pair_has_a_report_of_what_can_be_had(tmp_path):
     ]
     assert "height ()" in text
     assert re.findall(r'class="light (\w+)"', text) == ["good", "good", "good", "good"]
+
+
+def test_a_model_of_something_else_than_x_has_no_predictions(tmp_path):
+    x = np.random.default_rng(0).lognormal(size=(30, 2))
     options = QUICK | {"num_mcmc": 0}
-    text = pv.report(of_two_lines(torch.log), np.exp(x), tmp_path / "l.html", **options).read_text()
+    text = pv.report(of_two_lines(torch.log), x, tmp_path / "r.html", **options).read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["Evidence"]
 
 
