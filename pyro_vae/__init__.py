@@ -20,11 +20,11 @@ from .conditionals.vectors import *
 from .criticism.bayes_factor import log_bayes_factor as log_bayes_factor
 from .criticism.bidirectional import bidirectional_log_evidence as bidirectional_log_evidence
 from .criticism.calibration import calibrate as calibrate
-from .criticism.calibration import check_predictions as check_predictions
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.models import compare_models as compare_models
 from .criticism.posteriors import compare_posteriors as compare_posteriors
+from .criticism.predictions import check_predictions as check_predictions
 from .criticism.report import report as report
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh

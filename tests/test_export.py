@@ -3,8 +3,12 @@
 import warnings
 
 import numpy as np
+import pyro
 import pytest
+import torch
 import xarray
+from pyro import distributions as dist
+from scipy import stats
 from setting import setting
 from truth import LinearGaussian
 
@@ -153,8 +157,69 @@ def test_other_data_are_refused(tree):
         TypeError, match="to_datatree needs posterior as sample_posterior gives it, a tree; got str"
     ):
         pv.to_datatree(TRUTH.vae(), X, posterior="tree.nc")
-    with pytest.raises(TypeError, match="to_datatree needs a VAE; got a tuple"):
-        pv.to_datatree((TRUTH.vae().model, TRUTH.vae().guide), X)
+
+
+def two_sites(x):
+    """z ~ N(0, I) as a number and a vector, x ~ N(W z + b, noise)."""
+    with pyro.plate("rows", len(x), dim=-1):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = pyro.sample("b", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        z = torch.cat([a[..., None], b], -1)
+        mean = z @ torch.as_tensor(TRUTH.weight.T) + torch.as_tensor(TRUTH.bias)
+        pyro.sample("y", dist.Normal(mean, torch.as_tensor(TRUTH.noise).sqrt()).to_event(1), obs=x)
+
+
+def guide_of_two_sites(x):
+    """The exact posterior, which is diagonal."""
+    covariance, gain = (torch.as_tensor(part) for part in TRUTH.posterior())
+    mean, sd = (x - torch.as_tensor(TRUTH.bias)) @ gain.T, covariance.diag().sqrt()
+    with pyro.plate("rows", len(x), dim=-1):
+        pyro.sample("a", dist.Normal(mean[:, 0], sd[0]))
+        pyro.sample("b", dist.Normal(mean[:, 1:], sd[1]).to_event(1))
+
+
+@pytest.mark.parametrize("judge", ["guide", "mcmc"])
+def test_a_pair_with_two_sites(judge):
+    pair = two_sites, guide_of_two_sites
+    posterior = (
+        pv.sample_posterior(pair, X, num_samples=300, warmup=100) if judge == "mcmc" else None
+    )
+    tree = pv.to_datatree(pair, X, posterior=posterior, num_samples=300)
+    assert set(tree.children) == GROUPS - (
+        set() if judge == "mcmc" else {"sample_stats", "diagnostics"}
+    )
+    assert tree["guide"].a.dims == tree["posterior"].a.dims == ("chain", "draw", "datum")
+    draws = tree["posterior"]
+    z = np.concatenate([draws.a.values[..., None], draws.b.values], -1)
+    exact = stats.norm(z @ TRUTH.weight.T + TRUTH.bias, TRUTH.noise**0.5).logpdf(X).sum(-1)
+    np.testing.assert_allclose(tree["conditional_log_likelihood"].x, exact, rtol=1e-9)
+    np.testing.assert_allclose(tree["importance"].log_evidence, TRUTH.log_evidence(X))
+
+    again = tree["posterior_predictive"].x.stack(sample=("chain", "draw"))
+    covariance, gain = TRUTH.posterior()
+    mean = (X - TRUTH.bias) @ gain.T @ TRUTH.weight.T + TRUTH.bias
+    sd = np.sqrt(np.diag(TRUTH.weight @ covariance @ TRUTH.weight.T) + TRUTH.noise)
+    error = sd / 300**0.5  # of chains, fewer draws count
+    assert (np.abs(again.mean("sample") - mean) < 5 * error).all()
+    assert (np.abs(again.std("sample") - sd) < 5 * error).all()
+    first = tree["prior_predictive"].x
+    assert first.dims == ("chain", "draw", "feature")
+    assert (np.abs(first.mean("draw") - TRUTH.bias) < 5 * first.std("draw") / 300**0.5).all()
+
+
+def test_a_vae_as_a_pair_gives_the_same_tree():
+    vae = TRUTH.vae()
+    ours, theirs = (
+        pv.to_datatree(each, X, num_samples=20) for each in (vae, (vae.model, vae.guide))
+    )
+    for name in ours.children:
+        xarray.testing.assert_allclose(ours[name].to_dataset(), theirs[name].to_dataset())
+
+
+def test_a_model_that_does_not_observe_x_itself_is_refused():
+    pair = (lambda x: two_sites(2 * x)), guide_of_two_sites
+    with pytest.raises(ValueError, match="to_datatree needs a model that observes x, unchanged"):
+        pv.to_datatree(pair, X)
 
 
 def test_noise_of_predictions_is_not_that_of_latents():

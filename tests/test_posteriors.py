@@ -1,9 +1,11 @@
 """The guide against MCMC, and the gaps of the ELBO: closed forms of the linear-Gaussian model."""
 
 import numpy as np
+import pyro
 import pytest
 import torch
 import xarray
+from pyro import distributions as dist
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
@@ -259,3 +261,61 @@ def test_what_has_no_gaps():
     vae.posterior = pv.Normal((2,), loc=0.0, scale=1.0)
     with pytest.raises(TypeError, match="refine needs a guide Amortised"):
         pv.gaps(vae, X)
+
+
+def pair_of(truth, step=lambda mean, z: mean, family=dist.Normal):
+    """A pair with a site for each of two latents; the guide is shifted and of standard deviation 1,
+    and `step` says where its second latent is, given the first.
+    """
+    weight, bias, noise = (
+        torch.as_tensor(part) for part in (truth.weight, truth.bias, truth.noise)
+    )
+    gain = torch.as_tensor(truth.posterior()[1])
+
+    def model(x):
+        with pyro.plate("rows", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            mean = torch.cat([a[..., None], b], -1) @ weight.T + bias
+            pyro.sample("x", dist.Normal(mean, noise.sqrt()).to_event(1), obs=x)
+
+    def guide(x):
+        mean = (x - bias) @ gain.T + 0.3
+        with pyro.plate("rows", len(x), dim=-1):
+            a = pyro.sample("a", family(mean[:, 0], 1.0))
+            pyro.sample("b", dist.Normal(step(mean[:, 1], a)[..., None], 1.0).to_event(1))
+
+    return model, guide
+
+
+def test_gaps_of_a_pair_whose_family_is_exact():
+    found = pv.gaps(pair_of(TRUTH), X, steps=400, num_samples=2000)
+    variance = np.diag(TRUTH.posterior()[0])
+    exact = (0.5 * np.log(variance) + (1 + 0.3**2) / (2 * variance) - 0.5).sum()
+    assert (np.abs(found.log_evidence - TRUTH.log_evidence(X)) < 5 * log_evidence_se(found)).all()
+    assert (np.abs(found.approximation_gap) < 0.02).all()  # what 400 steps of Adam leave
+    assert (np.abs(found.amortisation_gap - exact) < 4.5 * found.amortisation_gap_se).all()
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_gaps_of_a_pair_keep_what_one_latent_makes_of_another(follows):
+    truth = LinearGaussian(
+        TRUTH.weight @ np.array([[1.0, 0.8], [0.0, 0.6]]), TRUTH.bias, TRUTH.noise
+    )
+    covariance, _ = truth.posterior()
+    slope = covariance[0, 1] / covariance[0, 0] if follows else 0.0
+    pair = pair_of(truth, step=lambda mean, z: mean + slope * z)
+    found = pv.gaps(pair, X, steps=400, num_samples=2000)
+    precision = np.linalg.inv(covariance)
+    alone = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    assert abs(found.attrs["approximation_gap"] - (0.0 if follows else alone)) < 0.02
+    assert (found.amortisation_gap > -4 * found.amortisation_gap_se).all()
+
+
+def test_a_guide_that_cannot_be_moved_has_no_gaps():
+    def made_of_another(mean, sd):
+        moved = [dist.transforms.AffineTransform(mean, sd)]
+        return dist.TransformedDistribution(dist.Normal(0.0, 1.0).expand(mean.shape), moved)
+
+    with pytest.raises(TypeError, match="can be moved; got TransformedDistribution at site 'a'"):
+        pv.gaps(pair_of(TRUTH, family=made_of_another), X)

@@ -8,9 +8,11 @@ import subprocess
 import warnings
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from matplotlib import image
+from pyro import distributions as dist
 from setting import setting
 from truth import LinearGaussian
 
@@ -91,12 +93,43 @@ def test_it_says_nothing_aloud_and_writes_only_html(tmp_path):
         pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.html", labels=[0, 1, 2])
     with pytest.raises(ValueError, match="num_simulations must be a whole number from 20; got 5"):
         pv.report(TRUTH.vae(), TRUTH.draw(10), tmp_path / "r.html", num_simulations=5)
-    with pytest.raises(
-        TypeError,
-        match="report needs a VAE; got a tuple; pairs of Pyro functions go to terms, log_ev",
-    ):
-        pv.report((TRUTH.vae().model, TRUTH.vae().guide), TRUTH.draw(10), tmp_path / "r.html")
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
+
+
+def of_two_lines(observe):
+    """One latent, two columns, and the exact posterior as the guide."""
+
+    def model(x):
+        with pyro.plate("rows", len(x), dim=-1):
+            height = pyro.sample("height", dist.Normal(0.0, 1.0))
+            columns = dist.Normal(height[..., None] + torch.zeros(2), 1.0).to_event(1)
+            pyro.sample("x", columns, obs=observe(x))
+
+    def guide(x):
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.sample("height", dist.Normal(observe(x).sum(-1) / 3, 3**-0.5))
+
+    return model, guide
+
+
+def test_a_pair_has_a_report_of_what_can_be_had(tmp_path):
+    x = np.random.default_rng(0).multivariate_normal([0, 0], [[2, 1], [1, 2]], 30)
+    text = pv.report(of_two_lines(lambda x: x), x, tmp_path / "pair.html", **QUICK).read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", text) == [
+        "Evidence",
+        "Data and predictions",
+        "Guide against MCMC, 5 data",
+        "Calibration of the guide",
+    ]
+    assert "height ()" in text
+    assert re.findall(r'class="light (\w+)"', text) == ["good", "good", "good", "good"]
+
+
+def test_a_model_of_something_else_than_x_has_no_predictions(tmp_path):
+    x = np.random.default_rng(0).lognormal(size=(30, 2))
+    options = QUICK | {"num_mcmc": 0}
+    text = pv.report(of_two_lines(torch.log), x, tmp_path / "r.html", **options).read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Evidence"]
 
 
 def test_chains_that_have_not_mixed_do_not_judge(tmp_path, monkeypatch):

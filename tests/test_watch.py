@@ -123,7 +123,7 @@ LONG = {
     "gaps": lambda vae: pv.gaps(vae, X[:9], steps=50),
     "models": lambda vae: pv.compare_models({"a": vae, "b": vae}, X[:9], num_samples=2000),
     "calibration": lambda vae: pv.calibrate(vae, num_simulations=30),
-    "predictions": lambda vae: pv.check_predictions(vae, X[:9]),
+    "predictions": lambda vae: pv.check_predictions(vae, X[:9], num_samples=3000),
 }
 DRAWN = {}
 

@@ -64,8 +64,8 @@ def bidirectional_log_evidence(
             "ones"
         )
 
-    z, x, given = simulated(vae, c, num_simulations, seed)
+    problem, z = simulated("bidirectional_log_evidence", vae, None, c, num_simulations, seed)
     options = {"num_distributions": num_distributions, "chains": chains, "num_steps": num_steps}
     return annealed_log_evidence(
-        vae, x, given, z=z, start=start, schedule=schedule, seed=seed + 1, **options
+        problem, z=z["z"], start=start, schedule=schedule, seed=seed + 1, **options
     )

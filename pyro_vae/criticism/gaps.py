@@ -6,9 +6,9 @@ r"""Where the ELBO loses: by the family of the guide, and by its amortisation.
     gap}} + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortisation gap}}
 
 with :math:`q^*` the best guide of the family for each datum (Cremer et al., 2018,
-https://arxiv.org/abs/1801.03558), found
-by :meth:`.VAE.refine`; log p(x) is importance-sampled from it, and where its weights are too wild
-for that, by :func:`.log_evidence` with a tolerance.
+https://arxiv.org/abs/1801.03558), found by :meth:`.VAE.refine`, or for a pair by
+:mod:`.best_guides`; log p(x) is importance-sampled from it, and where its weights are too wild for
+that, by :func:`.log_evidence` with a tolerance.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from torch import Tensor
 from ..assembly.refinement import refine
 from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream, Tile
-from ..density.traced import Traced
+from ..density.traced import Pair, Traced
 from ..evidence.evidence import log_evidence
 from ..evidence.flags import counted, warn_of_flags
 from ..guards import evaluating, mode, seed_of, seeded, whole_number
 from ..posterior.trees import dataset
 from ..vae import VAE
+from .best_guides import best_guide
 from .divergence import FINITE_VARIANCE, of_weights
-from .draws import vae_of
+from .draws import vae_in
 
 if TYPE_CHECKING:
     import xarray
@@ -44,7 +45,7 @@ PARTICLES = 8
 
 
 def gaps(
-    vae: VAE | Problem,
+    vae: VAE | Pair | Problem,
     x: Any = None,
     c: Any = None,
     *,
@@ -55,9 +56,11 @@ def gaps(
     """The gap between log p(x) and the ELBO of each datum, and its two parts.
 
     Arguments:
-        vae: A VAE whose guide is amortised, over continuous latents.
+        vae: A VAE whose guide is amortised, over continuous latents; or any pair ``(model, guide)``
+            of Pyro functions of x whose sites all lie in one data plate, if each parameter of the
+            guide's distributions can be moved (:mod:`.best_guides`).
         x: Data of shape ``(N, *X)``, NaN where missing.
-        c: What a conditional VAE is conditional on, a row for each datum.
+        c: What the model is conditional on, a row for each datum.
         steps: How many steps find the best guide of each datum.
         num_samples: The draws of each guide for each datum.
         seed: The seed of the draws.
@@ -71,18 +74,17 @@ def gaps(
 
     Raises:
         DataError: The data do not fit the likelihood.
-        TypeError: The guide is not amortised, or is discrete.
+        TypeError: The guide of a VAE is not amortised; one is discrete, or cannot be moved.
 
     Warns:
         UserWarning: Some data are flagged.
     """
     whole_number("num_samples", num_samples, at_least=25)
-    own = vae_of("gaps", vae)
     problem = Problem.of(vae, x, c)
     parts = []
     for tile in problem.tiles(tile_data(problem.device), (seed, Stream.GAPS)):
-        best = Traced(own.model, _refined(own, tile, steps), tile.batch)
-        with torch.no_grad(), evaluating(own.model):
+        best = Traced(problem.model, _best(tile, steps), tile.batch)
+        with torch.no_grad(), evaluating(problem.model, problem.guide):
             log_weights = []
             for number, densities in enumerate((best, tile.densities), start=2):
                 with seeded(seed_of(tile.seed, number)):
@@ -124,8 +126,17 @@ def _made_sure(
     return flag
 
 
-def _refined(vae: VAE, tile: Tile, steps: int) -> Callable[..., None]:
+def _best(tile: Tile, steps: int) -> Callable[..., None]:
     """The best guide for the data of a tile, as a Pyro function of them."""
+    vae = vae_in(tile.problem)
+    if vae is not None:
+        return _refined(vae, tile, steps)
+    with seeded(seed_of(tile.seed, 1)), evaluating(tile.problem.model, tile.problem.guide):
+        return best_guide(tile, steps, LEARNING_RATE, PARTICLES)
+
+
+def _refined(vae: VAE, tile: Tile, steps: int) -> Callable[..., None]:
+    """The guide of a VAE with what its head reads optimised for each datum."""
     own_draws, no_validation = seeded(seed_of(tile.seed, 1)), pyro.validation_enabled(False)
     with own_draws, mode(vae, training=False), torch.inference_mode(False), no_validation:
         best = refine(vae, tile.batch, steps, LEARNING_RATE, PARTICLES)

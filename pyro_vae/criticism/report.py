@@ -1,4 +1,4 @@
-"""One HTML file that says what a VAE is, how well it fits, and how far its guide and its numbers
+"""One HTML file that says what a model is, how well it fits, and how far its guide and its numbers
 can be trusted.
 """
 
@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
+import torch
 
 from ..data.files import write
 from ..data.rows import Rows
 from ..density.problem import Problem
+from ..density.traced import Pair
 from ..evidence.evidence import log_evidence
-from ..guards import whole_number
+from ..guards import evaluating, whole_number
 from ..posterior.diagnostics import have_mixed
 from ..posterior.mcmc import sample_posterior
 from ..spec.build import describe
 from ..vae import VAE
 from . import html, plots
-from .calibration import calibrate, check_predictions
-from .draws import vae_of
+from .calibration import calibrate
+from .draws import NotDrawn, vae_in
 from .posteriors import compare_posteriors, summarize
+from .predictions import check_predictions
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +38,7 @@ SHOWN = 12  # reconstructions
 
 
 def report(
-    vae: VAE | Problem,
+    vae: VAE | Pair | Problem,
     x: Any = None,
     path: str | Path = "report.html",
     c: Any = None,
@@ -47,13 +50,16 @@ def report(
     num_simulations: int = 500,
     seed: int = 0,
 ) -> Path:
-    """Write a report on a VAE and data it has not seen: one HTML file, with its pictures inside.
+    """Write a report on a model, its guide and data they have not seen: one HTML file, with its
+    pictures inside.
 
     Arguments:
-        vae: A VAE.
+        vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
+            data plate. Of a pair there is no spec, no reconstruction and no picture of the latents;
+            of one that observes something else than x no predictions and no calibration.
         x: Data of shape ``(N, *X)``, NaN where missing.
         path: The .html file.
-        c: What a conditional VAE is conditional on, a row for each datum.
+        c: What the model is conditional on, a row for each datum.
         history: What :func:`~pyro_vae.fit` gave, for the curves of training.
         labels: A class for each datum; they colour the picture of the latents and play no other
             part.
@@ -69,7 +75,6 @@ def report(
         DataError: The data do not fit the likelihood.
         ValueError: The path is no .html file in a folder that exists, or an option makes no sense.
     """
-    own = vae_of("report", vae)
     path = Path(path)
     if path.suffix != ".html" or path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"report writes an .html file in a folder that exists; got {str(path)!r}")
@@ -82,18 +87,18 @@ def report(
             f"report needs a label for each datum; got {len(labels)} labels for {len(problem)} data"
         )
 
-    parts = [*_model(own, problem)]
+    own, continuous = vae_in(problem), not _is_discrete(problem)
+    parts = [*_pair(problem)] if own is None else [*_model(own, problem)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
         if history is not None:
             parts += _training(history)
         parts += _evidence(problem, num_samples, seed)
         parts += _fit(own, problem, labels, seed)
-        if num_mcmc and not own.is_discrete:
+        if num_mcmc and continuous:
             parts += _mcmc(problem, min(num_mcmc, len(problem)), seed)
-        if num_simulations and not own.is_discrete:
-            given = None if problem.rows.c is None else problem.rows.c.take(slice(None))
-            parts += _calibration(own, given, num_simulations, seed)
+        if num_simulations and continuous:
+            parts += _calibration(problem, num_simulations, seed)
     write(path, html.page(parts).encode())
     return path
 
@@ -112,6 +117,23 @@ def _model(vae: VAE, problem: Problem) -> Iterator[str]:
     seen_by = () if vae.condition is None else vae.condition.seen_by
     yield "<h2>Model</h2>" + html.diagram(names, len(problem), seen_by)
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
+
+
+def _is_discrete(problem: Problem) -> bool:
+    with evaluating(problem.model, problem.guide):
+        return problem.is_discrete
+
+
+def _pair(problem: Problem) -> Iterator[str]:
+    """What can be said of two functions."""
+    with torch.no_grad(), evaluating(problem.model, problem.guide):
+        latents = problem.densities(problem.batch(slice(0, 1))).latents
+    shapes = (f"{escape(name)} {tuple(latent.event_shape)}" for name, latent in latents.items())
+    yield "<h1>A Pyro model and its guide</h1>"
+    yield (
+        f"<p class=soft>{len(problem)} data of shape {tuple(problem.rows.event_shape)}; latents "
+        f"and their shapes: {', '.join(shapes)}. All densities in nats, per datum.</p>"
+    )
 
 
 def _training(history: pandas.DataFrame) -> Iterator[str]:
@@ -145,29 +167,38 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
     )
 
 
-def _fit(vae: VAE, problem: Problem, labels: Any, seed: int) -> Iterator[str]:
+def _fit(vae: VAE | None, problem: Problem, labels: Any, seed: int) -> Iterator[str]:
     """Does the model make data like these?"""
+    try:
+        table = check_predictions(problem, seed=seed).rename(columns={"p_value": "p"})
+    except NotDrawn:
+        return
     yield "<h2>Data and predictions</h2>"
-    rows = problem.rows
-    if vae.condition is None and _is_square(rows):
-        some = rows.only(np.arange(min(SHOWN, len(rows))))
-        pictures = plots.reconstructions(vae, some, seed=seed)
-        yield html.image(pictures, "data above, reconstructions below")
-        if not vae.prior.reads_guide:
-            pictures = plots.samples(vae, rows=3, seed=seed)
-            yield "<p>Drawn from the prior:</p>" + html.image(pictures, "samples from the prior")
-
-    table = check_predictions(problem, seed=seed).rename(columns={"p_value": "p"})
+    if vae is not None:
+        yield from _pictures(vae, problem.rows, seed)
     yield html.wide(html.table(table, "statistic"))
     yield (
         "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it "
         "is missed.</p>"
     )
 
-    has_a_plane = not vae.is_discrete and vae.prior.event_shape.numel() > 1
-    if labels is not None and vae.condition is None and has_a_plane:
-        picture = plots.latent_space(vae, rows, labels)
+    if vae is None or labels is None or vae.condition is not None:
+        return
+    if not vae.is_discrete and vae.prior.event_shape.numel() > 1:
+        picture = plots.latent_space(vae, problem.rows, labels)
         yield "<h2>Latents</h2>" + html.image(picture, "means of the guide, by class")
+
+
+def _pictures(vae: VAE, rows: Rows, seed: int) -> Iterator[str]:
+    """Of images: reconstructions, and draws of the prior."""
+    if vae.condition is not None or not _is_square(rows):
+        return
+    some = rows.only(np.arange(min(SHOWN, len(rows))))
+    pictures = plots.reconstructions(vae, some, seed=seed)
+    yield html.image(pictures, "data above, reconstructions below")
+    if not vae.prior.reads_guide:
+        pictures = plots.samples(vae, rows=3, seed=seed)
+        yield "<p>Drawn from the prior:</p>" + html.image(pictures, "samples from the prior")
 
 
 def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
@@ -201,8 +232,11 @@ def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
     yield html.wide(html.table(summarize(comparison), "measure"))
 
 
-def _calibration(vae: VAE, c: Any, num: int, seed: int) -> Iterator[str]:
-    found = calibrate(vae, c, num_simulations=num, seed=seed)
+def _calibration(problem: Problem, num: int, seed: int) -> Iterator[str]:
+    try:
+        found = calibrate(problem, num_simulations=num, seed=seed)
+    except NotDrawn:
+        return
     good = bool(found.attrs["calibrated"])
     yield "<h2>Calibration of the guide</h2>"
     said = "the guide passes for exact" if good else "the guide is not the posterior"
