@@ -5,6 +5,7 @@ train or eval mode, gradients, Pyro's parameter store.
 from __future__ import annotations
 
 import inspect
+import math
 import textwrap
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,17 @@ from torch import nn
 
 # Random state, mode and store are the process's: one thread at a time.
 process_lock = threading.RLock()
+
+
+def above_zero(name: str, what: str, value: Any, example: str) -> None:
+    """Raise unless a number is one, finite and above 0.
+
+    Raises:
+        ValueError: It is not.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be {what} above 0, such as {example}; got {value!r}")
 
 
 def whole_number(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:

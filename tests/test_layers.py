@@ -21,7 +21,7 @@ LAYERS = [  # from the top; a module may import from lower layers, and from its 
     {"conditionals"},
     {"distributions", "data"},
     {"recorded"},
-    {"guards"},
+    {"guards", "progress"},
 ]
 CROSSINGS = {("evidence", "posterior"), ("training", "posterior")}  # between rooms of one layer
 TYPED = {"vae", "problem", "rows", "tile", "target", "weights"}  # parameters of classes of our own

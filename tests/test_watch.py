@@ -10,6 +10,7 @@ import torch
 from truth import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae import progress as progress_bar
 from pyro_vae.evidence import watch
 
 TRUTH = LinearGaussian.with_diagonal_posterior(12, 10)
@@ -101,12 +102,50 @@ def test_a_limit_that_is_none(limit):
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_terminal_shows_how_far_it_is(progress, monkeypatch, capsys):
-    monkeypatch.setattr(watch, "SHOWN_AFTER", -1.0)
+    monkeypatch.setattr(progress_bar, "SHOWN_AFTER", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, this is a terminal
     quiet(TRUTH.vae(shift=3.0), X[:20], num_samples=100, tolerance=0.05, progress=progress)
     shown = capsys.readouterr().err
     assert ("log p(x)" in shown) == progress
     assert ("rung refined" in shown) == progress
+
+
+@pytest.mark.parametrize(
+    ("title", "call"),
+    [
+        ("MCMC, data", lambda vae: pv.sample_posterior(vae, X[:9], num_samples=200, warmup=50)),
+        ("gaps, data", lambda vae: pv.gaps(vae, X[:9], steps=20)),
+        ("log p(x)", lambda vae: pv.annealed_log_evidence(vae, X[:9], num_distributions=50)),
+        ("log p(x)", lambda vae: pv.compare_models({"a": vae}, X[:9])),
+    ],
+)
+def test_every_long_call_shows_how_far_it_is(title, call, monkeypatch, capsys):
+    monkeypatch.setattr(progress_bar, "SHOWN_AFTER", -1.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        call(TRUTH.vae())
+    assert title in capsys.readouterr().err
+
+
+def test_a_tick_is_a_part_of_a_tile():
+    clock = watch.Watch(100, progress=False, max_seconds=None)
+    clock.begin(60, ticks=30)
+    for _ in range(15):
+        clock.tick()
+    assert clock.bar.done == 30
+    clock.begin(40)
+    assert clock.bar.done == 60
+
+
+def test_annealing_ends_in_time():
+    began = time.perf_counter()
+    options = {"num_distributions": 20_000, "max_seconds": 1.0}
+    with pytest.warns(UserWarning, match="max_seconds were over"):
+        found = pv.annealed_log_evidence(TRUTH.vae(), X[:9], **options)
+    assert time.perf_counter() - began < 4.0
+    assert (found.flag == "out of time").all()
+    assert found.log_evidence.isnull().all()
 
 
 POSTERIOR = {"num_samples": 30, "warmup": 30}

@@ -26,6 +26,8 @@ def bidirectional_log_evidence(
     schedule: str = "sigmoidal",
     num_steps: int = 10,
     seed: int = 0,
+    max_seconds: float | None = None,
+    progress: bool = True,
 ) -> xarray.Dataset:
     """A lower and an upper bound of log p(x), in the mean, for data drawn from the model (Grosse et
     al., 2015).
@@ -45,6 +47,8 @@ def bidirectional_log_evidence(
         schedule: ``"sigmoidal"`` (finer at both ends) or ``"linear"``.
         num_steps: The leapfrog steps of each transition.
         seed: The seed of the simulations and of all draws.
+        max_seconds: About how long it may take: data that were not reached by then are flagged.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         What :func:`.annealed_log_evidence` gives for data with known z: ``log_evidence`` is the
@@ -65,7 +69,13 @@ def bidirectional_log_evidence(
         )
 
     problem, z = simulated("bidirectional_log_evidence", vae, None, c, num_simulations, seed)
-    options = {"num_distributions": num_distributions, "chains": chains, "num_steps": num_steps}
+    options: dict[str, Any] = {
+        "num_distributions": num_distributions,
+        "chains": chains,
+        "num_steps": num_steps,
+        "max_seconds": max_seconds,
+        "progress": progress,
+    }
     return annealed_log_evidence(
         problem, z=z["z"], start=start, schedule=schedule, seed=seed + 1, **options
     )

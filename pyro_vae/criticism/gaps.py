@@ -30,6 +30,7 @@ from ..evidence.evidence import log_evidence
 from ..evidence.flags import counted, warn_of_flags
 from ..guards import evaluating, mode, seed_of, seeded, whole_number
 from ..posterior.trees import dataset
+from ..progress import Progress
 from ..vae import VAE
 from .best_guides import best_guide
 from .divergence import FINITE_VARIANCE, of_weights
@@ -52,6 +53,7 @@ def gaps(
     steps: int = 300,
     num_samples: int = 2000,
     seed: int = 0,
+    progress: bool = True,
 ) -> xarray.Dataset:
     """The gap between log p(x) and the ELBO of each datum, and its two parts.
 
@@ -64,6 +66,7 @@ def gaps(
         steps: How many steps find the best guide of each datum.
         num_samples: The draws of each guide for each datum.
         seed: The seed of the draws.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A dataset over datum, in nats: ``log_evidence``, ``elbo_refined``, ``elbo``,
@@ -81,26 +84,33 @@ def gaps(
     """
     whole_number("num_samples", num_samples, at_least=25)
     problem = Problem.of(vae, x, c)
-    parts = []
-    for tile in problem.tiles(tile_data(problem.device), (seed, Stream.GAPS)):
-        best = Traced(problem.model, _best(tile, steps), tile.batch)
-        with torch.no_grad(), evaluating(problem.model, problem.guide):
-            log_weights = []
-            for number, densities in enumerate((best, tile.densities), start=2):
-                with seeded(seed_of(tile.seed, number)):
-                    terms = densities.terms(num_samples, Memory(problem.device))
-                    log_weights.append(terms.log_weight)
-        parts.append(_parts(*log_weights))
+    with Progress("gaps, data", len(problem), shown=progress) as bar:
+        parts = []
+        for tile in problem.tiles(tile_data(problem.device), (seed, Stream.GAPS)):
+            bar.update(tile.rows.start)
+            parts.append(_of_tile(tile, steps, num_samples))
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    flag = _made_sure(problem, found, num_samples, seed)
+    flag = _made_sure(problem, found, num_samples, seed, progress)
     result = _with_means(found).assign_coords(flag=("datum", flag))
     result.attrs |= counted(flag)
     warn_of_flags(result, REMEDY)
     return result
 
 
+def _of_tile(tile: Tile, steps: int, num_samples: int) -> dict[str, np.ndarray]:
+    """The gaps of a tile, from log weights of the best guide and of the amortised one."""
+    best = Traced(tile.problem.model, _best(tile, steps), tile.batch)
+    with torch.no_grad(), evaluating(tile.problem.model, tile.problem.guide):
+        log_weights = []
+        for number, densities in enumerate((best, tile.densities), start=2):
+            with seeded(seed_of(tile.seed, number)):
+                terms = densities.terms(num_samples, Memory(tile.problem.device))
+                log_weights.append(terms.log_weight)
+    return _parts(*log_weights)
+
+
 def _made_sure(
-    problem: Problem, found: dict[str, np.ndarray], num_samples: int, seed: int
+    problem: Problem, found: dict[str, np.ndarray], num_samples: int, seed: int, progress: bool
 ) -> np.ndarray:
     """Put a better log p(x) in place of one that weights are too wild for; its flags."""
     flag = np.full(len(problem), "", dtype="U16")
@@ -115,6 +125,7 @@ def _made_sure(
             tolerance=TOLERANCE,
             max_samples=10 * num_samples,
             seed=seed,
+            progress=progress,
         )
     known = np.isfinite(better.log_evidence.values)
     flag[wild] = better.flag.values

@@ -54,6 +54,8 @@ def compare_models(
     tolerance: float | None = None,
     max_samples: int = 20_000,
     seed: int = 0,
+    max_seconds: float | None = None,
+    progress: bool = True,
 ) -> pandas.DataFrame:
     """Models by their log p(x) of the same data, the best first.
 
@@ -68,6 +70,8 @@ def compare_models(
         tolerance: The standard error wanted for each datum, in nats, as in :func:`.log_evidence`.
         max_samples: With a tolerance, the most samples for a datum on one rung.
         seed: The seed of the draws.
+        max_seconds: About how long each model may take, as in :func:`.log_evidence`.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A frame with a row for each model: ``log_evidence``, the mean over data in nats per datum,
@@ -105,7 +109,12 @@ def compare_models(
         if problem is None:
             results[name], seconds[name] = by_datum(cast("xarray.Dataset", model)), math.nan
             continue
-        options: dict[str, Any] = {"num_samples": num_samples, "max_samples": max_samples}
+        options: dict[str, Any] = {
+            "num_samples": num_samples,
+            "max_samples": max_samples,
+            "max_seconds": max_seconds,
+            "progress": progress,
+        }
         began = time.perf_counter()
         with _unflagged():
             result = log_evidence(problem, tolerance=tolerance, seed=seed, **options)

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,16 +30,17 @@ from torch import Tensor
 
 from ..density.memory import tile_rows
 from ..density.precision import USUAL_TOLERANCE, precise
-from ..density.problem import Problem, Stream
+from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..density.traced import Pair
 from ..density.whole import WholeProblem, problem_of
-from ..guards import evaluating, whole_number
+from ..guards import above_zero, evaluating, whole_number
 from ..vae import VAE
-from .annealing_path import BASES, AnnealingPath
+from .annealing_path import BASES, AnnealingPath, Base
 from .flags import warn_of_flags
 from .results import as_dataset, one_number
-from .weights import Weights, concatenate, from_blocks
+from .watch import OutOfTime, Watch
+from .weights import Weights, concatenate, from_blocks, unreached
 
 if TYPE_CHECKING:
     import xarray
@@ -50,6 +52,7 @@ SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda share: share,
 }
 REMEDY = "raise num_distributions or chains, or start='prior'"
+LATE = "raise max_seconds, or ask for fewer num_distributions or chains"
 HARDLY = 0.2  # an acceptance with which chains hardly move
 
 
@@ -65,6 +68,8 @@ def annealed_log_evidence(
     schedule: str = "sigmoidal",
     num_steps: int = 10,
     seed: int = 0,
+    max_seconds: float | None = None,
+    progress: bool = True,
 ) -> xarray.Dataset:
     """log p(x) for each datum, by annealed importance sampling: in the mean a lower bound, whatever
     the guide.
@@ -84,6 +89,8 @@ def annealed_log_evidence(
         schedule: ``"sigmoidal"`` (finer at both ends) or ``"linear"``.
         num_steps: The leapfrog steps of each transition.
         seed: The seed of all draws.
+        max_seconds: About how long it may take: data that were not reached by then are flagged.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A dataset as of :func:`.log_evidence`, the chains in place of draws (``khat`` needs 25 of
@@ -104,6 +111,8 @@ def annealed_log_evidence(
     for name, value in counts.items():
         whole_number(name, value, at_least=1)
     whole_number("seed", seed, at_least=0)
+    if max_seconds is not None:
+        above_zero("max_seconds", "a number of seconds", max_seconds, "60")
     for name, choice, known in (("start", start, BASES), ("schedule", schedule, SCHEDULES)):
         if choice not in known:
             names = " or ".join(map(repr, known))
@@ -111,30 +120,23 @@ def annealed_log_evidence(
     problem = problem_of(vae, x, c)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE)
-    betas = temperatures(num_distributions, schedule)
+
+    path = _Path(BASES[start], temperatures(num_distributions, schedule), num_steps, chains)
+    watch = Watch(len(problem), progress=progress, max_seconds=max_seconds)
+    ways = 2 if z is None else 3  # a pilot, forth, and back
 
     parts = []
-    bounds = []
-    moved = []
-    with torch.no_grad(), evaluating(problem.model, problem.guide):
+    with torch.no_grad(), evaluating(problem.model, problem.guide), watch:
         size = max(1, tile_rows(problem.device) // chains)
         for tile in problem.tiles(size, (seed, Stream.ANNEALING)):
             if "measure" not in about:
                 about["measure"] = tile.densities.measure
-            with tile.seeded():
-                target = tile.target()
-                path = AnnealingPath.tuned(target, BASES[start](target), betas, num_steps)
-                log_weight, acceptance = path.forward(chains)
-                parts.append(from_blocks([log_weight], tile.precision))
-                moved.append(acceptance)
-                if z is not None:
-                    exact = _positions(target, z, tile.rows, len(problem))
-                    bounds.append(-_log_mean(path.backward(exact, chains)))
+            watch.begin(len(tile), ways * num_distributions)
+            parts.append(_annealed(tile, path, z, watch))
 
-    upper = torch.cat(bounds).cpu() if bounds else None
-    result = _result(concatenate(parts), about, torch.cat(moved), upper)
+    result = _result(parts, about | {"seconds": watch.attrs["seconds"]}, bounded=z is not None)
     result = one_number(result) if isinstance(problem, WholeProblem) else result
-    warn_of_flags(result, REMEDY)
+    warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else REMEDY)
     return result
 
 
@@ -142,6 +144,42 @@ def temperatures(num_distributions: int, schedule: str) -> list[float]:
     """Inverse temperatures from 0 to 1, one more than `num_distributions`."""
     raw = SCHEDULES[schedule](np.linspace(0, 1, num_distributions + 1))
     return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What annealing paths have in common."""
+
+    base: Callable[[Target], Base]
+    betas: list[float]
+    num_steps: int
+    chains: int
+
+
+class _Annealed(NamedTuple):
+    """What is known of a tile: weights, acceptance and, with known latents, an upper bound."""
+
+    weights: Weights
+    acceptance: Tensor
+    upper: Tensor
+
+
+def _annealed(tile: Tile, path: _Path, z: Any, watch: Watch) -> _Annealed:
+    """The chains of a tile; where there is no time for them, nothing."""
+    unknown = torch.full((len(tile),), math.nan, dtype=torch.float64)
+    with tile.seeded():
+        target = tile.target()
+        exact = None if z is None else _positions(target, z, tile.rows, len(tile.problem))
+        try:
+            way = AnnealingPath.tuned(
+                target, path.base(target), path.betas, path.num_steps, watch.tick
+            )
+            log_weight, acceptance = way.forward(path.chains)
+            back = None if exact is None else way.backward(exact, path.chains)
+        except OutOfTime:
+            return _Annealed(unreached(len(tile), tile.precision), unknown, unknown)
+    upper = unknown if back is None else -_log_mean(back)
+    return _Annealed(from_blocks([log_weight], tile.precision), acceptance.cpu(), upper.cpu())
 
 
 def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:
@@ -166,20 +204,20 @@ def _log_mean(log_weight: Tensor) -> Tensor:
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
-def _result(
-    weights: Weights, about: dict[str, Any], acceptance: Tensor, upper: Tensor | None
-) -> xarray.Dataset:
-    extra = {"acceptance": acceptance.numpy(force=True)}
-    if upper is not None:
-        extra |= {
-            "upper": upper.numpy(force=True),
-            "gap": (upper - weights.log_evidence).numpy(force=True),
-        }
-    stuck = {"hardly_moved": extra["acceptance"] < HARDLY}
-    result = as_dataset(weights, about, stuck, **extra)
+def _result(parts: list[_Annealed], about: dict[str, Any], *, bounded: bool) -> xarray.Dataset:
+    weights = concatenate([part.weights for part in parts])
+    extra = {"acceptance": torch.cat([part.acceptance for part in parts]).numpy()}
+    if bounded:
+        upper = torch.cat([part.upper for part in parts])
+        extra |= {"upper": upper.numpy(), "gap": (upper - weights.log_evidence).numpy(force=True)}
+    flagged = {
+        "hardly_moved": extra["acceptance"] < HARDLY,
+        "out_of_time": (weights.num == 0).numpy(),
+    }
+    result = as_dataset(weights, about, flagged, **extra)
     result = result.rename(num_samples="chains").drop_vars("elbo")
     result.attrs["chains"] = result.attrs.pop("num_samples")
-    if upper is not None:
+    if bounded:
         gap = extra["gap"]
         result.attrs["gap"] = float(gap.mean())
         result.attrs["gap_se"] = (

@@ -27,6 +27,7 @@ from ..guards import evaluating, whole_number
 from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import have_mixed
 from ..posterior.trees import dataset, draws_by_site, needs_draws_of
+from ..progress import Progress
 from ..vae import VAE
 from .any_model import bridge_any
 from .flags import counted, flags, warn_of_flags
@@ -49,6 +50,7 @@ def bridge_log_evidence(
     symmetric: bool = False,
     repetitions: int = 1,
     seed: int = 0,
+    progress: bool = True,
 ) -> xarray.Dataset:
     """log p(x) for each datum, by bridge sampling between the posterior and the guide; of any other
     Pyro model the one number log p(data).
@@ -74,6 +76,7 @@ def bridge_log_evidence(
             all estimates as ``repetitions``.
         seed: The seed of the draws of the guide, which are as many as those of the posterior that
             are used.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A dataset over ``datum``, in nats: ``log_evidence``, its standard error ``se``, and ``ess``,
@@ -116,8 +119,10 @@ def bridge_log_evidence(
         raise ValueError(f"{needs}; got {chains * each}, {each} of each")
 
     parts = []
-    with torch.no_grad(), evaluating(problem.model, problem.guide):
+    bar = Progress("log p(x)", len(problem), shown=progress)
+    with torch.no_grad(), evaluating(problem.model, problem.guide), bar:
         for tile in problem.tiles(tile_data(problem.device), (seed, Stream.BRIDGE)):
+            bar.update(tile.rows.start)
             if "measure" not in about:
                 about["measure"] = tile.densities.measure
             with tile.seeded():

@@ -16,7 +16,6 @@ posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights are bounded where 
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from ..density.precision import USUAL_TOLERANCE, precise
 from ..density.problem import Problem
 from ..density.traced import Pair
 from ..density.whole import WholeProblem, problem_of
-from ..guards import evaluating, whole_number
+from ..guards import above_zero, evaluating, whole_number
 from ..vae import VAE
 from .defence import Defended, defended_weights, refuted
 from .escalation import RUNGS, Budget, escalate
@@ -254,10 +253,10 @@ def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
 
 def _check(tolerance: Any, max_seconds: Any, max_samples: Any, num_samples: int, more: Any) -> None:
     if max_seconds is not None:
-        _above_zero("max_seconds", "a number of seconds", max_seconds, "60")
+        above_zero("max_seconds", "a number of seconds", max_seconds, "60")
     if tolerance is None:
         return
-    _above_zero("tolerance", "a standard error in nats", tolerance, "0.05")
+    above_zero("tolerance", "a standard error in nats", tolerance, "0.05")
     whole_number("num_samples with a tolerance", num_samples, at_least=LEAST)
     whole_number("max_samples", max_samples, at_least=num_samples)
     if more is not None:
@@ -265,14 +264,3 @@ def _check(tolerance: Any, max_seconds: Any, max_samples: Any, num_samples: int,
             "more adds draws of the guide, a tolerance says how many are wanted; give one of the "
             "two"
         )
-
-
-def _above_zero(name: str, what: str, value: Any, example: str) -> None:
-    """Raise unless a number is one, finite and above 0.
-
-    Raises:
-        ValueError: It is not.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be {what} above 0, such as {example}; got {value!r}")

@@ -7,10 +7,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from ..progress import Progress
 
 Part = TypeVar("Part")
-SHOWN_AFTER = 2.0  # seconds
 
 
 class OutOfTime(Exception):
@@ -36,10 +37,13 @@ class Watch:
         self.until = self.deadline  # of the tile at hand
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.draws: Counter[str] = Counter()
-        self.bar = _bar() if progress else None
+        self.bar = Progress("log p(x)", num_data, shown=progress)
+        self.ticks = 0.0  # data that one tick stands for
 
-    def begin(self, num: int) -> None:
-        """A tile of so many data begins."""
+    def begin(self, num: int, ticks: int = 0) -> None:
+        """A tile of so many data begins; it will tick so often."""
+        self.bar.update(self.num_data - self.left)
+        self.ticks = num / ticks if ticks else 0.0
         now = time.perf_counter()
         share = num / self.left
         self.left -= num
@@ -59,18 +63,14 @@ class Watch:
         """
         if self.is_over:
             raise OutOfTime
-        self._show()
-
-    def _show(self) -> None:
-        if self.bar is not None and time.perf_counter() - self.begun > SHOWN_AFTER:
-            self.bar.start()
+        self.bar.advance(self.ticks)
 
     def until_over(self, parts: Iterable[Part]) -> Iterator[Part]:
         """The first of some parts of the work, and the others as long as there is time."""
         for number, part in enumerate(parts):
             if number and self.is_over:
                 return
-            self._show()
+            self.bar.advance(0)
             yield part
 
     @property
@@ -82,12 +82,7 @@ class Watch:
     def on(self, rung: str, num: int) -> Iterator[None]:
         """The work inside is that of a rung, for so many data."""
         begun = time.perf_counter()
-        if self.bar is not None:
-            done = self.num_data - self.left - num
-            said = f"rung {rung}, {num} data"
-            self.bar.update(
-                self.bar.task_ids[0], completed=done, total=self.num_data, description=said
-            )
+        self.bar.update(said=f"rung {rung}, {num} data")
         try:
             yield
         finally:
@@ -97,8 +92,7 @@ class Watch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.__exit__(*error)
 
     @property
     def attrs(self) -> dict[str, float]:
@@ -108,18 +102,3 @@ class Watch:
             found[f"seconds_{rung}"] = seconds
             found[f"draws_{rung}"] = self.draws[rung]
         return found
-
-
-def _bar() -> Any:
-    """A progress bar on standard error, if that is a terminal; it is not shown yet."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return None
-    columns = "log p(x)", MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
-    bar = Progress(*columns, Remaining(), console=console, transient=True)
-    bar.add_task("")
-    return bar

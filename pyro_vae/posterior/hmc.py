@@ -263,15 +263,20 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def run_kernel(
-    kernel: MCMCKernel, start: Tensor, warmup: int, num_samples: int
+    kernel: MCMCKernel,
+    start: Tensor,
+    warmup: int,
+    num_samples: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Run a kernel by Pyro's protocol, and give its positions after warm-up."""
+    """Run a kernel by Pyro's protocol, and give its positions after warm-up; it ticks each step."""
     kernel.initial_params = params = {"position": start}
     kernel.setup(warmup)
     for step in range(warmup + num_samples):
         if step == warmup:
             kernel.end_warmup()
         params = kernel.sample(params)
+        tick()
         if step >= warmup:
             yield params["position"]
     kernel.cleanup()

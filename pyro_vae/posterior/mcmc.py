@@ -23,6 +23,7 @@ from ..density.problem import Problem, Stream, Tile
 from ..density.target import Target
 from ..density.traced import Pair
 from ..guards import evaluating, owner_of, seed_of, seeded, whole_number
+from ..progress import Progress
 from ..vae import VAE
 from .diagnostics import diagnose
 from .hmc import BatchedHMC, run_kernel
@@ -50,6 +51,7 @@ def sample_posterior(
     neutra: bool = False,
     processes: int = 1,
     seed: int = 0,
+    progress: bool = True,
 ) -> xarray.DataTree:
     """Draws from the posterior of the latents of each datum, by MCMC.
 
@@ -71,6 +73,7 @@ def sample_posterior(
         processes: How many processes share the chains of NUTS; a chain is the same in any of them.
         seed: The seed of all draws; chain i of NUTS is the same however many chains there are, for
             a guide that draws once for each datum.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A tree with the groups ``posterior`` (the latents, by site: chain, draw, datum, latent),
@@ -107,15 +110,19 @@ def sample_posterior(
 
     problem = Problem.of(vae, x, c)
     run, size = KERNELS[kernel](chains, processes, problem.device)
+    bar = Progress("MCMC, data", len(problem), shown=progress)
     parts = []
-    with evaluating(problem.model, problem.guide), torch.enable_grad():
+    with evaluating(problem.model, problem.guide), torch.enable_grad(), bar:
         for tile in problem.tiles(size, (seed,)):
+            bar.update(tile.rows.start, f"{kernel}, {chains} chains")
+            each = len(tile) / (warmup + num_samples) / (1 if kernel == "hmc" else chains)
             with tile.seeded():
                 target = tile.target()
                 if neutra:
                     target = Target(tile.densities, _flow(problem.guide, tile))
                 start, scale = _start(target, chains)
-            parts.append(run(target, start, scale, warmup, num_samples, (seed, tile.number)))
+            tick = functools.partial(bar.advance, each)
+            parts.append(run(target, start, scale, warmup, num_samples, (seed, tile.number), tick))
 
     tree = _tree(parts, problem)
     tree.attrs["model_digest"] = model_of_draws(problem)
@@ -153,13 +160,14 @@ def _hmc(
     warmup: int,
     num_samples: int,
     seed: tuple[int, int],
+    tick: Callable[[], None],
 ) -> tuple[Draws, Draws]:
     """All chains at once."""
     positions = []
     stats: dict[str, list[Tensor]] = {}
     with seeded(seed_of(*seed, 1)):
         kernel = BatchedHMC(target, start, scale=scale)
-        for position in run_kernel(kernel, start, warmup, num_samples):
+        for position in run_kernel(kernel, start, warmup, num_samples, tick):
             positions.append(position)
             stats.setdefault("acceptance_rate", []).append(kernel.last.acceptance)
             stats.setdefault("diverging", []).append(kernel.last.diverging)
@@ -178,10 +186,11 @@ def _nuts(
     warmup: int,
     num_samples: int,
     seed: tuple[int, int],
+    tick: Callable[[], None],
 ) -> tuple[Draws, Draws]:
     """Chain by chain, each with a seed of its own; NUTS finds its own scale."""
     seeds = [seed_of(*seed, Stream.CHAINS, number) for number in range(len(start))]
-    positions, stats = nuts_chains(target, start, warmup, num_samples, seeds, processes)
+    positions, stats = nuts_chains(target, start, warmup, num_samples, seeds, processes, tick)
     with torch.no_grad():
         rows = tile_rows(positions.device)
         blocks = positions.flatten(0, 1).split(max(1, rows // positions.shape[2]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -27,15 +28,16 @@ def nuts_chains(
     num_samples: int,
     seeds: list[int],
     processes: int,
+    tick: Callable[[], None],
 ) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """Chains from positions ``(K, N, D)``, each with a seed of its own.
+    """Chains from positions ``(K, N, D)``, each with a seed of its own. Those of this process tick.
 
     Returns:
         Positions of shape ``(K, draw, N, D)``, and the statistics by name, each ``(K, draw)``.
     """
     tasks = [(target, begin, warmup, num_samples, s) for begin, s in zip(start, seeds, strict=True)]
     if processes == 1:
-        chains = [_chain(*task) for task in tasks]
+        chains = [_chain(*task, tick) for task in tasks]
     else:
         store = pyro.get_param_store().get_state()
         setting = torch.get_default_dtype(), torch.get_num_threads(), store
@@ -72,13 +74,18 @@ def _as_here(dtype: torch.dtype, threads: int, store: Any) -> None:
 
 
 def _chain(
-    target: Target, start: Tensor, warmup: int, num_samples: int, seed: int
+    target: Target,
+    start: Tensor,
+    warmup: int,
+    num_samples: int,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Any]:
     positions = []
     stats: dict[str, list] = {name: [] for name in STATISTICS}
     with seeded(seed):
         kernel = _Nuts(potential_fn=functools.partial(_potential, target))
-        for position in run_kernel(kernel, start, warmup, num_samples):
+        for position in run_kernel(kernel, start, warmup, num_samples, tick):
             positions.append(position)
             diverging = kernel._t - 1 - warmup in kernel._divergences[-1:]
             last = kernel.acceptance, diverging, kernel.energy, kernel.step_size
