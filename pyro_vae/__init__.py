@@ -24,6 +24,7 @@ from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.models import compare_models as compare_models
 from .criticism.posteriors import compare_posteriors as compare_posteriors
+from .criticism.references import reference as reference
 from .criticism.report import report as report
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
