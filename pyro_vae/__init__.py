@@ -25,6 +25,7 @@ from .criticism.gaps import gaps as gaps
 from .criticism.models import compare_models as compare_models
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
+from .criticism.references import reference as reference
 from .criticism.report import report as report
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
