@@ -16,7 +16,7 @@ from truth import Direct, LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence import annealing as module
-from pyro_vae.evidence.annealing import temperatures
+from pyro_vae.evidence.annealing_path import temperatures
 from pyro_vae.evidence.annealing_path import TARGET_ACCEPTANCE
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))

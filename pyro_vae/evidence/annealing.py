@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +35,7 @@ from ..density.traced import Pair
 from ..density.whole import WholeProblem, problem_of
 from ..guards import above_zero, evaluating, whole_number
 from ..vae import VAE
-from .annealing_path import BASES, AnnealingPath, Base
+from .annealing_path import BASES, SCHEDULES, AnnealingPath, Base, temperatures
 from .flags import warn_of_flags
 from .results import as_dataset, one_number
 from .watch import OutOfTime, Watch
@@ -45,12 +44,6 @@ from .weights import Weights, concatenate, from_blocks, unreached
 if TYPE_CHECKING:
     import xarray
 
-SIGMOID = 4.0
-
-SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "sigmoidal": lambda share: 1 / (1 + np.exp(-SIGMOID * (2 * share - 1))),
-    "linear": lambda share: share,
-}
 REMEDY = "raise num_distributions or chains, or start='prior'"
 LATE = "raise max_seconds, or ask for fewer num_distributions or chains"
 HARDLY = 0.2  # an acceptance with which chains hardly move
@@ -140,12 +133,6 @@ def annealed_log_evidence(
     return result
 
 
-def temperatures(num_distributions: int, schedule: str) -> list[float]:
-    """Inverse temperatures from 0 to 1, one more than `num_distributions`."""
-    raw = SCHEDULES[schedule](np.linspace(0, 1, num_distributions + 1))
-    return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
-
-
 @dataclass(frozen=True)
 class _Path:
     """What annealing paths have in common."""
@@ -174,12 +161,14 @@ def _annealed(tile: Tile, path: _Path, z: Any, watch: Watch) -> _Annealed:
             way = AnnealingPath.tuned(
                 target, path.base(target), path.betas, path.num_steps, watch.tick
             )
-            log_weight, acceptance = way.forward(path.chains)
+            ahead = way.forward(path.chains)
             back = None if exact is None else way.backward(exact, path.chains)
         except OutOfTime:
             return _Annealed(unreached(len(tile), tile.precision), unknown, unknown)
     upper = unknown if back is None else -_log_mean(back)
-    return _Annealed(from_blocks([log_weight], tile.precision), acceptance.cpu(), upper.cpu())
+    return _Annealed(
+        from_blocks([ahead.log_weight], tile.precision), ahead.acceptance.cpu(), upper.cpu()
+    )
 
 
 def _positions(target: Target, z: Any, tile: slice, num: int) -> Tensor:

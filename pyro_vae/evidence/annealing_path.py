@@ -10,8 +10,9 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,12 @@ SCALE_DRAWS = 256
 TARGET_ACCEPTANCE = 0.65  # Wu et al., 2017
 JITTER = 0.3  # of the step size, so that no trajectory comes back to where it began
 GAIN = 0.2  # of the step size, per temperature
+SIGMOID = 4.0
+
+SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sigmoidal": lambda share: 1 / (1 + np.exp(-SIGMOID * (2 * share - 1))),
+    "linear": lambda share: share,
+}
 
 
 class Base(Protocol):
@@ -72,6 +79,22 @@ class Prior:
 BASES: dict[str, Callable[[Target], Base]] = {"guide": Guide, "prior": Prior}
 
 
+def temperatures(num_distributions: int, schedule: str) -> list[float]:
+    """Inverse temperatures from 0 to 1, one more than `num_distributions`."""
+    raw = SCHEDULES[schedule](np.linspace(0, 1, num_distributions + 1))
+    return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
+
+
+class Forward(NamedTuple):
+    """Chains that have come from the base: log weights ``(chains, N)``, the mean acceptance of each
+    datum ``(N,)``, and where they have come to, ``(chains, N, D)``.
+    """
+
+    log_weight: Tensor
+    acceptance: Tensor
+    position: Tensor
+
+
 @dataclass(frozen=True)
 class AnnealingPath:
     """The way from a base to the joint density.
@@ -114,10 +137,8 @@ class AnnealingPath:
         path = cls(target, base, betas, num_steps, scale, sizes, between, tick)
         return replace(path, step_sizes=path._pilot(size))
 
-    def forward(self, chains: int) -> tuple[Tensor, Tensor]:
-        """Log weights of the way from the base, ``(chains, N)``, and the mean acceptance of each
-        datum, ``(N,)``.
-        """
+    def forward(self, chains: int) -> Forward:
+        """Chains on the way from the base."""
         state = self._at(0, self.base.sample(torch.Size([chains])))
         log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
         accepted = []
@@ -126,9 +147,16 @@ class AnnealingPath:
             if t < len(self.betas) - 1:
                 state, acceptance = self._moved(state, t)
                 accepted.append(acceptance)
-        return log_weight, torch.stack(accepted).mean(0) if accepted else torch.ones_like(
-            log_weight[0]
-        )
+        mean = torch.stack(accepted).mean(0) if accepted else torch.ones_like(log_weight[0])
+        return Forward(log_weight, mean, state.position)
+
+    def settle(self, position: Tensor, steps: int) -> Tensor:
+        """Where chains at the joint density have come to after so many transitions."""
+        last = len(self.betas) - 1
+        state = self._at(last, position)
+        for _ in range(steps):
+            state, _ = self._moved(state, last)
+        return state.position
 
     def backward(self, position: Tensor, chains: int) -> Tensor:
         """Log weights of the way back from exact draws ``(N, D)`` of the posterior, of shape

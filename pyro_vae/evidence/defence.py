@@ -83,7 +83,7 @@ def defended_weights(
 
     guide, mixture = Summing(tile.precision), Summing(tile.precision)
     with seeded(seed_of(tile.seed, WIDE)):
-        defence = _Defence.about(target, num_guide, num_wide)
+        defence = Defence.about(target, num_guide, num_wide)
         wide = defence.wide_draws()
     done = 0
     with tile.seeded():
@@ -120,7 +120,7 @@ class Weighed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Defence:
+class Defence:
     """The mixture about the guide of some data.
 
     Arguments:
@@ -137,7 +137,7 @@ class _Defence:
     guide_scores: bool
 
     @classmethod
-    def about(cls, target: Target, num_guide: int, num_wide: int) -> _Defence:
+    def about(cls, target: Target, num_guide: int, num_wide: int) -> Defence:
         from_prior = round(PRIOR_SHARE * num_wide)
         wide = replace(of_guide(target), widths=WIDTHS)
         try:
@@ -164,7 +164,7 @@ class _Defence:
         weighed = self._weighed(terms, self.target.unconstrain(drawn.values))
         return terms, weighed if self.guide_scores else Weighed(*(part[:0] for part in weighed))
 
-    def of_others(self, position: Tensor, memory: Memory) -> Weighed:
+    def of_others(self, position: Tensor, memory: Memory | None) -> Weighed:
         """What other draws weigh in the mixture."""
         densities = self.target.densities
         values = self.target.constrain(position)

@@ -30,8 +30,10 @@ from ..density.traced import Pair
 from ..density.whole import WholeProblem, problem_of
 from ..guards import above_zero, evaluating, whole_number
 from ..vae import VAE
+from .budget import Budget
+from .climb import RUNGS
 from .defence import Defended, defended_weights, refuted
-from .escalation import RUNGS, Budget, escalate
+from .escalation import escalate
 from .flags import warn_of_flags
 from .results import as_dataset, by_datum, exact_figures, from_dataset, one_number
 from .watch import Watch
@@ -186,7 +188,8 @@ def _by_the_ladder(
     climbed = escalate(problem, budget, watch, seed, memory, about)
     rung = np.array(RUNGS)[climbed.rung.numpy()]
     extra = {"rung": rung, "elbo": climbed.elbo.numpy(force=True)}
-    return climbed.weights, {"out_of_time": climbed.stopped.numpy()}, extra
+    flagged = {"out_of_time": climbed.stopped.numpy(), "refuted": climbed.refuted.numpy()}
+    return climbed.weights, flagged, extra
 
 
 def _by_the_guide(draws: OfGuide, earlier: Weights | None, more: xarray.Dataset | None) -> Found:

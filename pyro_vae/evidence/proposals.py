@@ -81,12 +81,48 @@ class StudentTMixture:
         return constant - log_det + mixed
 
 
+@dataclass(frozen=True)
+class Both:
+    """Equal shares of two mixtures, for N data."""
+
+    first: StudentTMixture
+    second: StudentTMixture
+
+    @property
+    def mean(self) -> Tensor:
+        """The centres of the first, of shape ``(N, D)``."""
+        return self.first.mean
+
+    def select(self, index: Tensor) -> Both:
+        """Those of some of the data."""
+        return Both(self.first.select(index), self.second.select(index))
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Draws of shape ``(*shape, N, D)``."""
+        of_first, of_second = self.first.sample(shape), self.second.sample(shape)
+        half = torch.rand(of_first.shape[:-1], device=of_first.device) < 0.5
+        return torch.where(half[..., None], of_first, of_second)
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
+        both = self.first.log_prob(position), self.second.log_prob(position)
+        return torch.logaddexp(*both) - math.log(2)
+
+
+Proposal = StudentTMixture | Both
+
+
 def of_guide(target: Target) -> StudentTMixture:
     """A proposal with the mean and the covariance of the guide."""
     draws = target.draw_guide(MOMENT_DRAWS)
     impossible = ~draws.isfinite().all(-1, keepdim=True)
     draws = draws.masked_fill(impossible, math.nan)
     draws = torch.where(draws.isnan(), draws.nanmean(0).nan_to_num(0.0), draws)
+    return of_draws(draws)
+
+
+def of_draws(draws: Tensor) -> StudentTMixture:
+    """A proposal with the mean and the covariance of draws ``(S, N, D)``."""
     return StudentTMixture(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
 
 
@@ -180,13 +216,19 @@ def _moments(
     return mean, torch.where(good[:, None, None], factor, before.factor)
 
 
-def with_prior(target: Target, proposal: StudentTMixture, num: int) -> Iterator[Tensor]:
+def with_prior(target: Target, proposal: Proposal, num: int) -> Iterator[Tensor]:
     """Log weights of `num` draws, in blocks ``(K', N)``: some of the prior, the rest proposed."""
     for _, log_weight in _drawn(target, proposal, num):
         yield log_weight
 
 
-def _drawn(target: Target, proposal: StudentTMixture, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+def log_with_prior(target: Target, proposal: Proposal, position: Tensor) -> Tensor:
+    """The log density of what :func:`with_prior` draws from, ``(K, N)``."""
+    log_prior = math.log(PRIOR_SHARE) + target.log_model(position)[0]
+    return torch.logaddexp(math.log1p(-PRIOR_SHARE) + proposal.log_prob(position), log_prior)
+
+
+def _drawn(target: Target, proposal: Proposal, num: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Positions and log weights of `num` draws, in blocks."""
     size = max(10, tile_rows(proposal.mean.device) // len(proposal.mean))
     for done in range(0, num, size):

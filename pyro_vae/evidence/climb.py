@@ -1,0 +1,174 @@
+"""The way of a tile of data from rung to rung, as far as each datum needs it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..density.memory import tile_rows
+from ..density.problem import Tile
+from ..density.target import Target
+from .annealing_path import AnnealingPath, Base, Prior, temperatures
+from .budget import Budget, lengthened, trust
+from .defence import MOST_DIMENSIONS
+from .proposals import (
+    Both,
+    Proposal,
+    StudentTMixture,
+    adapted,
+    log_with_prior,
+    of_draws,
+    of_guide,
+    of_posterior,
+    with_prior,
+)
+from .search import Ends, search
+from .watch import Watch
+from .weights import Weights, concatenate, from_blocks
+
+RUNGS = ("guide", "refined", "annealed")
+REFUTED = 4.0  # standard errors
+UNLIKELY = math.log(1000)  # Markov: 1 estimate in 1000 is so far above log p(x)
+WIDTHS = (1.0, 1.5)  # of the refined proposal, in standard deviations
+ANNEALED_CHAINS = 64
+ANNEALED_STEPS = 5
+
+
+class Climb:
+    """A tile of data, the best weights so far, and the rung they are of.
+
+    Arguments:
+        tile: The data.
+        weights: Those of the first rung, all draws as one mixture.
+        budget: What is asked of the estimate.
+        watch: The clock.
+    """
+
+    def __init__(self, tile: Tile, weights: Weights, budget: Budget, watch: Watch) -> None:
+        self.tile, self.budget, self.watch = tile, budget, watch
+        self.weights, self.rung = weights, torch.zeros(len(tile), dtype=torch.long)
+        self.ends: Ends | None = None  # of the search
+        self.explained = torch.ones(len(tile), dtype=torch.bool)  # these, by the best weights
+        self.narrow = torch.zeros(len(tile), dtype=torch.bool)  # not by the last proposal
+
+    @property
+    def needy(self) -> Tensor:
+        """Which data need the next rung, of shape ``(N,)``."""
+        broken = self.weights.log_evidence.isnan()
+        return self.budget.needs_more(self.weights) | (~self.explained & ~broken)
+
+    def run(self) -> None:
+        """Rung by rung, with the data that still need it."""
+        self.watch.tick()
+        self._search()
+        left = self.needy.nonzero()[:, 0]
+        if len(left) == 0:
+            return
+        self.watch.tick()
+        with self.watch.on(RUNGS[1], len(left)):
+            left, moments = self._refined(left)
+        for number in self.budget.distributions:
+            still = self.needy[left].nonzero()[:, 0]
+            left, moments = left[still], moments.select(still)
+            self._annealed(left, moments, number)
+        for number in self.budget.distributions:
+            self._annealed((self.needy & self.narrow).nonzero()[:, 0], None, number)
+
+    def _search(self) -> None:
+        """Look for modes that the draws have missed."""
+        target = self._target(torch.arange(len(self.tile)))
+        if target.size > MOST_DIMENSIONS:
+            return
+        with self.watch.on("search", len(self.tile)):
+            self.ends = search(target, self.budget.halves, self.watch.tick)
+            self.explained = self.ends.explained(self.ends.log_mixture, self.weights)
+
+    def _refined(self, left: Tensor) -> tuple[Tensor, StudentTMixture]:
+        """By better and better moments; the data that need more, and the moments of these."""
+        target = self._target(left)
+        moments = adapted(target, of_guide(target))
+        self.watch.tick()
+        self._sampled(left, wider(moments))
+
+        lost = (~self.explained[left]).nonzero()[:, 0]
+        if self.ends is not None and len(lost):
+            there = of_draws(self.ends.select(left[lost]).position)
+            self._sampled(left[lost], Both(wider(moments.select(lost)), wider(there)))
+
+        still = (self.needy[left] & ~self.narrow[left]).nonzero()[:, 0]
+        left, moments = left[still], moments.select(still)
+        found = of_posterior(target.select(still), moments, self.watch.tick) if len(left) else None
+        if found is None:
+            return left[:0], moments.select(still[:0])
+        alive, moments = found
+        left = left[alive]
+        self._sampled(left, wider(moments))
+        wide = (~self.narrow[left]).nonzero()[:, 0]
+        return left[wide], moments.select(wide)
+
+    def _target(self, index: Tensor) -> Target:
+        return Target(self.tile.densities.select(index))
+
+    def _sampled(self, index: Tensor, proposal: Proposal) -> None:
+        """Importance sampling, as long as it takes."""
+
+        def draw(some: Tensor, num: int, done: int) -> Weights:
+            blocks = with_prior(self._target(index[some]), proposal.select(some), num)
+            return from_blocks(blocks, self.tile.precision)
+
+        first = draw(torch.arange(len(index)), self.budget.num_samples, 0)
+        weights = lengthened(first, draw, self.budget, self.watch)
+        self.watch.draws[RUNGS[1]] += int(weights.num.sum())
+        explained = torch.ones(len(index), dtype=torch.bool)
+        if self.ends is not None:
+            ends = self.ends.select(index)
+            there = log_with_prior(self._target(index), proposal, ends.position)
+            explained = ends.explained(there, first)
+        self.narrow[index] = ~explained
+        self._keep(1, index, weights, explained)
+
+    def _annealed(self, index: Tensor, moments: StudentTMixture | None, number: int) -> None:
+        """Annealed importance sampling by so many distributions, from moments or from the prior."""
+        if len(index) == 0:
+            return
+        parts = []
+        size = tile_rows(self.tile.problem.device) // ANNEALED_CHAINS
+        with self.watch.on(RUNGS[2], len(index)):
+            for some in torch.arange(len(index)).split(size):
+                target = self._target(index[some])
+                base: Base = Prior(target)
+                if moments is not None:
+                    base = wider(moments.select(some))
+                betas = temperatures(number, "sigmoidal")
+                path = AnnealingPath.tuned(target, base, betas, ANNEALED_STEPS, self.watch.tick)
+                ahead = path.forward(ANNEALED_CHAINS)
+                parts.append(from_blocks([ahead.log_weight], self.tile.precision))
+        self.watch.draws[RUNGS[2]] += ANNEALED_CHAINS * len(index)
+        self._keep(2, index, concatenate(parts), torch.ones(len(index), dtype=torch.bool))
+
+    def _keep(self, rung: int, index: Tensor, new: Weights, explained: Tensor) -> None:
+        """Take what is better than before.
+
+        That is what explains where the search has ended, a k-hat that holds and, of equals, the
+        smaller error or the higher rung.
+        """
+        old = self.weights.select(index)
+        before, now = self.explained[index] * trust(old), explained * trust(new)
+        equal = (now == before) & ((new.se < old.se) | (now == 0))
+
+        error = REFUTED * (old.se.square() + new.se.square()).sqrt()
+        sure = torch.where(before > 0, error, error.clamp(min=UNLIKELY))
+        refuted = old.log_evidence - new.log_evidence > sure  # a mode once found is not lost again
+
+        better = ((now > before) | equal) & new.log_evidence.isfinite() & ~refuted
+        self.weights = self.weights.replace(index[better], new.select(better.nonzero()[:, 0]))
+        self.rung[index[better]] = rung
+        self.explained[index[better]] = explained[better]
+
+
+def wider(moments: StudentTMixture) -> StudentTMixture:
+    """A proposal a little wider than its moments."""
+    return replace(moments, widths=WIDTHS)
