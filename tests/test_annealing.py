@@ -16,8 +16,7 @@ from truth import Direct, LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence import annealing as module
-from pyro_vae.evidence.annealing_path import temperatures
-from pyro_vae.evidence.annealing_path import TARGET_ACCEPTANCE
+from pyro_vae.evidence.annealing_path import TARGET_ACCEPTANCE, temperatures
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
 MODELS = {q: LinearGaussian.with_diagonal_posterior(q + 4, q) for q in (2, 10, 50)}

@@ -292,7 +292,7 @@ def test_a_few_more_draws_clear_no_flag():
 
 @pytest.mark.parametrize("num_samples", [25, 50])
 def test_errors_of_few_draws_are_errors(num_samples):
-    vae, x = TRUTH.vae(shrink=0.8, shift=0.3), TRUTH.draw(600)
+    vae, x = TRUTH.vae(shrink=0.8, shift=0.3), TRUTH.draw(400)
     found = quiet(vae, x, num_samples=num_samples, tolerance=10.0)
     error = np.abs(found.log_evidence - TRUTH.log_evidence(x))
-    assert ((error > 4 * found.se) & (error > 0.05)).sum() <= 3
+    assert ((error > 4 * found.se) & (error > 0.05)).sum() <= 2

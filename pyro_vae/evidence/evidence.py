@@ -109,8 +109,9 @@ def log_evidence(
         log p(x) by all draws as one mixture. As coordinates: ``flag``, the reason not to trust a
         number, empty where there is none: "not finite", "heavy tail" (k-hat above 1 - 1 / log10 K,
         at most 0.7, at least 0.5, or above 0.5 in the second opinion), "refuted" (by the second
-        opinion), "out of time" (by `max_seconds`), "few draws" (below 25, where k-hat is unknown);
-        and, with a tolerance, ``rung``, the name of the rung that each datum needed.
+        opinion, or by the :mod:`.search`), "out of time" (by `max_seconds`), "few draws" (below 25,
+        where k-hat is unknown); and, with a tolerance, ``rung``, the name of the rung that each
+        datum needed.
 
         Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
         over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the
@@ -118,7 +119,7 @@ def log_evidence(
 
         Its attributes: ``mean`` of log p(x) over data, ``mean_se`` (over the draw of data and of
         z), ``mean_mc_se`` (of z alone), ``num_samples``, ``seconds``, and ``seconds_guide``,
-        ``draws_guide`` and the like by rung,
+        ``draws_guide`` and the like by rung and, with a tolerance, of the ``search`` for modes,
         ``flagged``, the number of data with a flag, and for each reason that there is
         ``flagged_heavy_tail`` and the like; and what it is of: ``measure``, ``cells``,
         ``data_digest``, ``model_digest``. One number for all data has no dimension ``datum``. An

@@ -17,7 +17,7 @@ SAID = {  # by reason, the gravest first
     "out of time": "max_seconds were over before it was known",
     "not finite": "it is not finite",
     "heavy tail": "the weights have too heavy a tail (k-hat)",
-    "refuted": "draws beside those of the guide refute it",
+    "refuted": "other draws refute it",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
     "few draws": "below 25 draws k-hat is unknown",

@@ -84,6 +84,8 @@ def with_gradient(log_density: LogDensity, position: Tensor) -> tuple[Tensor, Te
     with torch.enable_grad():
         position = position.detach().requires_grad_()
         value = log_density(position)
+        if not value.requires_grad:  # the same everywhere
+            return value, torch.zeros_like(position)
         (gradient,) = torch.autograd.grad(value.sum(), position)
     return value.detach(), gradient
 
