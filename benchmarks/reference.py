@@ -22,7 +22,6 @@ from sklearn import datasets
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.criticism.draws import simulated
 from pyro_vae.criticism.references import FOLDER
 
 NUM_DATA = 24
@@ -277,13 +276,21 @@ TRUTHS: dict[Callable[[], pv.VAE], Callable[..., Truth]] = {
 NAMES = {make.__name__: make for make in TRUTHS}
 
 
+def simulated(vae: pv.VAE) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of the prior, and data made from them."""
+    torch.manual_seed(SEED)
+    with torch.no_grad():
+        z = vae.prior_of(None).expand(torch.Size([NUM_DATA])).sample()
+        return z.numpy(), vae.likelihood_of(z, None).sample().numpy()
+
+
 def write(name: str, folder: Path) -> None:
     """Make a model, its data and their log p(x), and write them."""
     make, began = NAMES[name], time.perf_counter()
     path = folder / f"{name}.safetensors"
     pv.save(make(), path)
     vae = pv.load(path)
-    z, x, _ = simulated(vae, None, NUM_DATA, SEED)
+    z, x = simulated(vae)
     found, se, how = TRUTHS[make](vae, x, z)
     np.savez_compressed(folder / f"{name}.npz", x=x, log_evidence=found, se=se, how=how)
     seconds = time.perf_counter() - began

@@ -166,8 +166,9 @@ def evaluating(*owners: object) -> Iterator[None]:
     restored afterwards.
     """
     ordinary_tensors, no_validation = torch.inference_mode(False), pyro.validation_enabled(False)
-    in_eval_mode = mode(*owners, training=False)
-    with own_store(), in_eval_mode, frozen(*owners), ordinary_tensors, no_validation:
+    in_eval_mode, as_before = mode(*owners, training=False), torch.is_grad_enabled()
+    with own_store(), in_eval_mode, frozen(*owners), no_validation, ordinary_tensors:
+        torch.set_grad_enabled(as_before)  # which ordinary tensors have changed
         yield
 
 

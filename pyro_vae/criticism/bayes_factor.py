@@ -37,6 +37,12 @@ def log_bayes_factor(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Da
     import xarray
 
     results = {"first": first, "second": second}
+    for name, result in results.items():
+        if not isinstance(result, xarray.Dataset):
+            raise TypeError(
+                f"log_bayes_factor needs results of log_evidence or bridge_log_evidence; the "
+                f"{name} is a {type(result).__name__}: score it first"
+            )
     check_kinds(results, None)
     for name, result in results.items():
         if "datum" in result.dims:

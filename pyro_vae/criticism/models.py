@@ -136,7 +136,9 @@ def _with_probabilities(table: pandas.DataFrame) -> pandas.DataFrame:
     share = np.exp((table.log_evidence - table.log_evidence.max()).to_numpy())
     share = share / share.sum()
     slope = share[:, None] * (np.eye(len(share)) - share)  # of one by the log evidence of another
-    error = np.sqrt((slope**2 * table.se.to_numpy() ** 2).sum(1))
+    with np.errstate(invalid="ignore"):  # of a model at -inf, whose error is not finite
+        parts = np.where(slope == 0, 0.0, slope * table.se.to_numpy())
+    error = np.sqrt((parts**2).sum(1))
     return table.assign(probability=share, probability_se=error)
 
 

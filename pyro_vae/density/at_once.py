@@ -95,10 +95,14 @@ class Sampler:
                     return values, log_density
             except Exception:  # whatever a function says that does not broadcast
                 self.together = False
-        traces = [poutine.trace(self.function).get_trace(*self.data) for _ in range(num)]
-        each = [{site["name"]: site for site in sites(t, observed=False)} for t in traces]
-        values = {name: torch.stack([one[name]["value"] for one in each]) for name in self.sites}
-        return values, torch.stack([total(one.values()) for one in each])
+        each = [self._one() for _ in range(num)]
+        values = {name: torch.stack([one[name] for one, _ in each]) for name in self.sites}
+        return values, torch.stack([log_density for _, log_density in each])
+
+    def _one(self) -> tuple[Values, Tensor]:
+        """One draw, scored at once: some transforms know the density of their last draw only."""
+        found = sites(poutine.trace(self.function).get_trace(*self.data), observed=False)
+        return {site["name"]: site["value"] for site in found}, total(found)
 
     def log_density(self, values: Values) -> Tensor:
         """Log densities ``(K,)`` of draws ``(K, *Z)``; of those that follow from others, none."""
@@ -107,7 +111,11 @@ class Sampler:
 
     def _log_density(self, values: Values) -> tuple[Tensor, ...]:
         trace = poutine.trace(replay(self.function, values)).get_trace(*self.data)
-        return (total(sites(trace, observed=False)),)
+        found = sites(trace, observed=False)
+        for site in found:
+            if site["name"] not in values and not self.sites[site["name"]].follows:
+                raise KeyError(site["name"])  # it would be drawn anew
+        return (total(found),)
 
     def _agrees(self, values: Values, log_density: Tensor) -> bool:
         """Whether draws under a plate are as likely one by one."""

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
@@ -22,7 +23,7 @@ from torch.distributions import biject_to
 from ..data.arrays import as_rows
 from ..guards import evaluating, mode, owner_of, seeded
 from ..vae import VAE
-from .at_once import Mapped, Sampler, total, traced_once
+from .at_once import CLOSE, Mapped, Sampler, total, traced_once
 from .identity import digest_of, fingerprint
 from .problem import Problem
 from .terms import Batch, Densities, Drawn, Latent, Values
@@ -98,15 +99,13 @@ class Whole(Densities):
         return log_likelihood[:, None], log_prior[:, None]
 
     def log_guide(self, values: Values) -> Tensor:
-        values = self._as_drawn(values)
-        try:
-            values = self._with_auxiliary(values)
-            return self._drawn_by_guide.log_density(values)[:, None]
-        except (KeyError, NotImplementedError):
+        if not self._scores_others:
             raise TypeError(
                 f"the guide, {_name(self.guide)}, has no density at draws of others; "
                 "start='prior', or take AutoNormal or AutoMultivariateNormal"
-            ) from None
+            )
+        values = self._with_auxiliary(self._as_drawn(values))
+        return self._drawn_by_guide.log_density(values)[:, None]
 
     def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
         raise NotImplementedError("a pair with latents of no single datum is fitted by Pyro's SVI")
@@ -140,11 +139,11 @@ class Whole(Densities):
         Raises:
             KeyError: It is not known how they follow.
         """
-        needed = {n for n, site in self._drawn_by_guide.sites.items() if site.is_auxiliary}
-        if not needed:
-            return values
-        found = _auxiliary(self.guide, sorted(needed), values)
-        return {name: found[name] for name in needed}
+        drawn = self._drawn_by_guide.sites
+        needed = [name for name, site in drawn.items() if site.is_auxiliary]
+        found = _auxiliary(owner_of(self.guide), needed, values) if needed else {}
+        own = {name: z for name, z in values.items() if not drawn[name].follows}
+        return own | {name: found[name] for name in needed}
 
     def _refuse_other_latents(self) -> None:
         theirs = self._drawn_by_guide.sites
@@ -154,8 +153,8 @@ class Whole(Densities):
             raise ValueError(
                 f"model and guide must have the same latent sites; got {ours} and {names}"
             )
-        with torch.no_grad():
-            values, _ = self._drawn_by_guide(2)
+        with seeded(2), torch.no_grad():
+            values, log_guide = self._drawn_by_guide(2)
         for name, latent in self.latents.items():
             if torch.equal(*values[name]) and not latent.support.is_discrete:
                 raise TypeError(
@@ -163,6 +162,16 @@ class Whole(Densities):
                     f"point at site {name!r}; take AutoNormal or AutoMultivariateNormal, or of "
                     "AutoLaplaceApproximation its laplace_approximation(...)"
                 )
+        with seeded(2), torch.no_grad():
+            self._scores_others = self._agrees(values, log_guide)
+
+    def _agrees(self, values: Values, log_guide: Tensor) -> bool:
+        """Whether draws have the same density when they are given as those of others."""
+        try:
+            again = self._drawn_by_guide.log_density(self._with_auxiliary(values))
+        except (KeyError, NotImplementedError):
+            return False
+        return torch.allclose(again, log_guide, rtol=CLOSE, atol=CLOSE, equal_nan=True)
 
 
 def _latent(fn: Any) -> Latent:
@@ -174,6 +183,8 @@ def _latent(fn: Any) -> Latent:
 
 def _auxiliary(guide: Any, names: list[str], values: Values) -> Values:
     """What parts of an AutoGuide draw on the real numbers, of latents ``(K, *Z)``."""
+    if not isinstance(guide, torch.nn.Module):  # a function that holds an AutoGuide
+        return {}
     joint = iter(name for name in names if name.endswith("_latent"))
     found: Values = {}
     for part in guide.modules():
@@ -229,13 +240,16 @@ def about(model: Callable[..., Any], data: tuple[Any, ...], *guide: Callable) ->
     """What log p(data) is of: what is observed, how many numbers that are, the model with all that
     it is called with, and the scale.
     """
-    with evaluating(model, *guide):
-        observed = sites(traced_once(model, data), observed=True)
+    with evaluating(model, *guide), seeded(0), torch.no_grad():
+        traces = [traced_once(model, data), *(poutine.trace(g).get_trace(*data) for g in guide)]
+    observed = sites(traces[0], observed=True)
     values = [torch.as_tensor(site["value"]).double() for site in of_data(observed)]
+    nodes = [node for trace in traces for node in trace.nodes.values()]
+    params = [node["value"] for node in nodes if node["type"] == "param"]
     return {
         "cells": sum(value.numel() for value in values),
-        "data_digest": digest_of(*values),
-        "model_digest": digest_of(fingerprint(model, *guide), *data),
+        "data_digest": digest_of(*sorted(map(digest_of, values))),  # whatever the sites are named
+        "model_digest": digest_of(fingerprint(model, *guide), *params, *data),
         "measure": measure_of_sites(observed),
         "num_data": 1,
     }
@@ -253,6 +267,7 @@ def problem_of(vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Probl
     model, guide = cast("Pair", vae)
     data = x if isinstance(x, tuple) else (x,)
     data += () if c is None else (c,)
+    data = tuple(torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in data)
     of_no_rows = isinstance(x, tuple) or (isinstance(x, Tensor) and x.dim() == 0)
     if of_no_rows or isinstance(guide, AutoGuide):
         return WholeProblem.of_all(model, guide, data)

@@ -125,6 +125,7 @@ def annealed_log_evidence(
             if "measure" not in about:
                 about["measure"] = tile.densities.measure
             watch.begin(len(tile), ways * num_distributions)
+            watch.until = watch.deadline  # half a path is none: the first tiles come to the end
             parts.append(_annealed(tile, path, z, watch))
 
     result = _result(parts, about | {"seconds": watch.attrs["seconds"]}, bounded=z is not None)
