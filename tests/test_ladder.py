@@ -17,7 +17,7 @@ from truth import Direct, LinearGaussian, affine
 import pyro_vae as pv
 from pyro_vae.density.target import Target
 from pyro_vae.density.traced import Traced
-from pyro_vae.evidence.escalation import RUNGS
+from pyro_vae.evidence.climb import RUNGS
 from pyro_vae.evidence.proposals import FREEDOM, PRIOR_SHARE, StudentTMixture, with_prior
 from pyro_vae.evidence.weights import from_blocks
 
@@ -128,8 +128,8 @@ def test_memory_never_changes_the_answer():
 @pytest.mark.slow
 def test_the_last_rung_is_reached_and_right(monkeypatch):
     """With the moments of the posterior of no use, annealing must do it."""
-    monkeypatch.setattr("pyro_vae.evidence.escalation.DISTRIBUTIONS", (100,))
-    monkeypatch.setattr("pyro_vae.evidence.escalation.WIDTHS", (2.5,))
+    monkeypatch.setattr("pyro_vae.evidence.budget.DISTRIBUTIONS", (100,))
+    monkeypatch.setattr("pyro_vae.evidence.climb.WIDTHS", (2.5,))
     model, x = MODELS[10], DATA[10][:5]
     result = quiet(model.vae(shift=3.0), x, num_samples=50, tolerance=0.25, max_samples=50)
     annealed = result.isel(datum=(result.rung == "annealed").values)

@@ -14,7 +14,7 @@ from ..criticism.models import bits_per_dim
 from ..criticism.posteriors import compare_posteriors, summarize
 from ..criticism.report import report as write_report
 from ..density.identity import is_probability
-from ..evidence.escalation import RUNGS
+from ..evidence.climb import RUNGS
 from ..evidence.evidence import log_evidence
 from ..evidence.flags import SAID
 from ..posterior.mcmc import sample_posterior
