@@ -278,3 +278,18 @@ def test_nothing_of_the_caller_changes():
     torch.rand(3)
     again = pv.bridge_log_evidence(unknown_variance, (Y,), of_unknown_variance(0))
     assert float(again.log_evidence) == float(first.log_evidence)
+
+
+def test_draws_that_depend_on_each_other_are_flagged():
+    """Of 600 draws with a correlation of 0.99 few are effective, whatever R-hat says."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=600)
+    u = np.empty(600)
+    u[0] = noise[0]
+    for i in range(1, 600):
+        u[i] = 0.99 * u[i - 1] + (1 - 0.99**2) ** 0.5 * noise[i]
+    p = stats.beta(14, 9).ppf(stats.norm.cdf(u))[None]
+    with pytest.warns(UserWarning, match="the chains have not mixed"):
+        found = pv.bridge_log_evidence(successes, (torch.tensor(13.0),), {"p": p})
+    assert found.ess < 100
+    assert found.flag == "not mixed"

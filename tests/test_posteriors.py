@@ -6,6 +6,7 @@ import pytest
 import torch
 import xarray
 from pyro import distributions as dist
+from pyro import poutine
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
@@ -310,6 +311,24 @@ def test_gaps_of_a_pair_keep_what_one_latent_makes_of_another(follows):
     alone = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
     assert abs(found.attrs["approximation_gap"] - (0.0 if follows else alone)) < 0.02
     assert (found.amortisation_gap > -4 * found.amortisation_gap_se).all()
+
+
+@pytest.mark.parametrize("by", ["scale_tril", "covariance_matrix"])
+def test_gaps_of_a_pair_with_a_full_normal(by):
+    """The family holds the posterior, which is correlated."""
+    mix = np.array([[1.0, 0.8], [0.0, 0.6]])
+    truth = LinearGaussian(TRUTH.weight @ mix, TRUTH.bias, TRUTH.noise)
+    vae = truth.vae()
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            normal = dist.MultivariateNormal(torch.zeros(len(x), 2), **{by: torch.eye(2)})
+            pyro.sample("z", normal)
+
+    pair = poutine.mask(vae.model, mask=True), guide
+    found = pv.gaps(pair, X[:20], steps=600, num_samples=2000)
+    assert (np.abs(found.log_evidence - truth.log_evidence(X[:20])) < 0.05).all()
+    assert (np.abs(found.approximation_gap) < 0.05).all()
 
 
 def test_a_guide_that_cannot_be_moved_has_no_gaps():

@@ -465,3 +465,55 @@ def test_nothing_of_the_caller_changes():
     after = dict(pyro.get_param_store().items())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def masked_by_itself(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0).mask(False))
+    pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def masked_by_a_handler(y):
+    with poutine.mask(mask=False):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def scaled(y):
+    with poutine.scale(scale=2.0):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def guide_of_mu(y):
+    pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("model", [masked_by_itself, masked_by_a_handler, scaled])
+def test_a_prior_that_does_not_integrate_to_1_is_refused(model):
+    """By both ways: each would take draws of the prior for draws of something else."""
+    y = torch.tensor(0.5)
+    with pytest.raises(ValueError, match="site 'mu' is masked or scaled; leave that out"):
+        pv.log_evidence((model, guide_of_mu), (y,))
+    with pytest.raises(ValueError, match="site 'mu' is masked or scaled; leave that out"):
+        pv.bridge_log_evidence(model, (y,), {"mu": np.random.default_rng(0).normal(size=(2, 60))})
+
+
+def test_a_mask_that_hides_nothing_is_none():
+    def model(y):
+        prior = dist.Normal(torch.zeros(2), 1.0).mask(torch.ones(2).bool())
+        mu = pyro.sample("mu", prior.to_event(1))
+        pyro.sample("y", dist.Normal(mu, 1.0).to_event(1), obs=y)
+
+    def guide(y):
+        pyro.sample("mu", dist.Normal(y / 2, 0.5**0.5).to_event(1))
+
+    y = torch.tensor([0.5, -1.0])
+    found = pv.log_evidence((model, guide), (y,), num_samples=50)
+    exact = stats.norm(0, 2**0.5).logpdf(y).sum()
+    assert float(found.log_evidence) == pytest.approx(exact, rel=1e-5)
+
+
+def test_data_that_would_be_counted_again_and_again_are_refused():
+    pair = without(2), exact_posterior(2)
+    with pytest.raises(ValueError, match=r"site 'y' needs .*\(40,\); got \(40, 1\), which would"):
+        pv.log_evidence(pair, (DESIGN, RESPONSE[:, None]), num_samples=50)

@@ -15,7 +15,7 @@ from pyro import distributions as dist
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import transform_to
 
 from ..density.problem import Tile
 from ..density.traced import Traced
@@ -56,7 +56,7 @@ class Moved(Messenger):
             ) from None
 
     def _parameter(self, fn: Any, site: str, name: str, batch_dim: int) -> Tensor:
-        map_to = biject_to(fn.arg_constraints[name])
+        map_to = transform_to(fn.arg_constraints[name])
         free = map_to.inv(getattr(fn, name))
         shape = free.shape[batch_dim - 1 :]
         return map_to(free + self.offsets.setdefault((site, name), free.new_zeros(shape)))

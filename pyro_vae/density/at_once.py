@@ -13,12 +13,13 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from ..distributions.supports import innermost
 from ..guards import seeded
 from .terms import Values
 from .traced import replay, sites
@@ -150,11 +151,13 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
     """A model of all data, with latents of its own.
 
     Raises:
-        ValueError: A prior is improper, a plate takes a subsample, or there is no latent.
+        ValueError: A prior is improper, masked or scaled, a plate takes a subsample, an observed
+            value does not fit its distribution, or there is no latent.
     """
     try:
         with seeded(0), torch.no_grad():
             trace = poutine.trace(model).get_trace(*data)
+            _refuse_what_is_no_density(trace)
     except NotImplementedError as error:  # such as ImproperUniform's
         raise ValueError(
             "the evidence needs priors that integrate to 1, else log p(data) is not defined; one "
@@ -172,3 +175,32 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
     if not sites(trace, observed=False):
         raise ValueError("the model has no latent sites; its log p(data) is a sum of densities")
     return trace
+
+
+def _refuse_what_is_no_density(trace: Trace) -> None:
+    for site in sites(trace, observed=False):
+        if _is_masked(site) or site["scale"] != 1:
+            raise ValueError(
+                "the evidence needs priors that integrate to 1, else log p(data) is not defined; "
+                f"that of site {site['name']!r} is masked or scaled; leave that out"
+            )
+    for site in sites(trace, observed=True):
+        shape = site["fn"].batch_shape + site["fn"].event_shape
+        value = torch.as_tensor(site["value"]).shape
+        if torch.broadcast_shapes(value, shape) not in (value, shape):
+            raise ValueError(
+                f"site {site['name']!r} needs observed values of the shape of its distribution, "
+                f"{tuple(shape)}; got {tuple(value)}, which would be counted again and again; "
+                "reshape the data"
+            )
+
+
+def _is_masked(site: Any) -> bool:
+    """Whether some of a density is taken as 1, by a handler or by the distribution itself."""
+    mask, inner = site["mask"], innermost(site["fn"])
+    if mask is not None and not bool(torch.as_tensor(mask).all()):
+        return True
+    if not isinstance(inner, MaskedDistribution):
+        return False
+    value = site["value"]
+    return not torch.equal(inner.log_prob(value), inner.base_dist.log_prob(value))

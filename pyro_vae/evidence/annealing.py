@@ -106,10 +106,8 @@ def annealed_log_evidence(
     whole_number("seed", seed, at_least=0)
     if max_seconds is not None:
         above_zero("max_seconds", "a number of seconds", max_seconds, "60")
-    for name, choice, known in (("start", start, BASES), ("schedule", schedule, SCHEDULES)):
-        if choice not in known:
-            names = " or ".join(map(repr, known))
-            raise ValueError(f"{name} must be {names}; got {choice!r}")
+    _one_of("start", start, BASES)
+    _one_of("schedule", schedule, SCHEDULES)
     problem = problem_of(vae, x, c)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE)
@@ -132,6 +130,12 @@ def annealed_log_evidence(
     result = one_number(result) if isinstance(problem, WholeProblem) else result
     warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else REMEDY)
     return result
+
+
+def _one_of(name: str, choice: str, known: dict[str, Any]) -> None:
+    if choice not in known:
+        names = " or ".join(map(repr, known))
+        raise ValueError(f"{name} must be {names}; got {choice!r}")
 
 
 @dataclass(frozen=True)

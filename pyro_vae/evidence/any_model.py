@@ -22,6 +22,7 @@ from ..density.joint import Joint
 from ..density.whole import about
 from ..guards import seed_of, seeded
 from ..posterior.adaptation import covariance_factor
+from ..posterior.diagnostics import ESS_LIMIT
 from ..posterior.trees import draws_by_site
 from .flags import counted, flags, warn_of_flags
 from .optimal_bridge import bridged
@@ -62,7 +63,7 @@ def bridge_any(
         )
 
     _refuse_draws_of_others(joint, position)
-    good = _rhat(position) <= MOST_RHAT
+    mixed = _rhat(position) <= MOST_RHAT
     found = [
         _one(joint, position, symmetric=symmetric, seed=seed_of(seed, number))
         for number in range(repetitions)
@@ -71,6 +72,7 @@ def bridge_any(
     middle = found[int(np.argsort(values)[len(values) // 2])]
     figures = {name: np.atleast_1d(value) for name, value in middle.items()}
     draws = {"num_samples": np.array([chains * each])}
+    good = mixed and middle["ess"] >= ESS_LIMIT
     flag = flags(figures | draws, not_mixed=np.array([not good]))
     result = xarray.Dataset(
         {name: ("datum", value) for name, value in figures.items()},

@@ -112,11 +112,7 @@ def bridge_log_evidence(
     posterior = needs_draws_of("bridge_log_evidence", posterior, problem)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE)
-    draws = draws_by_site(posterior["posterior"].to_dataset())
-    chains, each = next(iter(draws.values())).shape[:2]
-    if chains * each < 50 or each < 8:
-        needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"
-        raise ValueError(f"{needs}; got {chains * each}, {each} of each")
+    draws = _enough_draws(posterior)
 
     parts = []
     bar = Progress("log p(x)", len(problem), shown=progress)
@@ -133,9 +129,20 @@ def bridge_log_evidence(
     found = {name: torch.cat([part[name] for part in parts]).numpy(force=True) for name in parts[0]}
     known = "diagnostics" in posterior.children
     good = have_mixed(posterior["diagnostics"]) if known else np.ones(len(problem), bool)
+    chains, each = next(iter(draws.values())).shape[:2]
     result = _result(found, good, chains * each, about)
     warn_of_flags(result, REMEDY)
     return result
+
+
+def _enough_draws(posterior: xarray.DataTree) -> dict[str, np.ndarray]:
+    """The draws by site, if they are enough for halves of them to be of use."""
+    draws = draws_by_site(posterior["posterior"].to_dataset())
+    chains, each = next(iter(draws.values())).shape[:2]
+    if chains * each < 50 or each < 8:
+        needs = "bridge_log_evidence needs at least 50 draws of the posterior, 8 of each chain"
+        raise ValueError(f"{needs}; got {chains * each}, {each} of each")
+    return draws
 
 
 def _positions(target: Target, draws: dict[str, np.ndarray], tile: Tile) -> Tensor:

@@ -72,6 +72,7 @@ def log_evidence(
 ) -> xarray.Dataset:
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
     exact sum. Of a pair with latents that belong to no single datum, the one number log p(data).
+    Write hierarchies of that kind non-centred: in the neck of a funnel it is too low, unflagged.
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.
 
@@ -137,13 +138,8 @@ def log_evidence(
     """
     import xarray
 
-    for name, value, least in (
-        ("num_samples", num_samples, 1),
-        ("max_samples", max_samples, 1),
-        ("max_bytes", 1 if max_bytes is None else max_bytes, 1),
-        ("seed", seed, 0),
-    ):
-        whole_number(name, value, at_least=least)
+    whole_number("seed", seed, at_least=0)
+    whole_number("max_bytes", 1 if max_bytes is None else max_bytes, at_least=1)
     _check(tolerance, max_seconds, max_samples, num_samples, more)
     problem = problem_of(vae, x, c)
     watch = Watch(len(problem), progress=progress, max_seconds=max_seconds)
@@ -256,6 +252,8 @@ def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
 
 
 def _check(tolerance: Any, max_seconds: Any, max_samples: Any, num_samples: int, more: Any) -> None:
+    whole_number("num_samples", num_samples, at_least=1)
+    whole_number("max_samples", max_samples, at_least=1)
     if max_seconds is not None:
         above_zero("max_seconds", "a number of seconds", max_seconds, "60")
     if tolerance is None:

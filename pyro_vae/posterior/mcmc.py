@@ -91,21 +91,8 @@ def sample_posterior(
     Warns:
         UserWarning: Chains of some data have not mixed.
     """
-    if not isinstance(kernel, str) or kernel not in KERNELS:
-        raise ValueError(f"no kernel is named {kernel!r}; there are {', '.join(KERNELS)}")
-    counts = {
-        "num_samples": num_samples,
-        "warmup": warmup,
-        "chains": chains,
-        "processes": processes,
-    }
-    for name, value in counts.items():
-        whole_number(name, value, at_least=1)
-    if processes > 1 and kernel != "nuts":
-        raise ValueError(
-            f"processes share the chains of kernel='nuts'; {kernel!r} runs all chains as one "
-            "program"
-        )
+    counts = {"num_samples": num_samples, "warmup": warmup, "chains": chains}
+    _check(kernel, processes, counts)
     whole_number("seed", seed, at_least=0)
 
     problem = Problem.of(vae, x, c)
@@ -127,6 +114,19 @@ def sample_posterior(
     tree = _tree(parts, problem)
     tree.attrs["model_digest"] = model_of_draws(problem)
     return tree
+
+
+def _check(kernel: Any, processes: Any, counts: dict[str, Any]) -> None:
+    """Raise where an option makes no sense."""
+    if not isinstance(kernel, str) or kernel not in KERNELS:
+        raise ValueError(f"no kernel is named {kernel!r}; there are {', '.join(KERNELS)}")
+    for name, value in (counts | {"processes": processes}).items():
+        whole_number(name, value, at_least=1)
+    if processes > 1 and kernel != "nuts":
+        raise ValueError(
+            f"processes share the chains of kernel='nuts'; {kernel!r} runs all chains as one "
+            "program"
+        )
 
 
 def _flow(function: Callable, tile: Tile) -> Transform:
