@@ -153,7 +153,10 @@ def agrees(model, found):
 
 @flags_are_ignored
 @pytest.mark.filterwarnings("ignore:the standard error")  # of some modes far apart
-@each_model
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "folded" else n for n in pv.reference],
+)
 def test_importance_sampling_finds_it(name):
     model = pv.reference[name]
     agrees(model, pv.log_evidence(model.vae, model.x, tolerance=0.05))

@@ -74,7 +74,8 @@ def test_a_linear_vae_reaches_factor_analysis(load):
 
 
 @pytest.mark.parametrize(
-    "load", [pytest.param(load_breast_cancer, marks=pytest.mark.slow), load_wine]
+    "load",
+    [pytest.param(load, marks=pytest.mark.slow) for load in (load_breast_cancer, load_wine)],
 )
 def test_evidence_under_the_parameters_of_factor_analysis(load):
     x = load().data

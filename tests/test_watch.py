@@ -104,7 +104,7 @@ def test_a_limit_that_is_none(limit):
 def test_a_terminal_shows_how_far_it_is(progress, monkeypatch, capsys):
     monkeypatch.setattr(progress_bar, "SHOWN_AFTER", -1.0)
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, this is a terminal
-    quiet(TRUTH.vae(shift=3.0), X[:20], num_samples=100, tolerance=0.05, progress=progress)
+    quiet(TRUTH.vae(shift=3.0), X[:2], num_samples=100, tolerance=0.3, progress=progress)
     shown = capsys.readouterr().err
     assert ("log p(x)" in shown) == progress
     assert ("rung refined" in shown) == progress
