@@ -258,7 +258,7 @@ class Tile:
         """
         with seeded(0), torch.no_grad():
             self.terms(1)  # says what is wrong with a pair
-        return Target(self.densities)
+        return Target(self.densities, self.densities.noncentred)
 
     def seeded(self) -> AbstractContextManager[None]:
         """Torch draws from the tile's seed inside."""

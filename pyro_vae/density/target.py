@@ -33,7 +33,8 @@ class Target:
 
     Arguments:
         densities: What model and guide say of the batch.
-        through: A bijection that u passes through before everything else: that of a flow guide.
+        through: A bijection that u passes through before everything else: that of a flow guide, or
+            from latents in units of their prior.
 
     Raises:
         TypeError: A latent is discrete.
@@ -96,7 +97,7 @@ class Target:
 
     def select(self, index: Tensor) -> Target:
         """The same for some of the data."""
-        return Target(self.densities.select(index))
+        return Target(self.densities.select(index), self.through)
 
     def _bent(self, position: Tensor) -> tuple[Values, Tensor]:
         """The latents by name, and the log-determinant of the way there, of shape ``(*, N)``."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Transform
 from torch.distributions.constraints import Constraint
 
 from .memory import Memory
@@ -120,6 +121,13 @@ class Densities(abc.ABC):
     @abc.abstractmethod
     def is_discrete(self) -> bool:
         """Whether the guide draws a discrete latent."""
+
+    @property
+    def noncentred(self) -> Transform | None:
+        """The bijection to unconstrained latents from those in units of their prior, if the scale
+        of a prior depends on other latents.
+        """
+        return None
 
     @abc.abstractmethod
     def draw(self, num_samples: int) -> Drawn:

@@ -25,7 +25,9 @@ from ..guards import evaluating, mode, owner_of, seeded
 from ..vae import VAE
 from .at_once import CLOSE, Mapped, Sampler, total, traced_once
 from .identity import digest_of, fingerprint
+from .noncentred import NonCentred
 from .problem import Problem
+from .target import Target
 from .terms import Batch, Densities, Drawn, Latent, Values
 from .traced import (
     Pair,
@@ -76,6 +78,10 @@ class Whole(Densities):
                 other = poutine.trace(self.model).get_trace(*self.data)
             refuse_moving_supports([*self._latents.values()], sites(other, observed=False))
         return {name: _latent(site["fn"]) for name, site in self._latents.items()}
+
+    @functools.cached_property
+    def noncentred(self) -> NonCentred | None:
+        return NonCentred.of(Target(self), self.model, self.data)
 
     @property
     def measure(self) -> str:

@@ -16,6 +16,7 @@ from .budget import Budget, lengthened, trust
 from .defence import MOST_DIMENSIONS
 from .proposals import (
     Both,
+    Moved,
     Proposal,
     StudentTMixture,
     adapted,
@@ -69,11 +70,11 @@ class Climb:
             return
         self.watch.tick()
         with self.watch.on(RUNGS[1], len(left)):
-            left, moments = self._refined(left)
+            left, refined = self._refined(left)
         for number in self.budget.distributions:
             still = self.needy[left].nonzero()[:, 0]
-            left, moments = left[still], moments.select(still)
-            self._annealed(left, moments, number)
+            left, refined = left[still], refined.select(still)
+            self._annealed(left, refined, number)
         for number in self.budget.distributions:
             self._annealed((self.needy & self.narrow).nonzero()[:, 0], None, number)
 
@@ -86,31 +87,38 @@ class Climb:
             self.ends = search(target, self.budget.halves, self.watch.tick)
             self.explained = self.ends.explained(self.ends.log_mixture, self.weights)
 
-    def _refined(self, left: Tensor) -> tuple[Tensor, StudentTMixture]:
-        """By better and better moments; the data that need more, and the moments of these."""
-        target = self._target(left)
-        moments = adapted(target, of_guide(target))
+    def _refined(self, left: Tensor) -> tuple[Tensor, Proposal]:
+        """By better and better moments; the data that need more, and the proposal for these."""
+        sides = both_sides(self._target(left))
+        moments = [adapted(side, of_guide(side)) for side in sides]
         self.watch.tick()
-        self._sampled(left, wider(moments))
+        proposal = of_sides(sides, moments)
+        self._sampled(left, proposal)
 
         lost = (~self.explained[left]).nonzero()[:, 0]
         if self.ends is not None and len(lost):
             there = of_draws(self.ends.select(left[lost]).position)
-            self._sampled(left[lost], Both(wider(moments.select(lost)), wider(there)))
+            self._sampled(left[lost], Both(proposal.select(lost), wider(there)))
 
         still = (self.needy[left] & ~self.narrow[left]).nonzero()[:, 0]
-        left, moments = left[still], moments.select(still)
-        found = of_posterior(target.select(still), moments, self.watch.tick) if len(left) else None
-        if found is None:
-            return left[:0], moments.select(still[:0])
-        alive, moments = found
-        left = left[alive]
-        self._sampled(left, wider(moments))
+        left, proposal = left[still], proposal.select(still)
+        found = [
+            of_posterior(side.select(still), about.select(still), self.watch.tick)
+            for side, about in zip(sides, moments, strict=True)
+            if len(left)
+        ]
+        alive = [one for one in found if one is not None]
+        if len(alive) < len(sides):
+            return left[:0], proposal.select(still[:0])
+        left = left[alive[0][0]]
+        proposal = of_sides(sides, [about for _, about in alive])
+        self._sampled(left, proposal)
         wide = (~self.narrow[left]).nonzero()[:, 0]
-        return left[wide], moments.select(wide)
+        return left[wide], proposal.select(wide)
 
     def _target(self, index: Tensor) -> Target:
-        return Target(self.tile.densities.select(index))
+        densities = self.tile.densities.select(index)
+        return Target(densities, densities.noncentred)
 
     def _sampled(self, index: Tensor, proposal: Proposal) -> None:
         """Importance sampling, as long as it takes."""
@@ -130,8 +138,8 @@ class Climb:
         self.narrow[index] = ~explained
         self._keep(1, index, weights, explained)
 
-    def _annealed(self, index: Tensor, moments: StudentTMixture | None, number: int) -> None:
-        """Annealed importance sampling by so many distributions, from moments or from the prior."""
+    def _annealed(self, index: Tensor, proposal: Proposal | None, number: int) -> None:
+        """Annealed importance sampling by so many distributions, from a proposal or the prior."""
         if len(index) == 0:
             return
         parts = []
@@ -139,9 +147,7 @@ class Climb:
         with self.watch.on(RUNGS[2], len(index)):
             for some in torch.arange(len(index)).split(size):
                 target = self._target(index[some])
-                base: Base = Prior(target)
-                if moments is not None:
-                    base = wider(moments.select(some))
+                base: Base = Prior(target) if proposal is None else proposal.select(some)
                 betas = temperatures(number, "sigmoidal")
                 path = AnnealingPath.tuned(target, base, betas, ANNEALED_STEPS, self.watch.tick)
                 ahead = path.forward(ANNEALED_CHAINS)
@@ -167,6 +173,18 @@ class Climb:
         self.weights = self.weights.replace(index[better], new.select(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung
         self.explained[index[better]] = explained[better]
+
+
+def both_sides(target: Target) -> list[Target]:
+    """A joint density, and where it lies beyond a bijection, that without it."""
+    return [target] if target.through is None else [target, Target(target.densities)]
+
+
+def of_sides(sides: list[Target], moments: list[StudentTMixture]) -> Proposal:
+    """A proposal over the first side, from the moments of each."""
+    first, *others = map(wider, moments)
+    through = sides[0].through
+    return first if through is None else Both(first, Moved(others[0], through))
 
 
 def wider(moments: StudentTMixture) -> StudentTMixture:

@@ -104,7 +104,7 @@ def _target(tile: Tile) -> Target | None:
     map from the real numbers or that move with other latents, and of very many dimensions.
     """
     try:
-        target = Target(tile.densities)
+        target = Target(tile.densities, tile.densities.noncentred)
     except (TypeError, ValueError, NotImplementedError):
         return None
     return target if target.size <= MOST_DIMENSIONS else None

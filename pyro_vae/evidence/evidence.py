@@ -72,7 +72,6 @@ def log_evidence(
 ) -> xarray.Dataset:
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
     exact sum. Of a pair with latents that belong to no single datum, the one number log p(data).
-    Write hierarchies of that kind non-centred: in the neck of a funnel it is too low, unflagged.
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributions import Transform
 
 from ..density.memory import tile_rows
 from ..density.target import Target
@@ -82,11 +83,38 @@ class StudentTMixture:
 
 
 @dataclass(frozen=True)
-class Both:
-    """Equal shares of two mixtures, for N data."""
+class Moved:
+    """A mixture over the far side of a bijection, as one over this side."""
 
-    first: StudentTMixture
-    second: StudentTMixture
+    beyond: StudentTMixture
+    through: Transform
+
+    @property
+    def mean(self) -> Tensor:
+        """The centres, on the far side, of shape ``(N, D)``."""
+        return self.beyond.mean
+
+    def select(self, index: Tensor) -> Moved:
+        """Those of some of the data."""
+        return Moved(self.beyond.select(index), self.through)
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        """Draws of shape ``(*shape, N, D)``."""
+        return self.through.inv(self.beyond.sample(shape))
+
+    def log_prob(self, position: Tensor) -> Tensor:
+        """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
+        beyond = self.through(position)
+        slope = self.through.log_abs_det_jacobian(position, beyond)
+        return self.beyond.log_prob(beyond) + slope
+
+
+@dataclass(frozen=True)
+class Both:
+    """Equal shares of two proposals, for N data."""
+
+    first: Proposal
+    second: Proposal
 
     @property
     def mean(self) -> Tensor:
@@ -109,7 +137,7 @@ class Both:
         return torch.logaddexp(*both) - math.log(2)
 
 
-Proposal = StudentTMixture | Both
+Proposal = StudentTMixture | Moved | Both
 
 
 def of_guide(target: Target) -> StudentTMixture:
