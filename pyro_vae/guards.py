@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import unwrap
 from torch import nn
 
@@ -164,12 +165,37 @@ def frozen(*owners: object) -> Iterator[None]:
 def evaluating(*owners: object) -> Iterator[None]:
     """Eval mode, no gradients for parameters, a copy of the parameter store, no validation; all
     restored afterwards.
+
+    Raises:
+        ValueError: The store has other parameters under the names of those of an owner.
     """
+    _refuse_names_of_others(*owners)
     ordinary_tensors, no_validation = torch.inference_mode(False), pyro.validation_enabled(False)
     in_eval_mode, as_before = mode(*owners, training=False), torch.is_grad_enabled()
     with own_store(), in_eval_mode, frozen(*owners), no_validation, ordinary_tensors:
         torch.set_grad_enabled(as_before)  # which ordinary tensors have changed
         yield
+
+
+def _refuse_names_of_others(*owners: object) -> None:
+    """Raise where Pyro would put the parameters of another module in place of an owner's own: it
+    knows them by name, and two guides ``AutoNormal`` have the same names.
+    """
+    in_store = dict(pyro.get_param_store().named_parameters())
+    for owner in map(owner_of, owners):
+        if not isinstance(owner, PyroModule):
+            continue
+        prefix = getattr(owner, "_pyro_name", "")
+        own = {n.removesuffix("_unconstrained"): p for n, p in owner.named_parameters()}
+        for name, parameter in own.items():
+            shown = f"{prefix}.{name}" if prefix else name
+            other = in_store.get(shown)
+            if isinstance(other, nn.Parameter) and other is not parameter:
+                raise ValueError(
+                    f"{type(owner).__name__} has other parameters than Pyro's store under the same "
+                    f"name, {shown!r}, such as those of a second guide of this type; call "
+                    "pyro.clear_param_store(), and each guide goes on with its own"
+                )
 
 
 @contextmanager

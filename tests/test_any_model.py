@@ -206,7 +206,7 @@ def test_discrete_latents_are_summed_out():
     total = integrate.quad(density, 0, 1)[0]
     grid = np.linspace(0.0005, 0.9995, 1000)
     weight = np.array([density(p) for p in grid])
-    draws = np.random.default_rng(0).choice(grid, size=(4, 500), p=weight / weight.sum())
+    draws = np.random.default_rng(0).choice(grid, size=(4, 250), p=weight / weight.sum())
     draws = draws + np.random.default_rng(1).uniform(-0.0005, 0.0005, draws.shape)
     found = pv.bridge_log_evidence(model, (y,), {"p": draws})
     assert abs(found.log_evidence - math.log(total)) < 4 * found.se

@@ -69,7 +69,7 @@ def test_log_determinant_equals_autograds_jacobian(cls, shape):
 @pytest.mark.parametrize("cls", INVERTIBLE)
 def test_density_integrates_to_one(cls):
     flow = built(cls, (1,), True, torch.float64)
-    grid = torch.linspace(-30, 30, 600_001, dtype=torch.float64)[:, None]
+    grid = torch.linspace(-30, 30, 200_001, dtype=torch.float64)[:, None]
     with torch.no_grad():
         assert abs(float(torch.trapezoid(flow.log_prob(grid).exp(), grid[:, 0])) - 1) < 1e-5
 

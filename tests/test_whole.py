@@ -517,3 +517,50 @@ def test_data_that_would_be_counted_again_and_again_are_refused():
     pair = without(2), exact_posterior(2)
     with pytest.raises(ValueError, match=r"site 'y' needs .*\(40,\); got \(40, 1\), which would"):
         pv.log_evidence(pair, (DESIGN, RESPONSE[:, None]), num_samples=50)
+
+
+def normal_mean(sd):
+    def model(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, sd))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    return model
+
+
+@pytest.mark.uses_store
+def test_a_guide_whose_parameters_another_has_taken_is_refused():
+    """Pyro knows parameters by name, and two AutoNormals have the same names."""
+    data = (VALUES.float(),)
+    first = fitted(autoguide.AutoNormal, normal_mean(1.0), data, steps=5)
+    own = float(first.locs.mean)
+    pyro.clear_param_store()
+    second = fitted(autoguide.AutoNormal, normal_mean(9.0), data, steps=50)
+    with pytest.raises(
+        ValueError, match=r"'AutoNormal\.locs\.mean'.*; call pyro\.clear_param_store"
+    ):
+        pv.log_evidence((normal_mean(1.0), first), data)
+    assert float(first.locs.mean) == own
+
+    pyro.clear_param_store()
+    models = {"one": (normal_mean(1.0), first), "other": (normal_mean(9.0), second)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "compare_models: ")  # a guide that is hardly fitted
+        table = pv.compare_models(models, data)
+    exact = [
+        stats.multivariate_normal(np.zeros(20), np.eye(20) + v).logpdf(VALUES) for v in (1, 81)
+    ]
+    apart = table.log_evidence[["one", "other"]] - exact
+    assert (apart.abs() < 4 * table.se[["one", "other"]]).all()
+    assert float(first.locs.mean) == own
+
+
+@pytest.mark.uses_store
+def test_guides_that_share_parameters_are_told():
+    data = (VALUES.float(),)
+    models = {}
+    for name, sd in (("one", 1.0), ("other", 9.0)):
+        model = normal_mean(sd)
+        models[name] = (model, fitted(autoguide.AutoNormal, model, data, steps=50))
+    with pytest.warns(UserWarning, match=r"'one' and 'other' share parameters.*clear_param_store"):
+        pv.compare_models(models, data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 
 from ..data.arrays import as_rows
 from ..data.rows import DataError
@@ -14,7 +16,7 @@ from ..density.identity import data_digest
 from ..density.problem import Problem
 from ..density.whole import WholeProblem, problem_of
 from ..evidence.results import whole
-from ..guards import evaluating
+from ..guards import evaluating, owner_of
 from ..vae import VAE
 
 # Of a result, all read here.
@@ -74,6 +76,22 @@ def checked_problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
     except (TypeError, ValueError) as error:
         error.add_note(f"compare_models was about to score {name!r}")
         raise
+
+
+def warn_of_shared_guides(problems: dict[Any, Problem | None]) -> None:
+    """Warn the caller's caller where two AutoGuides have the same parameters: Pyro gave them to
+    both, since both have the same names.
+    """
+    guides = {name: owner_of(p.guide) for name, p in problems.items() if p is not None}
+    guides = {name: guide for name, guide in guides.items() if isinstance(guide, AutoGuide)}
+    for (one, first), (other, second) in combinations(guides.items(), 2):
+        shared = {*map(id, first.parameters())} & {*map(id, second.parameters())}
+        if shared and first is not second:
+            warnings.warn(
+                f"the guides of {one!r} and {other!r} share parameters, so the first is no longer "
+                "what it was fitted to; call pyro.clear_param_store() before fitting the second",
+                stacklevel=3,
+            )
 
 
 def refuse_other_data(

@@ -38,6 +38,7 @@ from .comparable import (
     refuse_both_kinds,
     refuse_other_data,
     refuse_other_measures,
+    warn_of_shared_guides,
 )
 
 if TYPE_CHECKING:
@@ -93,13 +94,15 @@ def compare_models(
             some have a number for each datum, others one for all; an option makes no sense.
 
     Warns:
-        UserWarning: Data of some model are flagged, so that the order may be another.
+        UserWarning: Data of some model are flagged, so that the order may be another; or two
+            AutoGuides share their parameters.
     """
     import pandas
 
     check_kinds(models, x)
     problems = {name: checked_problem(name, m, x, c) for name, m in models.items()}
     refuse_both_kinds(models, problems)
+    warn_of_shared_guides(problems)
     refuse_other_data(models, problems, x, c)
     refuse_other_measures({name: measure_of(name, models, problems) for name in models})
     results: dict[Any, xarray.Dataset] = {}

@@ -17,8 +17,8 @@ The error is the standard error where k-hat is at most 0.5. Above, the variance 
 the error of the mean of K weights falls as :math:`K^{\hat k - 1}` only, so it is taken to be
 :math:`K^{\hat k - 1/2}` times as large (Vehtari et al., 2024, https://arxiv.org/abs/1507.02646).
 
-All proposals but the guide live in unconstrained space (:mod:`.proposals`), and where the scale of a
-prior depends on other latents, on both sides of the map to units of that prior
+All proposals but the guide live in unconstrained space (:mod:`.proposals`), and where the scale of
+a prior depends on other latents, on both sides of the map to units of that prior
 (:mod:`..density.noncentred`).
 """
 
