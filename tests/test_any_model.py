@@ -280,6 +280,30 @@ def test_nothing_of_the_caller_changes():
     assert float(again.log_evidence) == float(first.log_evidence)
 
 
+def test_draws_of_nearly_the_same_data_are_flagged():
+    """What Stein's identity lets pass, importance sampling with the same normal does not."""
+    mean, sd, y = 0.9, 0.5, np.array([0.4, 1.1, 2.0, 1.3, 0.2])
+    precision = 1 + len(y) / sd**2
+
+    def model(values):
+        mu = pyro.sample("mu", dist.Normal(mean, 1.0))
+        with pyro.plate("data", len(values)):
+            pyro.sample("y", dist.Normal(mu, sd), obs=values)
+
+    def found(values, seed):
+        centre = (mean + values.sum() / sd**2) / precision
+        draws = stats.norm(centre, precision**-0.5).rvs((4, 500), random_state=seed)
+        return pv.bridge_log_evidence(
+            model, (torch.as_tensor(y).float(),), {"mu": draws}, seed=seed
+        )
+
+    assert all(found(y, seed).flag == "" for seed in range(20))
+    others = y + np.array([0.5, 0, 0, 0, 0])
+    for seed in range(5):
+        with pytest.warns(UserWarning, match="other draws refute it"):
+            assert found(others, seed).flag == "refuted"
+
+
 def test_draws_that_depend_on_each_other_are_flagged():
     """Of 600 draws with a correlation of 0.99 few are effective, whatever R-hat says."""
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ LEAST, LEAST_EACH = 50, 8  # draws, and of each chain
 MOST_RHAT = 1.05
 CHECKED = 200  # draws that are held against Stein's identity
 MOST_OFF = 10.0  # standard errors, of draws that may depend on each other
-REMEDY = "draw longer chains, or leave symmetric=True"
+REMEDY = "draw longer chains, or give symmetric=True"
 
 
 def bridge_any(
@@ -72,8 +72,9 @@ def bridge_any(
     middle = found[int(np.argsort(values)[len(values) // 2])]
     figures = {name: np.atleast_1d(value) for name, value in middle.items()}
     draws = {"num_samples": np.array([chains * each])}
+    refuted = figures.pop("refuted").astype(bool)
     good = mixed and middle["ess"] >= ESS_LIMIT
-    flag = flags(figures | draws, not_mixed=np.array([not good]))
+    flag = flags(figures | draws, not_mixed=np.array([not good]), refuted=refuted)
     result = xarray.Dataset(
         {name: ("datum", value) for name, value in figures.items()},
         coords={"flag": ("datum", flag), "datum": [0]},

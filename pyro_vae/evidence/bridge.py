@@ -84,8 +84,8 @@ def bridge_log_evidence(
         or below the line, whichever is larger: above 0.7 posterior and guide do not overlap. Its
         attributes: ``mean``, ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z
         alone), ``flagged``, the number of data whose k-hat is too large, whose estimate is not
-        finite or whose chains had not mixed; ``measure``, ``cells``, ``data_digest``,
-        ``model_digest``. Of any other model ``log_evidence``, ``se``, ``ess``, ``khat`` and
+        finite or refuted by the draws of the guide, or whose chains had not mixed; ``measure``,
+        ``cells``, ``data_digest``, ``model_digest``. Of any other model ``log_evidence``, ``se``, ``ess``, ``khat`` and
         ``flag`` are single numbers.
 
     Raises:
@@ -200,9 +200,10 @@ def _in_blocks(log_density: Any, position: Tensor) -> Tensor:
 def _result(
     found: dict[str, np.ndarray], good: np.ndarray, num: int, about: dict[str, Any]
 ) -> xarray.Dataset:
+    refuted = found.pop("refuted")
     unknown = ~np.isfinite(found["log_evidence"] + found["se"])
     draws = {"num_samples": np.full(len(good), num)}
-    flag = flags(found | draws, not_finite=unknown, not_mixed=~good)
+    flag = flags(found | draws, not_finite=unknown, not_mixed=~good, refuted=refuted)
     attrs = {**means(found), **counted(flag), "unit": "nats per datum"}
     result = dataset(found, ("datum",), "").assign_coords(flag=("datum", flag))
     return result.assign_attrs(attrs | about)

@@ -22,18 +22,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pareto import khat
+from .pareto import khat, khat_limit
+from .weights import from_blocks
 
 MOST_ROUNDS = 1000
 CLOSE = 1e-10  # nats between two rounds
 EQUAL = 0.9  # the share of effective terms above which they are nearly equal
+ALLOWED = 3.0  # standard errors between the two estimates
 HARMLESS = 0.5  # a k-hat with which the variance exists
 
 
 def bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     """Normalising constants from log p - log q at draws of p, ``(chain, draw, N)``, and of q, ``(K,
     N)``: the estimate, its error, the effective number of draws of p, and the Pareto shape of the
-    terms above or below the line, whichever is larger, each ``(N,)``.
+    terms above or below the line, whichever is larger, each ``(N,)``; and whether draws of q alone
+    refute it, which need none of p: then those of p are of another density, or miss a part of it.
     """
     ess = _ess(posterior, "bulk")
     flat, num = posterior.flatten(0, 1), len(guide)
@@ -54,7 +57,21 @@ def bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     error = (
         above.var(0) / above.mean(0) ** 2 / num + below.var(0) / below.mean(0) ** 2 / independent
     )
-    return {"log_evidence": log_r, "se": error.sqrt(), "ess": ess, "khat": shape}
+    se = error.sqrt()
+    refuted = _refuted(guide, log_r, se)
+    return {"log_evidence": log_r, "se": se, "ess": ess, "khat": shape, "refuted": refuted}
+
+
+def _refuted(guide: Tensor, log_r: Tensor, se: Tensor) -> Tensor:
+    """Whether importance sampling by draws of q, where its weights can be trusted, says otherwise.
+
+    Both use the same draws of q, so their difference is smaller than either error.
+    """
+    by_guide = from_blocks([guide], torch.finfo(guide.dtype).eps)
+    rounding = 100 * torch.finfo(torch.float32).eps * log_r.abs().clamp(min=1)
+    allowed = ALLOWED * torch.maximum(by_guide.se, se) + rounding
+    apart = (by_guide.log_evidence - log_r).abs() > allowed
+    return apart & (by_guide.khat <= khat_limit(by_guide.num))
 
 
 def _shape(log_terms: Tensor) -> Tensor:
