@@ -247,6 +247,27 @@ def no_latent(y):
         (successes, (torch.tensor(1.0),), {"p": np.full((1, 9), 0.5)}, ValueError, "at least 50"),
         (successes, (torch.tensor(1.0),), [0.5], TypeError, "MCMC that has run, a dictionary"),
         (regression, (DESIGN, RESPONSE), {"b": np.zeros((2, 50, 7))}, ValueError, "of shape"),
+        (
+            successes,
+            (torch.tensor(1.0),),
+            {"p": np.full(60, 0.5)},
+            ValueError,
+            r"'p' of shape \(chain, draw\); got \(60,\), without chains.*group_by_chain=True",
+        ),
+        (
+            successes,
+            (torch.tensor(1.0),),
+            {"p": np.full((2, 60), 0.5)},
+            ValueError,
+            "all the same: the chains have not moved",
+        ),
+        (
+            regression,
+            (DESIGN,),
+            {},
+            TypeError,
+            "missing a required argument: .*; got 1; give all as one tuple",
+        ),
     ],
 )
 def test_what_is_refused(model, data, posterior, error, said):

@@ -352,7 +352,7 @@ def vae_of(likelihood, **options):
             lambda: {"a": evidence(TRUTH.vae(), X), "b": evidence(TRUTH.vae(), X[:9])},
             None,
             pv.DataError,
-            "the same data for all models: the result 'a' has 60 data and the result 'b' 9; "
+            "the same data: the result 'a' has 60 data and the result 'b' 9; "
             "score all on the same x",
         ),
         (
@@ -366,8 +366,7 @@ def vae_of(likelihood, **options):
             lambda: {"a": evidence(TRUTH.vae(), X)},
             X[:9],
             pv.DataError,
-            "the same data for all models: x has 9 data and the result 'a' 60; score all on the "
-            "same x and c",
+            "the same data: x has 9 data and the result 'a' 60; score all on the same x and c",
         ),
         (
             lambda: {"a": vae_of("bernoulli"), "b": vae_of("normal"), "c": vae_of("bernoulli")},

@@ -528,6 +528,17 @@ def normal_mean(sd):
     return model
 
 
+def test_nan_among_all_data_is_refused():
+    with pytest.raises(ValueError, match="'y' has NaN among its observed values; leave these data"):
+        pv.log_evidence((hierarchy, guide_of_hierarchy), (GROUP, VALUES.float() * math.nan))
+
+
+def test_a_tuple_is_no_rows():
+    """X and y of one length would be two data."""
+    with pytest.raises(pv.DataError, match=r"a tuple of arrays; only of a pair .* log_evidence"):
+        pv.gaps((hierarchy, guide_of_hierarchy), (GROUP, VALUES))
+
+
 @pytest.mark.uses_store
 def test_a_guide_whose_parameters_another_has_taken_is_refused():
     """Pyro knows parameters by name, and two AutoNormals have the same names."""

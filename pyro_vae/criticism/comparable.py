@@ -126,8 +126,7 @@ def refuse_other_data(
         else:
             continue
         raise DataError(
-            f"compare_models needs the same data for all models: {said}; score all on the same x "
-            "and c"
+            f"models are compared on the same data: {said}; score all on the same x and c"
         )
 
 

@@ -52,6 +52,13 @@ def _dispatch(x: Any) -> Rows:
                 f"data need a length; got {type(x).__name__}; use a map-style Dataset with __len__"
             )
         return _from_dataset(x)
+    if isinstance(x, tuple) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
+        raise DataError(
+            "data are one array with a row for each datum; got a tuple of arrays; only of a pair "
+            "of Pyro functions it stands for all data as one: for log_evidence, "
+            "annealed_log_evidence and compare_models, and of a model for bridge_log_evidence; "
+            "give what a VAE is conditional on as c"
+        )
     if hasattr(x, "toarray"):
         raise DataError(
             f"data must be dense; got a sparse {type(x).__name__}; convert with x.toarray()"

@@ -6,6 +6,7 @@ cannot be done so, such as a branch on a value, is done one by one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,7 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
         ValueError: A prior is improper, masked or scaled, a plate takes a subsample, an observed
             value does not fit its distribution, or there is no latent.
     """
+    _refuse_other_arguments(model, data)
     try:
         with seeded(0), torch.no_grad():
             trace = poutine.trace(model).get_trace(*data)
@@ -177,6 +179,18 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
     return trace
 
 
+def _refuse_other_arguments(model: Callable[..., Any], data: tuple[Any, ...]) -> None:
+    try:
+        inspect.signature(model).bind(*data)
+    except TypeError as error:
+        raise TypeError(
+            f"the model needs other arguments than it is given: {error}; got {len(data)}; give "
+            "all as one tuple, x=(first, second)"
+        ) from None
+    except ValueError:  # a callable without a signature
+        return
+
+
 def _refuse_what_is_no_density(trace: Trace) -> None:
     for site in sites(trace, observed=False):
         if _is_masked(site) or site["scale"] != 1:
@@ -185,8 +199,13 @@ def _refuse_what_is_no_density(trace: Trace) -> None:
                 f"that of site {site['name']!r} is masked or scaled; leave that out"
             )
     for site in sites(trace, observed=True):
-        shape = site["fn"].batch_shape + site["fn"].event_shape
-        value = torch.as_tensor(site["value"]).shape
+        observed = torch.as_tensor(site["value"])
+        if observed.isnan().any() and _log_prob(site).isnan().any():
+            raise ValueError(
+                f"site {site['name']!r} has NaN among its observed values; leave these data out, "
+                "or mask them by obs_mask"
+            )
+        shape, value = site["fn"].batch_shape + site["fn"].event_shape, observed.shape
         if torch.broadcast_shapes(value, shape) not in (value, shape):
             raise ValueError(
                 f"site {site['name']!r} needs observed values of the shape of its distribution, "

@@ -91,14 +91,20 @@ class Joint:
         parts = []
         for site in self.sites:
             values = torch.as_tensor(np.array(draws[site.name])).to(torch.get_default_dtype())
+            own = self._constrained(site, u=None).shape
+            needs = f"posterior needs draws of {site.name!r} of shape {_shape(own)}"
+            if values.shape[1:] == own:
+                raise ValueError(
+                    f"{needs}; got {tuple(values.shape)}, without chains; of Pyro's MCMC ask "
+                    "get_samples(group_by_chain=True), of one chain give draws[None]"
+                )
             try:
                 u = site.transform(values)
                 parts.append(u.reshape(*values.shape[:2], site.shape.numel()))
             except (RuntimeError, ValueError):
                 raise ValueError(
-                    f"posterior needs draws of {site.name!r} of shape (chain, draw, "
-                    f"*{tuple(self._constrained(site, u=None).shape)}); got "
-                    f"{tuple(values.shape)}; draw from the posterior of this very model and data"
+                    f"{needs}; got {tuple(values.shape)}; draw from the posterior of this very "
+                    "model and data"
                 ) from None
         return torch.cat(parts, -1)
 
@@ -134,3 +140,7 @@ class Joint:
         trace = poutine.trace(replay(self.model, values)).get_trace(*self.data)
         both = sites(trace, observed=False) + sites(trace, observed=True)
         return (total(both) + log_abs_det,)
+
+
+def _shape(own: torch.Size) -> str:
+    return f"({', '.join(['chain', 'draw', *map(str, own)])})"

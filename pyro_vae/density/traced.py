@@ -232,7 +232,7 @@ def log_density(chosen: list[Any], shape: tuple[int, int]) -> Tensor:
             raise ValueError(
                 f"every site must lie in one data plate of size {shape[1]} at dim -1, and in no "
                 f"other; site {site['name']!r} does not; put it inside pyro.plate('data', len(x), "
-                "dim=-1)"
+                "dim=-1); of a latent that all data share there is one log p(data), by log_evidence"
             )
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         total = total + scale_and_mask(log_prob, mask=site["mask"])

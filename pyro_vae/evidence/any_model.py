@@ -97,6 +97,11 @@ def _refuse_draws_of_others(joint: Joint, position: Tensor) -> None:
     score = joint.score(draws.to(torch.get_default_dtype())).double()
     spread = draws.std(0)
     terms = torch.cat([score * spread, (draws - draws.mean(0)) * score + 1], -1)
+    if bool((spread == 0).any()):
+        raise ValueError(
+            "posterior needs draws that differ from each other; those of some latent are all the "
+            "same: the chains have not moved"
+        )
     off = terms.mean(0).abs() / (terms.std(0) / math.sqrt(len(draws)))
     if bool((off > MOST_OFF).any()):
         raise ValueError(

@@ -85,8 +85,8 @@ def bridge_log_evidence(
         attributes: ``mean``, ``mean_se`` (over the draw of data and of z), ``mean_mc_se`` (of z
         alone), ``flagged``, the number of data whose k-hat is too large, whose estimate is not
         finite or refuted by the draws of the guide, or whose chains had not mixed; ``measure``,
-        ``cells``, ``data_digest``, ``model_digest``. Of any other model ``log_evidence``, ``se``, ``ess``, ``khat`` and
-        ``flag`` are single numbers.
+        ``cells``, ``data_digest``, ``model_digest``. Of any other model ``log_evidence``, ``se``,
+        ``ess``, ``khat`` and ``flag`` are single numbers.
 
     Raises:
         DataError: The data do not fit the likelihood, or the posterior was drawn for others.

@@ -50,7 +50,8 @@ LEAST_BESIDE, MOST_BESIDE = 50, 500
 LEAST = 25  # draws with which k-hat is known
 
 REMEDY = (
-    "give a tolerance, which escalates; or fit the guide with beta=2.0 and the model held fixed"
+    "give a tolerance, which escalates; or fit the guide longer, of a VAE with beta=2.0 and the "
+    "model held fixed"
 )
 LATE = "raise max_seconds, or ask for a larger tolerance or fewer samples"
 SPENT = "no rung held: raise max_samples, or look at these data and at the model"
@@ -128,9 +129,11 @@ def log_evidence(
 
     Raises:
         DataError: The data do not fit the likelihood, or `more` is of other data.
-        TypeError: The guide of all data is a single point, as AutoDelta's.
-        ValueError: Model and guide have different latents; a prior is improper, or a plate takes a
-            subsample; an option makes no sense; `more` is of another model.
+        TypeError: The guide of all data is a single point, as AutoDelta's, or the data are other
+            arguments than the model takes.
+        ValueError: Model and guide have different latents; a prior is improper, a plate takes a
+            subsample, or all data as one have NaN; an option makes no sense; `more` is of another
+            model.
 
     Warns:
         UserWarning: Some data are flagged, or miss the tolerance.
