@@ -164,7 +164,7 @@ def test_a_bad_guide_is_brought_to_the_truth():
     model, x = MODELS[10], MODELS[10].draw(30)
     vae, exact = model.vae(shift=2.0), model.log_evidence(x)
     plain = quiet(vae, x, method=pv.log_evidence, num_samples=2000)
-    result = annealed(vae, x, num_distributions=100, chains=64)
+    result = annealed(vae, x, num_distributions=200, chains=64)
     assert plain.attrs["flagged"] > 20
     light = (result.khat <= 0.7).values
     assert light.mean() > 0.8
@@ -193,30 +193,33 @@ def test_betas(schedule, num):
         assert steps[50] > 5 * steps[0]
 
 
-def test_step_sizes_are_those_of_a_pilot_and_no_other(monkeypatch):
-    """Chains that are weighed do not change the step sizes, and start from draws of their own."""
+def test_step_sizes_are_those_of_pilots_and_of_no_other(monkeypatch):
+    """What happens to the chains that are weighed has no part in it."""
     seen = []
 
     class Watched(module.AnnealingPath):
         def forward(self, chains):
-            before = self.step_sizes.clone()
-            result = super().forward(chains)
-            seen.append((before, self.step_sizes.clone(), chains))
-            return result
+            seen.append(super().forward(chains))
+            return seen[-1]
 
-    monkeypatch.setattr(module, "AnnealingPath", Watched)
+    class Stuck(Watched):
+        def _moved(self, state, t, step_size):
+            moved, acceptance = super()._moved(state, t, step_size)
+            return moved, torch.cat([torch.zeros(16, len(X)), acceptance[16:]])
+
     vae = MODELS[2].vae(shrink=1.2)
-    few = annealed(vae, X, chains=4, num_distributions=30)
-    many = annealed(vae, X, chains=64, num_distributions=30)
-    for before, after, _ in seen:
-        assert torch.equal(before, after)
-        assert before.shape == (31, len(X))
-    assert torch.equal(seen[0][0], seen[1][0]), (
-        "the number of chains that are weighed has no part in it"
-    )
-    assert seen[0][0].std(0).min() > 0, "the pilot adapts"
-    assert (few.acceptance > 0.3).all()
-    assert abs(float(many.acceptance.mean()) - TARGET_ACCEPTANCE) < 0.1
+    for kind in (Watched, Stuck):
+        monkeypatch.setattr(module, "AnnealingPath", kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # chains that hardly moved
+            annealed(vae, X, chains=16, num_distributions=60)
+    as_it_is, stuck = seen
+    assert torch.equal(as_it_is.step_sizes, stuck.step_sizes)
+    assert torch.equal(as_it_is.position, stuck.position)
+    assert as_it_is.step_sizes.shape == (61, len(X))
+    assert as_it_is.step_sizes.std(0).min() > 0, "the pilots adapt"
+    assert (stuck.acceptance == 0).all()
+    assert abs(float(as_it_is.acceptance.mean()) - TARGET_ACCEPTANCE) < 0.15
 
 
 # what models may be

@@ -114,7 +114,7 @@ def annealed_log_evidence(
 
     path = _Path(BASES[start], temperatures(num_distributions, schedule), num_steps, chains)
     watch = Watch(len(problem), progress=progress, max_seconds=max_seconds)
-    ways = 2 if z is None else 3  # a pilot, forth, and back
+    ways = 1 if z is None else 2  # forth, and back
 
     parts = []
     with torch.no_grad(), evaluating(problem.model, problem.guide), watch:
@@ -163,11 +163,11 @@ def _annealed(tile: Tile, path: _Path, z: Any, watch: Watch) -> _Annealed:
         target = tile.target()
         exact = None if z is None else _positions(target, z, tile.rows, len(tile.problem))
         try:
-            way = AnnealingPath.tuned(
+            way = AnnealingPath.of(
                 target, path.base(target), path.betas, path.num_steps, watch.tick
             )
             ahead = way.forward(path.chains)
-            back = None if exact is None else way.backward(exact, path.chains)
+            back = None if exact is None else way.backward(exact, path.chains, ahead.step_sizes)
         except OutOfTime:
             return _Annealed(unreached(len(tile), tile.precision), unknown, unknown)
     upper = unknown if back is None else -_log_mean(back)

@@ -1,7 +1,8 @@
 """The path of annealed importance sampling: from a base to the joint density, with its chains.
 
-The step sizes of each datum are found by chains of their own, run before, and then held: a step
-size that followed the chains that it moves would bias their weights.
+The step sizes of each datum follow the acceptance of a few chains of their own, which run beside
+the others and are then thrown away: a step size that followed the chains that it moves would bias
+their weights.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..posterior.adaptation import covariance_factor
 from ..posterior.hmc import HMCState, evaluate, transition, with_gradient
 from ..recorded import Recorded
 
-PILOT_CHAINS = 4
+PILOTS = 4  # chains
 SCALE_DRAWS = 256
 TARGET_ACCEPTANCE = 0.65  # Wu et al., 2017
 JITTER = 0.3  # of the step size, so that no trajectory comes back to where it began
@@ -87,12 +88,14 @@ def temperatures(num_distributions: int, schedule: str) -> list[float]:
 
 class Forward(NamedTuple):
     """Chains that have come from the base: log weights ``(chains, N)``, the mean acceptance of each
-    datum ``(N,)``, and where they have come to, ``(chains, N, D)``.
+    datum ``(N,)``, where they have come to, ``(chains, N, D)``, and the step sizes for each
+    temperature and datum, ``(T + 1, N)``.
     """
 
     log_weight: Tensor
     acceptance: Tensor
     position: Tensor
+    step_sizes: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,6 @@ class AnnealingPath:
         betas: Inverse temperatures from 0 to 1.
         num_steps: The leapfrog steps of each transition.
         scale: The factor of each datum that the momenta are scaled by, of shape ``(N, D, D)``.
-        step_sizes: For each temperature and datum, of shape ``(T + 1, N)``.
         between: The density and its gradient, of a position and an inverse temperature inside.
         tick: Called at each temperature.
     """
@@ -115,12 +117,11 @@ class AnnealingPath:
     betas: list[float]
     num_steps: int
     scale: Tensor
-    step_sizes: Tensor
     between: Recorded
     tick: Callable[[], None]
 
     @classmethod
-    def tuned(
+    def of(
         cls,
         target: Target,
         base: Base,
@@ -128,46 +129,47 @@ class AnnealingPath:
         num_steps: int,
         tick: Callable[[], None] = lambda: None,
     ) -> AnnealingPath:
-        """A path whose step sizes are found by a pilot: chains that are thrown away."""
+        """A path whose momenta are scaled by draws of the base."""
         draws = base.sample(torch.Size([SCALE_DRAWS])).detach()
         scale = covariance_factor(draws, torch.diag_embed(draws.std(0)))
-        size = torch.full_like(draws[0, :, 0], draws.shape[-1] ** -0.25)
-        sizes = size.expand(len(betas), -1)
         between = Recorded(functools.partial(_between, target, base))
-        path = cls(target, base, betas, num_steps, scale, sizes, between, tick)
-        return replace(path, step_sizes=path._pilot(size))
+        return cls(target, base, betas, num_steps, scale, between, tick)
 
     def forward(self, chains: int) -> Forward:
-        """Chains on the way from the base."""
-        state = self._at(0, self.base.sample(torch.Size([chains])))
+        """Chains on the way from the base, and the pilots that find their step sizes."""
+        state = self._at(0, self.base.sample(torch.Size([chains + PILOTS])))
         log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
-        accepted = []
+        size = torch.full_like(state.log_density[0], state.position.shape[-1] ** -0.25)
+        sizes, accepted = [size], []
         for t in range(1, len(self.betas)):
             log_weight, state = self._reweighted(log_weight, state, t)
+            sizes.append(size)
             if t < len(self.betas) - 1:
-                state, acceptance = self._moved(state, t)
-                accepted.append(acceptance)
-        mean = torch.stack(accepted).mean(0) if accepted else torch.ones_like(log_weight[0])
-        return Forward(log_weight, mean, state.position)
+                state, acceptance = self._moved(state, t, size)
+                size = size * torch.exp(GAIN * (acceptance[chains:].mean(0) - TARGET_ACCEPTANCE))
+                accepted.append(acceptance[:chains].mean(0))
+        mean = torch.stack(accepted).mean(0) if accepted else torch.ones_like(size)
+        step_sizes = torch.stack(sizes)
+        return Forward(log_weight[:chains], mean, state.position[:chains], step_sizes)
 
-    def settle(self, position: Tensor, steps: int) -> Tensor:
+    def settle(self, ahead: Forward, steps: int) -> Tensor:
         """Where chains at the joint density have come to after so many transitions."""
         last = len(self.betas) - 1
-        state = self._at(last, position)
+        state = self._at(last, ahead.position)
         for _ in range(steps):
-            state, _ = self._moved(state, last)
+            state, _ = self._moved(state, last, ahead.step_sizes[last])
         return state.position
 
-    def backward(self, position: Tensor, chains: int) -> Tensor:
+    def backward(self, position: Tensor, chains: int, step_sizes: Tensor) -> Tensor:
         """Log weights of the way back from exact draws ``(N, D)`` of the posterior, of shape
-        ``(chains, N)``.
+        ``(chains, N)``, by the step sizes of the way forth.
         """
         state = self._at(len(self.betas) - 1, position.expand(chains, *position.shape))
         log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
         for t in range(len(self.betas) - 2, -1, -1):
             log_weight, state = self._reweighted(log_weight, state, t)
             if t > 0:
-                state, _ = self._moved(state, t)
+                state, _ = self._moved(state, t, step_sizes[t])
         return log_weight
 
     def _at(self, t: int, position: Tensor) -> HMCState:
@@ -185,28 +187,18 @@ class AnnealingPath:
             log_weight == -math.inf, -math.inf, log_weight + gained
         ), there  # a chain may be outside
 
-    def _moved(self, state: HMCState, t: int) -> tuple[HMCState, Tensor]:
+    def _moved(self, state: HMCState, t: int, step_size: Tensor) -> tuple[HMCState, Tensor]:
+        """After one transition, and the acceptance of each chain, ``(chains, N)``."""
         self.tick()
         state, info = transition(
             functools.partial(self._at, t),
             state,
-            self.step_sizes[t],
+            step_size,
             self.num_steps,
             self.scale,
             jitter=JITTER,
         )
-        return state, info.acceptance.mean(0)
-
-    def _pilot(self, size: Tensor) -> Tensor:
-        """Step sizes of shape ``(T + 1, N)``, which follow the acceptance from t to t + 1."""
-        state, found = self._at(0, self.base.sample(torch.Size([PILOT_CHAINS]))), [size]
-        for t in range(1, len(self.betas) - 1):
-            state = self._at(t, state.position)
-            path = replace(self, step_sizes=size.expand(len(self.betas), -1))
-            state, acceptance = path._moved(state, t)
-            size = size * torch.exp(GAIN * (acceptance - TARGET_ACCEPTANCE))
-            found.append(size)
-        return torch.stack([*found, size])
+        return state, info.acceptance
 
 
 def _between(target: Target, base: Base, position: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

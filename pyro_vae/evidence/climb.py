@@ -149,7 +149,7 @@ class Climb:
                 target = self._target(index[some])
                 base: Base = Prior(target) if proposal is None else proposal.select(some)
                 betas = temperatures(number, "sigmoidal")
-                path = AnnealingPath.tuned(target, base, betas, ANNEALED_STEPS, self.watch.tick)
+                path = AnnealingPath.of(target, base, betas, ANNEALED_STEPS, self.watch.tick)
                 ahead = path.forward(ANNEALED_CHAINS)
                 parts.append(from_blocks([ahead.log_weight], self.tile.precision))
         self.watch.draws[RUNGS[2]] += ANNEALED_CHAINS * len(index)

@@ -85,8 +85,8 @@ def _search(
     target: Target, counts: tuple[int, int], tick: Callable[[], None]
 ) -> tuple[Tensor, ...]:
     betas = temperatures(DISTRIBUTIONS, "sigmoidal")
-    path = AnnealingPath.tuned(target, Prior(target), betas, STEPS, tick)
-    position = path.settle(path.forward(CHAINS).position, SETTLING)
+    path = AnnealingPath.of(target, Prior(target), betas, STEPS, tick)
+    position = path.settle(path.forward(CHAINS), SETTLING)
     defence = Defence.about(target, *counts)
     log_joint = target(position).double()
     log_mixture = log_joint - defence.of_others(position, None).log_weight.double()
