@@ -16,6 +16,7 @@ from ..density.problem import Problem
 from ..density.traced import Pair
 from ..guards import whole_number
 from ..posterior.trees import dataset, draws_by_site, needs_draws_of
+from ..progress import Progress
 from ..vae import VAE
 from .divergence import divergence
 from .draws import flat, guide_draws
@@ -38,6 +39,7 @@ def compare_posteriors(
     *,
     num_samples: int = 2000,
     seed: int = 0,
+    progress: bool = True,
 ) -> xarray.Dataset:
     r"""How far the guide is from MCMC, for each datum.
 
@@ -49,6 +51,7 @@ def compare_posteriors(
         c: What the model is conditional on, a row for each datum.
         num_samples: The draws of the guide for each datum.
         seed: The seed of the draws.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A dataset over datum, or over datum and latent:
@@ -86,6 +89,11 @@ def compare_posteriors(
     together = judge.reshape(-1, *judge.shape[2:])
     rng = np.random.default_rng(seed)
     kl, kl_is = divergence(problem, tree, log_weight, seed)
+    wasserstein, c2st = _sliced_wasserstein(guide, together, rng), []
+    with Progress("classified, data", len(problem), shown=progress) as bar:
+        for q, p in zip(_by_datum(guide), _by_datum(together), strict=True):
+            c2st.append(_c2st(*_some(q, p, rng)))
+            bar.advance()
 
     by_latent = {
         "mean_error": guide.mean(0),
@@ -94,13 +102,8 @@ def compare_posteriors(
     }
     by_datum = {
         "correlation_missed": _correlation_missed(guide, together),
-        "wasserstein": _sliced_wasserstein(guide, together, rng),
-        "c2st": np.array(
-            [
-                _c2st(*_some(q, p, rng))
-                for q, p in zip(_by_datum(guide), _by_datum(together), strict=True)
-            ]
-        ),
+        "wasserstein": wasserstein,
+        "c2st": np.array(c2st),
         "coverage": _coverage(guide, together),
         **kl,
     }

@@ -14,6 +14,7 @@ from ..density.problem import Problem
 from ..density.terms import Batch
 from ..density.traced import Pair
 from ..guards import evaluating, seed_of, seeded, whole_number
+from ..progress import Progress
 from ..vae import VAE
 from .draws import made_by
 
@@ -37,6 +38,7 @@ def check_predictions(
     statistics: Mapping[str, Callable[[np.ndarray], float]] | None = None,
     num_samples: int = 200,
     seed: int = 0,
+    progress: bool = True,
 ) -> pandas.DataFrame:
     """Posterior predictive check: statistics of the data against those of data that the model makes
     of them.
@@ -50,6 +52,7 @@ def check_predictions(
             share of zeros).
         num_samples: How many data sets are drawn: z from the guide, then x from p(x|z).
         seed: The seed of the draws.
+        progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
         A frame with a row for each statistic: ``observed``, ``mean`` and ``sd`` over the data sets
@@ -70,10 +73,11 @@ def check_predictions(
         )
     problem = Problem.of(vae, x, c)
     batch = problem.batch(slice(None))
-    drawn = [
-        [function(again) for function in statistics.values()]
-        for again in _replicated(problem, batch, num_samples, seed)
-    ]
+    drawn = []
+    with Progress("data sets", num_samples, shown=progress) as bar:
+        for again in _replicated(problem, batch, num_samples, seed):
+            drawn.append([function(again) for function in statistics.values()])
+            bar.advance()
     x = batch[0].numpy(force=True)
     observed = [float(function(x)) for function in statistics.values()]
     return _table(list(statistics), np.array(drawn, dtype=float), np.array(observed))
