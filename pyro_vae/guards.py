@@ -186,15 +186,18 @@ def _refuse_names_of_others(*owners: object) -> None:
         if not isinstance(owner, PyroModule):
             continue
         prefix = getattr(owner, "_pyro_name", "")
-        own = {n.removesuffix("_unconstrained"): p for n, p in owner.named_parameters()}
-        for name, parameter in own.items():
+        for name, parameter in owner.named_parameters():
+            if not name.endswith("_unconstrained"):
+                continue  # of others Pyro takes the module's own
             shown = f"{prefix}.{name}" if prefix else name
+            shown = shown.removesuffix("_unconstrained")
             other = in_store.get(shown)
             if isinstance(other, nn.Parameter) and other is not parameter:
                 raise ValueError(
-                    f"{type(owner).__name__} has other parameters than Pyro's store under the same "
-                    f"name, {shown!r}, such as those of a second guide of this type; call "
-                    "pyro.clear_param_store(), and each guide goes on with its own"
+                    f"{type(owner).__name__} has other parameters than Pyro's store has as "
+                    f"{shown!r}; if those are of a second guide of this type, call "
+                    "pyro.clear_param_store(): each goes on with its own; if the store was loaded, "
+                    "call the guide once: it takes them over"
                 )
 
 

@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro.distributions import ExpandedDistribution
 from pyro.infer.autoguide import AutoNormal
 from scipy import stats
 from scipy.special import logsumexp
@@ -55,11 +56,13 @@ STUDIES = {  # effects, and their standard errors
 
 def found(study, **options):
     data = tuple(torch.as_tensor(part).float() for part in STUDIES[study])
-    return pv.log_evidence((centred, AutoNormal(centred)), data, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the standard error of 1 of 1 data is above")
+        return pv.log_evidence((centred, AutoNormal(centred)), data, **options)
 
 
 @pytest.mark.uses_store
-@pytest.mark.parametrize("study", ["hardly any", "all alike"])
+@pytest.mark.parametrize("study", ["hardly any"])
 def test_a_neck_is_found_with_a_guide_that_knows_nothing(study):
     result = found(study, tolerance=0.1)
     assert abs(result.log_evidence - exact(*STUDIES[study])) < 4 * result.se
@@ -79,6 +82,7 @@ def test_the_error_is_honest_with_and_without_a_neck(study):
     assert abs(z.mean()) < 4 / 6**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.uses_store
 def test_annealing_from_the_prior_comes_into_the_neck():
     data = tuple(torch.as_tensor(part).float() for part in STUDIES["few data"])
@@ -97,6 +101,10 @@ FAMILIES = {
     "Cauchy": lambda mu, tau: dist.Cauchy(mu, tau),
     "log-normal": lambda mu, tau: dist.LogNormal(mu, tau),
     "event": lambda mu, tau: dist.Normal(mu.expand(3), tau).to_event(1),
+    "vector": lambda mu, tau: dist.MultivariateNormal(
+        mu.expand(3), scale_tril=tau * torch.tensor([[1.0, 0, 0], [0.5, 1, 0], [-1, 0.3, 2]])
+    ),
+    "expanded": lambda mu, tau: ExpandedDistribution(dist.Normal(mu, tau), torch.Size([])),
 }
 
 
@@ -122,6 +130,7 @@ def test_the_map_is_a_bijection_whose_jacobian_counts(family, branches):
     torch.manual_seed(0)
     densities = densities_of(FAMILIES[family], branches=branches)
     through = densities.noncentred
+    assert through.names == ["theta", "walk"]
     v = torch.randn(4, 1, 6)
     u = through(v)
     torch.testing.assert_close(through.inv(u), v, rtol=1e-4, atol=1e-4)
@@ -136,13 +145,32 @@ def test_the_map_is_a_bijection_whose_jacobian_counts(family, branches):
 
 
 @pytest.mark.uses_store
-def test_in_its_own_units_a_prior_is_standard():
-    densities = densities_of(FAMILIES["normal"])
+@pytest.mark.parametrize("family", ["normal", "event", "expanded"])
+def test_in_its_own_units_a_prior_is_standard(family):
+    densities = densities_of(FAMILIES[family])
     target = Target(densities, densities.noncentred)
     draws = target.draw_prior(2000)[:, 0]
     alike = draws[:, [0, 2, 3, 4, 5]]  # all but the logarithm of tau
     assert (alike.mean(0).abs() < 4 / 2000**0.5).all()
     assert ((alike.var(0) - 1).abs() < 4 * (2 / 2000) ** 0.5).all()
+
+
+@pytest.mark.uses_store
+def test_each_latent_keeps_its_precision():
+    """Of a model with both, matrix products would not take the other one."""
+    design = torch.eye(2, dtype=torch.float64)
+
+    def model(y):
+        tau = pyro.sample("tau", dist.HalfNormal(1.0))
+        slope = pyro.sample("slope", dist.Normal(torch.zeros(2).double(), tau).to_event(1))
+        pyro.sample("y", dist.Normal(design @ slope, 1.0).to_event(1), obs=y)
+
+    data = (torch.tensor([0.5, -1.0], dtype=torch.float64),)
+    tau = np.linspace(1e-4, 8, 4001)
+    each = stats.norm.pdf(np.array([0.5, -1.0])[:, None], 0, np.sqrt(1 + tau**2)).prod(0)
+    exact = math.log(np.trapezoid(2 * stats.norm.pdf(tau) * each, tau))
+    result = pv.log_evidence((model, AutoNormal(model)), data, tolerance=0.05)
+    assert abs(result.log_evidence - exact) < 4 * result.se
 
 
 @pytest.mark.uses_store

@@ -88,8 +88,8 @@ def warn_of_shared_guides(problems: dict[Any, Problem | None]) -> None:
         shared = {*map(id, first.parameters())} & {*map(id, second.parameters())}
         if shared and first is not second:
             warnings.warn(
-                f"the guides of {one!r} and {other!r} share parameters, so the first is no longer "
-                "what it was fitted to; call pyro.clear_param_store() before fitting the second",
+                f"the guides of {one!r} and {other!r} share parameters, so the one fitted first "
+                "is no longer what it was; call pyro.clear_param_store() before fitting the other",
                 stacklevel=3,
             )
 

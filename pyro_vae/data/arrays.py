@@ -54,10 +54,10 @@ def _dispatch(x: Any) -> Rows:
         return _from_dataset(x)
     if isinstance(x, tuple) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
         raise DataError(
-            "data are one array with a row for each datum; got a tuple of arrays; only of a pair "
-            "of Pyro functions it stands for all data as one: for log_evidence, "
-            "annealed_log_evidence and compare_models, and of a model for bridge_log_evidence; "
-            "give what a VAE is conditional on as c"
+            "data are one array with a row for each datum; got a tuple of arrays. A tuple is taken "
+            "as the arguments of a pair of Pyro functions, by log_evidence, annealed_log_evidence "
+            "and compare_models, or of a model, by bridge_log_evidence. What a VAE is conditional "
+            "on is given as c"
         )
     if hasattr(x, "toarray"):
         raise DataError(

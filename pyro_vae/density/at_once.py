@@ -181,7 +181,7 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
 
 def _refuse_other_arguments(model: Callable[..., Any], data: tuple[Any, ...]) -> None:
     try:
-        inspect.signature(model).bind(*data)
+        inspect.signature(model, follow_wrapped=False).bind(*data)
     except TypeError as error:
         raise TypeError(
             f"the model needs other arguments than it is given: {error}; got {len(data)}; give "
@@ -203,7 +203,7 @@ def _refuse_what_is_no_density(trace: Trace) -> None:
         if observed.isnan().any() and _log_prob(site).isnan().any():
             raise ValueError(
                 f"site {site['name']!r} has NaN among its observed values; leave these data out, "
-                "or mask them by obs_mask"
+                "or mask them by poutine.mask with numbers in their place"
             )
         shape, value = site["fn"].batch_shape + site["fn"].event_shape, observed.shape
         if torch.broadcast_shapes(value, shape) not in (value, shape):

@@ -16,19 +16,20 @@ from typing import Any
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import ExpandedDistribution, constraints
+from pyro.distributions.transforms import LowerCholeskyAffine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Transform
+from torch.distributions import AffineTransform, Transform
 
 from ..distributions.supports import innermost
 from ..guards import seeded
 from .at_once import Mapped
-from .target import Coordinates, Target
+from .target import Target
 from .terms import Values
 from .traced import sites
 
-FAMILIES = (dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy, dist.LogNormal)
+ELEMENTS = (dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy, dist.LogNormal)
 
 
 class NonCentred(Transform):
@@ -41,17 +42,23 @@ class NonCentred(Transform):
         model: The Pyro function that it is of.
         data: What the model is called with.
         names: The latents that are in units of their prior; the others stay as they are.
+        dtypes: The precision that the model has each latent in.
     """
 
     domain = codomain = constraints.real_vector
     bijective = True
 
     def __init__(
-        self, target: Target, model: Callable[..., Any], data: tuple[Any, ...], names: list[str]
+        self,
+        target: Target,
+        model: Callable[..., Any],
+        data: tuple[Any, ...],
+        names: list[str],
+        dtypes: dict[str, torch.dtype],
     ) -> None:
         super().__init__()
         self.latents, self.sizes = target.latents, target.sizes
-        self.model, self.data, self.names = model, data, names
+        self.model, self.data, self.names, self.dtypes = model, data, names, dtypes
         self._last = torch.zeros(()), torch.zeros(())  # positions, and the logarithms there
         self._from_units = Mapped(lambda parts: self._run(parts, from_units=True))
         self._to_units = Mapped(lambda parts: self._run(parts, from_units=False))
@@ -65,13 +72,9 @@ class NonCentred(Transform):
             one, other = (
                 sites(poutine.trace(model).get_trace(*data), observed=False) for _ in range(2)
             )
-        names = [
-            site["name"]
-            for site, again in zip(one, other, strict=True)
-            if isinstance(innermost(site["fn"]), FAMILIES)
-            and not torch.equal(innermost(site["fn"]).scale, innermost(again["fn"]).scale)
-        ]
-        return cls(target, model, data, names) if names else None
+        names = [s["name"] for s, again in zip(one, other, strict=True) if _scale_moves(s, again)]
+        dtypes = {site["name"]: site["value"].dtype for site in one}
+        return cls(target, model, data, names, dtypes) if names else None
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The sum of the logarithms of the scales, of shape ``(*, 1)``."""
@@ -94,10 +97,11 @@ class NonCentred(Transform):
 
     def _run(self, parts: Values, *, from_units: bool) -> tuple[Tensor, Tensor]:
         """The same of one draw, by a run of the model."""
-        moving = _Moving(self.latents, self.names, parts, from_units)
+        moving = _Moving(self, parts, from_units)
         with moving:
             self.model(*self.data)
-        flat = [moving.moved[latent.name].flatten() for latent in self.latents]
+        like = parts[self.latents[0].name]
+        flat = [moving.found[latent.name].flatten().to(like) for latent in self.latents]
         return torch.cat(flat), moving.log_scale
 
 
@@ -106,13 +110,11 @@ class _Moving(Messenger):
     other.
     """
 
-    def __init__(
-        self, latents: list[Coordinates], names: list[str], parts: Values, from_units: bool
-    ) -> None:
+    def __init__(self, way: NonCentred, parts: Values, from_units: bool) -> None:
         super().__init__()
-        self.latents = {latent.name: latent for latent in latents}
-        self.names, self.parts, self.from_units = names, parts, from_units
-        self.moved: Values = {}
+        self.latents = {latent.name: latent for latent in way.latents}
+        self.way, self.parts, self.from_units = way, parts, from_units
+        self.found: Values = {}
         self.log_scale = torch.zeros(())
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -120,13 +122,36 @@ class _Moving(Messenger):
         if name not in self.latents:
             return
         latent = self.latents[name]
-        given = u = self.parts[name].reshape(latent.shape)
-        other = given
-        if name in self.names:
-            prior = innermost(msg["fn"])
-            u = prior.loc + prior.scale * given if self.from_units else given
-            other = u if self.from_units else (given - prior.loc) / prior.scale
-            self.log_scale = self.log_scale + prior.scale.log().expand(latent.shape).sum()
-        self.moved[name] = other
-        msg["value"] = latent.bijection(u)
+        given = u = other = self.parts[name].reshape(latent.shape)
+        units = _units(msg["fn"]) if name in self.way.names else None
+        if units is not None:
+            u = units(given) if self.from_units else given
+            other = u if self.from_units else units.inv(given)
+            self.log_scale = self.log_scale + units.log_abs_det_jacobian(given, given).sum()
+        self.found[name] = other
+        msg["value"] = latent.bijection(u).to(self.way.dtypes[name])
         msg["done"] = True
+
+
+def _units(fn: Any) -> Transform | None:
+    """From units of a prior to the values themselves, on the real numbers; None of a prior that
+    has none.
+    """
+    prior = innermost(fn)
+    while isinstance(prior, ExpandedDistribution):
+        prior = innermost(prior.base_dist)
+    if isinstance(prior, ELEMENTS):
+        return AffineTransform(prior.loc, prior.scale)
+    if isinstance(prior, dist.MultivariateNormal):
+        return LowerCholeskyAffine(prior.loc, prior.scale_tril)
+    return None
+
+
+def _scale_moves(site: Any, again: Any) -> bool:
+    """Whether the scale of a prior is another in another draw of the model."""
+    units = _units(site["fn"]), _units(again["fn"])
+    if units[0] is None or units[1] is None:
+        return False
+    zero = torch.zeros(site["fn"].shape())
+    one, other = (each.log_abs_det_jacobian(zero, zero) for each in units if each is not None)
+    return not torch.equal(one, other)

@@ -35,7 +35,7 @@ from ..density.traced import Pair
 from ..density.whole import WholeProblem, problem_of
 from ..guards import above_zero, evaluating, whole_number
 from ..vae import VAE
-from .annealing_path import BASES, SCHEDULES, AnnealingPath, Base, temperatures
+from .annealing_path import BASES, PILOTS, SCHEDULES, AnnealingPath, Base, temperatures
 from .flags import warn_of_flags
 from .results import as_dataset, one_number
 from .watch import OutOfTime, Watch
@@ -118,7 +118,7 @@ def annealed_log_evidence(
 
     parts = []
     with torch.no_grad(), evaluating(problem.model, problem.guide), watch:
-        size = max(1, tile_rows(problem.device) // chains)
+        size = max(1, tile_rows(problem.device) // (chains + PILOTS))
         for tile in problem.tiles(size, (seed, Stream.ANNEALING)):
             if "measure" not in about:
                 about["measure"] = tile.densities.measure

@@ -200,7 +200,8 @@ def _in_blocks(log_density: Any, position: Tensor) -> Tensor:
 def _result(
     found: dict[str, np.ndarray], good: np.ndarray, num: int, about: dict[str, Any]
 ) -> xarray.Dataset:
-    refuted = found.pop("refuted")
+    refuted = found["refuted"]
+    found = {name: values for name, values in found.items() if name != "refuted"}
     unknown = ~np.isfinite(found["log_evidence"] + found["se"])
     draws = {"num_samples": np.full(len(good), num)}
     flag = flags(found | draws, not_finite=unknown, not_mixed=~good, refuted=refuted)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..density.memory import tile_rows
 from ..density.problem import Tile
 from ..density.target import Target
-from .annealing_path import AnnealingPath, Base, Prior, temperatures
+from .annealing_path import PILOTS, AnnealingPath, Base, Prior, temperatures
 from .budget import Budget, lengthened, trust
 from .defence import MOST_DIMENSIONS
 from .proposals import (
@@ -53,7 +53,6 @@ class Climb:
         self.weights, self.rung = weights, torch.zeros(len(tile), dtype=torch.long)
         self.ends: Ends | None = None  # of the search
         self.explained = torch.ones(len(tile), dtype=torch.bool)  # these, by the best weights
-        self.narrow = torch.zeros(len(tile), dtype=torch.bool)  # not by the last proposal
 
     @property
     def needy(self) -> Tensor:
@@ -76,7 +75,7 @@ class Climb:
             left, refined = left[still], refined.select(still)
             self._annealed(left, refined, number)
         for number in self.budget.distributions:
-            self._annealed((self.needy & self.narrow).nonzero()[:, 0], None, number)
+            self._annealed((self.needy & ~self.explained).nonzero()[:, 0], None, number)
 
     def _search(self) -> None:
         """Look for modes that the draws have missed."""
@@ -84,8 +83,8 @@ class Climb:
         if target.size > MOST_DIMENSIONS:
             return
         with self.watch.on("search", len(self.tile)):
-            self.ends = search(target, self.budget.halves, self.watch.tick)
-            self.explained = self.ends.explained(self.ends.log_mixture, self.weights)
+            self.ends, log_mixture = search(target, self.budget.halves, self.watch.tick)
+            self.explained = self.ends.explained(log_mixture, self.weights)
 
     def _refined(self, left: Tensor) -> tuple[Tensor, Proposal]:
         """By better and better moments; the data that need more, and the proposal for these."""
@@ -100,21 +99,21 @@ class Climb:
             there = of_draws(self.ends.select(left[lost]).position)
             self._sampled(left[lost], Both(proposal.select(lost), wider(there)))
 
-        still = (self.needy[left] & ~self.narrow[left]).nonzero()[:, 0]
+        still = self.needy[left].nonzero()[:, 0]
         left, proposal = left[still], proposal.select(still)
+        starts = [None if self.ends is None else self.ends.select(left).position, None]
         found = [
-            of_posterior(side.select(still), about.select(still), self.watch.tick)
-            for side, about in zip(sides, moments, strict=True)
+            of_posterior(side.select(still), start, about.spread[still], self.watch.tick)
+            for side, start, about in zip(sides, starts, moments, strict=False)
             if len(left)
         ]
-        alive = [one for one in found if one is not None]
-        if len(alive) < len(sides):
+        settled = [each for each in found if each is not None]
+        if len(settled) < len(sides):
             return left[:0], proposal.select(still[:0])
-        left = left[alive[0][0]]
-        proposal = of_sides(sides, [about for _, about in alive])
+        left = left[settled[0][0]]
+        proposal = of_sides(sides, [about for _, about in settled])
         self._sampled(left, proposal)
-        wide = (~self.narrow[left]).nonzero()[:, 0]
-        return left[wide], proposal.select(wide)
+        return left, proposal
 
     def _target(self, index: Tensor) -> Target:
         densities = self.tile.densities.select(index)
@@ -135,7 +134,6 @@ class Climb:
             ends = self.ends.select(index)
             there = log_with_prior(self._target(index), proposal, ends.position)
             explained = ends.explained(there, first)
-        self.narrow[index] = ~explained
         self._keep(1, index, weights, explained)
 
     def _annealed(self, index: Tensor, proposal: Proposal | None, number: int) -> None:
@@ -143,7 +141,7 @@ class Climb:
         if len(index) == 0:
             return
         parts = []
-        size = tile_rows(self.tile.problem.device) // ANNEALED_CHAINS
+        size = tile_rows(self.tile.problem.device) // (ANNEALED_CHAINS + PILOTS)
         with self.watch.on(RUNGS[2], len(index)):
             for some in torch.arange(len(index)).split(size):
                 target = self._target(index[some])

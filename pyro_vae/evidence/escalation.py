@@ -6,12 +6,12 @@ Each datum climbs until its error is at most the tolerance:
    as many as it takes;
 2. ``refined``: a wide Student-t with the mean and covariance of the datum's own posterior, mixed
    with the prior: first from weighted draws, and where that is not enough, from short chains of
-   HMC that begin at the guide;
+   HMC;
 3. ``annealed``: annealed importance sampling from there.
 
 A few chains from the prior look for what draws may have missed (:mod:`.search`). An estimate that
-does not explain where they end is not kept: then a Student-t about all of these ends, or annealing
-from the prior, takes its place.
+does not explain where they end is not kept: then a Student-t about all of these ends, HMC that goes
+on from them, or annealing from the prior takes its place.
 
 The error is the standard error where k-hat is at most 0.5. Above, the variance need not exist, and
 the error of the mean of K weights falls as :math:`K^{\hat k - 1}` only, so it is taken to be

@@ -73,6 +73,8 @@ def log_evidence(
 ) -> xarray.Dataset:
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
     exact sum. Of a pair with latents that belong to no single datum, the one number log p(data).
+    Hierarchies may be written centred where the prior is normal, Student-t, Laplace, Cauchy or
+    log-normal (:mod:`..density.noncentred`); of others the neck may be missed, unflagged.
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.
 

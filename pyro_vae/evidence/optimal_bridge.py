@@ -28,15 +28,15 @@ from .weights import from_blocks
 MOST_ROUNDS = 1000
 CLOSE = 1e-10  # nats between two rounds
 EQUAL = 0.9  # the share of effective terms above which they are nearly equal
-ALLOWED = 3.0  # standard errors between the two estimates
+ALLOWED = 3.0, 6.0  # standard errors above and below, where a tail may have been missed
 HARMLESS = 0.5  # a k-hat with which the variance exists
 
 
 def bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     """Normalising constants from log p - log q at draws of p, ``(chain, draw, N)``, and of q, ``(K,
     N)``: the estimate, its error, the effective number of draws of p, and the Pareto shape of the
-    terms above or below the line, whichever is larger, each ``(N,)``; and whether draws of q alone
-    refute it, which need none of p: then those of p are of another density, or miss a part of it.
+    terms above or below the line, whichever is larger, each ``(N,)``; and whether importance
+    sampling from q alone refutes it: then the draws of p are of another density, or miss a part.
     """
     ess = _ess(posterior, "bulk")
     flat, num = posterior.flatten(0, 1), len(guide)
@@ -65,12 +65,13 @@ def bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
 def _refuted(guide: Tensor, log_r: Tensor, se: Tensor) -> Tensor:
     """Whether importance sampling by draws of q, where its weights can be trusted, says otherwise.
 
-    Both use the same draws of q, so their difference is smaller than either error.
+    Both use the same draws of q, so their difference is smaller than the error of the former.
     """
     by_guide = from_blocks([guide], torch.finfo(guide.dtype).eps)
     rounding = 100 * torch.finfo(torch.float32).eps * log_r.abs().clamp(min=1)
-    allowed = ALLOWED * torch.maximum(by_guide.se, se) + rounding
-    apart = (by_guide.log_evidence - log_r).abs() > allowed
+    error = torch.maximum(by_guide.se, se)
+    above = by_guide.log_evidence - log_r
+    apart = (above > ALLOWED[0] * error + rounding) | (-above > ALLOWED[1] * error + rounding)
     return apart & (by_guide.khat <= khat_limit(by_guide.num))
 
 

@@ -31,6 +31,7 @@ CHAINS = 16  # of HMC, for the moments of the posterior
 MOST_STEPS = 16  # of their trajectories: moments need no more
 WARMUP = 150
 DRAWS = 100
+STUCK = 10.0  # nats for each dimension below most chains, where no chain ends that moves
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class StudentTMixture:
     mean: Tensor
     factor: Tensor
     widths: tuple[float, ...] = (1.0,)
+
+    @property
+    def spread(self) -> Tensor:
+        """Of each dimension, in all, of shape ``(N, D)``."""
+        return self.factor.square().sum(-1).sqrt()
 
     def select(self, index: Tensor) -> StudentTMixture:
         """Those of some of the data."""
@@ -155,13 +161,15 @@ def of_draws(draws: Tensor) -> StudentTMixture:
 
 
 def of_posterior(
-    target: Target, guide: StudentTMixture, tick: Callable[[], None]
+    target: Target, start: Tensor | None, scale: Tensor, tick: Callable[[], None]
 ) -> tuple[Tensor, StudentTMixture] | None:
     """A proposal with the mean and the covariance of each posterior, from short chains of HMC.
 
     Arguments:
         target: The joint density.
-        guide: The moments of the guide, which say how far the chains may step at first.
+        start: Where the chains begin, ``(CHAINS, N, D)``; where there is no density, or without
+            it, at draws of the guide.
+        scale: How far they may step at first, in each dimension, ``(N, D)``.
         tick: Called at each step of the chains.
 
     Returns:
@@ -169,6 +177,7 @@ def of_posterior(
         has.
     """
     draws = torch.cat([target.draw_guide(4 * CHAINS), target.draw_prior(4 * CHAINS)])
+    draws = draws if start is None else torch.cat([start, draws])
     blocks = draws.split(max(1, tile_rows(draws.device) // draws.shape[1]))
     states = [evaluate(target, block) for block in blocks]
     inside = torch.cat([state.is_finite for state in states])
@@ -176,9 +185,8 @@ def of_posterior(
     if len(alive) == 0:
         return None
 
-    start = _first_inside(draws, inside)[:, alive]
-    scale = guide.factor[alive].square().sum(-1).sqrt()
-    kernel = BatchedHMC(target.select(alive), start, scale=scale, most_steps=MOST_STEPS)
+    begin = _first(CHAINS, draws, inside)[:, alive]
+    kernel = BatchedHMC(target.select(alive), begin, scale=scale[alive], most_steps=MOST_STEPS)
     kernel.setup(WARMUP)
     positions = []
     params = kernel.initial_params
@@ -188,18 +196,19 @@ def of_posterior(
         if step >= WARMUP:
             positions.append(params["position"])
 
+    log_density = kernel.state.log_density
+    far_below = log_density.median(0).values - STUCK * (1 + begin.shape[-1])
+    positions = [_first(CHAINS, draws, log_density > far_below) for draws in positions]
     flat = torch.cat(positions)
     return alive, StudentTMixture(flat.mean(0), covariance_factor(flat, kernel.scale))
 
 
-def _first_inside(draws: Tensor, inside: Tensor) -> Tensor:
-    """As many draws as there are chains: of each datum the first with a finite density, repeated
-    where they are too few.
-    """
-    order = (~inside).byte().sort(dim=0, stable=True).indices
-    chain = torch.arange(CHAINS, device=order.device)[:, None]
-    num = inside.sum(0).clamp(min=1, max=CHAINS)[None]
-    picked = order[chain % num, torch.arange(draws.shape[1], device=order.device)]
+def _first(num: int, draws: Tensor, good: Tensor) -> Tensor:
+    """So many draws: of each datum the first that are good, repeated where they are too few."""
+    order = (~good).byte().sort(dim=0, stable=True).indices
+    number = torch.arange(num, device=order.device)[:, None]
+    several = good.sum(0).clamp(min=1, max=num)[None]
+    picked = order[number % several, torch.arange(draws.shape[1], device=order.device)]
     return draws.gather(0, picked[..., None].expand(-1, -1, draws.shape[-1]))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..density.memory import tile_rows
 from ..density.target import Target
-from .annealing_path import AnnealingPath, Prior, temperatures
+from .annealing_path import PILOTS, AnnealingPath, Prior, temperatures
 from .defence import Defence
 from .weights import Weights
 
@@ -43,17 +43,14 @@ class Ends:
     Arguments:
         position: Their positions, of shape ``(C, N, D)``.
         log_joint: The log joint density there, ``(C, N)``; -inf where a mode would have no mass.
-        log_mixture: That of the guide and what is drawn beside it, ``(C, N)``.
     """
 
     position: Tensor
     log_joint: Tensor
-    log_mixture: Tensor
 
     def select(self, index: Tensor) -> Ends:
         """Those of some of the data."""
-        here = index.to(self.position.device)
-        return Ends(self.position[:, here], self.log_joint[:, index], self.log_mixture[:, index])
+        return Ends(self.position[:, index.to(self.position.device)], self.log_joint[:, index])
 
     def explained(self, log_proposal: Tensor, weights: Weights) -> Tensor:
         """For which data draws from a proposal, whose log density at the ends is given, know of
@@ -65,8 +62,11 @@ class Ends:
         return unknown.sum(0) < SEVERAL
 
 
-def search(target: Target, counts: tuple[int, int], tick: Callable[[], None]) -> Ends:
-    """Chains from the prior.
+def search(
+    target: Target, counts: tuple[int, int], tick: Callable[[], None]
+) -> tuple[Ends, Tensor]:
+    """Where chains from the prior come to, and the log density there, ``(C, N)``, of the guide and
+    what is drawn beside it.
 
     Arguments:
         target: The joint density of N data.
@@ -74,11 +74,12 @@ def search(target: Target, counts: tuple[int, int], tick: Callable[[], None]) ->
         tick: Called at each temperature.
     """
     num = target.densities.num_data
-    size = max(1, tile_rows(target.densities.batch[0].device) // CHAINS)
+    size = max(1, tile_rows(target.densities.batch[0].device) // (CHAINS + PILOTS))
     parts = []
     for some in torch.arange(num).split(size):
         parts.append(_search(target if len(some) == num else target.select(some), counts, tick))
-    return Ends(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+    position, log_joint, log_mixture = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    return Ends(position, log_joint), log_mixture
 
 
 def _search(
