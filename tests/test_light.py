@@ -314,7 +314,8 @@ def test_a_few_more_draws_clear_no_flag():
 
 @pytest.mark.parametrize("num_samples", [25, 50])
 def test_errors_of_few_draws_are_errors(num_samples):
+    """One of 400 data is so far off, over many seeds; more than 5 are in one seed of 3,000."""
     vae, x = TRUTH.vae(shrink=0.8, shift=0.3), TRUTH.draw(400)
     found = quiet(vae, x, num_samples=num_samples, tolerance=10.0)
     error = np.abs(found.log_evidence - TRUTH.log_evidence(x))
-    assert ((error > 4 * found.se) & (error > 0.05)).sum() <= 2
+    assert ((error > 4 * found.se) & (error > 0.05)).sum() <= 5

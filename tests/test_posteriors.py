@@ -82,7 +82,7 @@ def test_kl_equals_the_closed_form(shrink, shift):
     [
         pytest.param(0.3, 8.0, id="off", marks=pytest.mark.slow),
         pytest.param(0.05, 0.0, id="narrow", marks=pytest.mark.slow),
-        pytest.param(1.0, 30.0, id="far"),
+        pytest.param(1.0, 30.0, id="far", marks=pytest.mark.slow),
     ],
 )
 def test_kl_of_a_guide_that_is_far_off_is_right(shrink, shift):
