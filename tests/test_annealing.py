@@ -72,7 +72,7 @@ def test_estimates_are_within_four_standard_errors(q, method):
             result = quiet(vae, some, method=pv.log_evidence, num_samples=5000, seed=seed)
         else:
             result = annealed(
-                vae, some, start=method, num_distributions=100 if q < 50 else 200, seed=seed
+                vae, some, start=method, num_distributions=100 if q < 50 else 300, seed=seed
             )
         z.append(in_standard_errors(result, model.log_evidence(some)))
         relative.append(float(result.se.mean()))
