@@ -312,10 +312,13 @@ def test_a_few_more_draws_clear_no_flag():
     assert quiet(vae, x, num_samples=10, more=first).attrs["flagged"] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [25, 50])
 def test_errors_of_few_draws_are_errors(num_samples):
-    """One of 400 data is so far off, over many seeds; more than 5 are in one seed of 3,000."""
     vae, x = TRUTH.vae(shrink=0.8, shift=0.3), TRUTH.draw(400)
-    found = quiet(vae, x, num_samples=num_samples, tolerance=10.0)
-    error = np.abs(found.log_evidence - TRUTH.log_evidence(x))
-    assert ((error > 4 * found.se) & (error > 0.05)).sum() <= 5
+    exact, far = TRUTH.log_evidence(x), []
+    for seed in range(4):
+        found = quiet(vae, x, num_samples=num_samples, tolerance=10.0, seed=seed)
+        error = np.abs(found.log_evidence - exact)
+        far.append(int(((error > 4 * found.se) & (error > 0.05)).sum()))
+    assert np.mean(far) <= 2, far
