@@ -72,7 +72,7 @@ def test_estimates_are_within_four_standard_errors(q, method):
             result = quiet(vae, some, method=pv.log_evidence, num_samples=5000, seed=seed)
         else:
             result = annealed(
-                vae, some, start=method, num_distributions=100 if q < 50 else 300, seed=seed
+                vae, some, start=method, num_distributions=100 if q < 50 else 200, seed=seed
             )
         z.append(in_standard_errors(result, model.log_evidence(some)))
         relative.append(float(result.se.mean()))
@@ -164,7 +164,7 @@ def test_a_bad_guide_is_brought_to_the_truth():
     model, x = MODELS[10], MODELS[10].draw(30)
     vae, exact = model.vae(shift=2.0), model.log_evidence(x)
     plain = quiet(vae, x, method=pv.log_evidence, num_samples=2000)
-    result = annealed(vae, x, num_distributions=200, chains=64)
+    result = annealed(vae, x, num_distributions=100, chains=64)
     assert plain.attrs["flagged"] > 20
     light = (result.khat <= 0.7).values
     assert light.mean() > 0.8
@@ -207,19 +207,30 @@ def test_step_sizes_are_those_of_pilots_and_of_no_other(monkeypatch):
             moved, acceptance = super()._moved(state, t, step_size)
             return moved, torch.cat([torch.zeros(16, len(X)), acceptance[16:]])
 
-    vae = MODELS[2].vae(shrink=1.2)
+    vae = MODELS[2].vae(shrink=15)  # so wide that no step is near the longest
     for kind in (Watched, Stuck):
         monkeypatch.setattr(module, "AnnealingPath", kind)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # chains that hardly moved
-            annealed(vae, X, chains=16, num_distributions=60)
+            annealed(vae, X, chains=16, num_distributions=100)
     as_it_is, stuck = seen
     assert torch.equal(as_it_is.step_sizes, stuck.step_sizes)
     assert torch.equal(as_it_is.position, stuck.position)
-    assert as_it_is.step_sizes.shape == (61, len(X))
+    assert as_it_is.step_sizes.shape == (101, len(X))
     assert as_it_is.step_sizes.std(0).min() > 0, "the pilots adapt"
     assert (stuck.acceptance == 0).all()
-    assert abs(float(as_it_is.acceptance.mean()) - TARGET_ACCEPTANCE) < 0.15
+    assert abs(float(as_it_is.acceptance.mean()) - TARGET_ACCEPTANCE) < 0.1
+
+
+def test_trajectories_do_not_come_back_to_their_energy():
+    """A normal target is followed almost exactly by steps of any size, to half a period where
+    nothing is gained. At a quarter the weights of 50 latents are worth 30 of 32 chains; where the
+    step sizes were free to grow, 22.
+    """
+    model = MODELS[50]
+    result = annealed(model.vae(shrink=1.2), model.draw(5), num_distributions=100)
+    assert result.acceptance.min() > 0.85
+    assert result.ess.mean() > 28
 
 
 # what models may be

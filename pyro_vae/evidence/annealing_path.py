@@ -2,7 +2,8 @@
 
 The step sizes of each datum follow the acceptance of a few chains of their own, which run beside
 the others and are then thrown away: a step size that followed the chains that it moves would bias
-their weights.
+their weights. No trajectory is longer than a quarter of a period of the base: near half a period it
+comes back to the energy that it had, however well it is accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..density.target import Target
-from ..posterior.adaptation import covariance_factor
+from ..posterior.adaptation import LENGTH, covariance_factor
 from ..posterior.hmc import HMCState, evaluate, transition, with_gradient
 from ..recorded import Recorded
 
@@ -139,14 +140,17 @@ class AnnealingPath:
         """Chains on the way from the base, and the pilots that find their step sizes."""
         state = self._at(0, self.base.sample(torch.Size([chains + PILOTS])))
         log_weight = torch.zeros_like(state.log_density, dtype=torch.float64)
+        longest = LENGTH / self.num_steps
         size = torch.full_like(state.log_density[0], state.position.shape[-1] ** -0.25)
+        size = size.clamp(max=longest)
         sizes, accepted = [size], []
         for t in range(1, len(self.betas)):
             log_weight, state = self._reweighted(log_weight, state, t)
             sizes.append(size)
             if t < len(self.betas) - 1:
                 state, acceptance = self._moved(state, t, size)
-                size = size * torch.exp(GAIN * (acceptance[chains:].mean(0) - TARGET_ACCEPTANCE))
+                excess = acceptance[chains:].mean(0) - TARGET_ACCEPTANCE
+                size = (size * torch.exp(GAIN * excess)).clamp(max=longest)
                 accepted.append(acceptance[:chains].mean(0))
         mean = torch.stack(accepted).mean(0) if accepted else torch.ones_like(size)
         step_sizes = torch.stack(sizes)
