@@ -386,7 +386,7 @@ def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
 def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     """A block of the curve is a mixture as all of the draws are, not those of one stratum."""
     model, _, exact = two_modes()
-    proposal = StudentTMixture(torch.ones(20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
+    proposal = StudentTMixture(torch.ones(1, 20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
     target = Target(Traced(model, model, (torch.ones(20),)))
     found = from_blocks(with_prior(target, proposal, 4096), 1e-16)
     rng = np.random.default_rng(0)
@@ -509,7 +509,7 @@ def test_nothing_of_the_caller_changes():
 def students(size, num=3, widths=(0.7, 2.0)):
     factor = torch.tril(torch.randn(num, size, size))
     factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
-    return StudentTMixture(torch.randn(num, size), factor, widths)
+    return StudentTMixture(torch.randn(1, num, size), factor, widths)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -520,7 +520,7 @@ def test_students_have_the_density_of_scipy(size):
         shape = proposal.factor[n] @ proposal.factor[n].T
         parts = [
             stats.multivariate_t(
-                proposal.mean[n].numpy(), (width**2 * shape).numpy(), FREEDOM
+                proposal.centres[0, n].numpy(), (width**2 * shape).numpy(), FREEDOM
             ).logpdf(at[:, n].numpy())
             for width in proposal.widths
         ]
@@ -544,7 +544,7 @@ def test_students_draw_what_they_score(size):
     for n in range(3):
         for direction in torch.randn(3, size):
             sd = float((direction @ proposal.factor[n]).norm())
-            center = float(direction @ proposal.mean[n])
+            center = float(direction @ proposal.centres[0, n])
             projected = (draws[:, n] @ direction).numpy()
 
             def cdf(v, c=center, s=sd):

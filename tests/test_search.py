@@ -8,13 +8,15 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from scipy import stats
+from scipy import integrate, stats
 from truth import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae.density.whole import problem_of
 from pyro_vae.evidence.budget import Budget
 from pyro_vae.evidence.climb import Climb
-from pyro_vae.evidence.search import Ends
+from pyro_vae.evidence.flags import flags
+from pyro_vae.evidence.search import Ends, search
 from pyro_vae.evidence.weights import from_blocks
 
 WEIGHT = 1.5
@@ -116,3 +118,74 @@ def test_a_global_latent_with_two_modes():
         found = pv.log_evidence((model, guide), (y,), tolerance=0.05)
     assert abs(found.log_evidence - known) < 4 * found.se
     assert found.flag == ""
+
+
+def square(noise, num=1):
+    """Latents of which the data show the squares, and a guide of the positive roots alone."""
+
+    def model(y):
+        z = pyro.sample("z", dist.Normal(torch.zeros(num), 3.0).to_event(1))
+        pyro.sample("y", dist.Normal(z**2, noise).to_event(1), obs=y)
+
+    def guide(y):
+        pyro.sample("z", dist.Normal(y.sqrt(), noise / 4).to_event(1))
+
+    return model, guide
+
+
+def of_square(noise):
+    """log p(4) of one square, by quadrature of the positive root."""
+    joint = lambda z: stats.norm.pdf(z, 0, 3) * stats.norm.pdf(4, z**2, noise)  # noqa: E731
+    width = noise / 4
+    return math.log(2 * integrate.quad(joint, 2 - 10 * width, 2 + 10 * width)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.3, 0.05, 1e-3])
+def test_narrow_modes_that_mirror_each_other(noise):
+    """From 1/40 to 1/10,000 of the width of the prior, and sampled about each of the two."""
+    found = pv.log_evidence(square(noise), (torch.tensor([4.0]),), tolerance=0.05)
+    assert abs(found.log_evidence - of_square(noise)) < 4 * found.se
+    assert found.se < 0.05
+    assert found.flag == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_more_modes_than_chains_are_no_secret(seed):
+    """Of 16 modes 16 chains find about ten: others that come later end where none of them is."""
+    with pytest.warns(UserWarning, match="cannot be trusted"):
+        found = pv.log_evidence(
+            square(0.05, 4), (torch.full((4,), 4.0),), tolerance=0.05, seed=seed
+        )
+    assert found.flag in ("refuted", "heavy tail", "low ESS")
+
+
+def test_chains_go_on_until_they_are_where_the_mass_is():
+    """Of a long and narrow posterior, a hundred times as long as wide."""
+    design = torch.randn(5, 5) * torch.logspace(0, 2, 5)
+
+    def model(y):
+        z = pyro.sample("z", dist.Normal(torch.zeros(5), 10.0).to_event(1))
+        pyro.sample("y", dist.Normal(z @ design.T, 1.0).to_event(1), obs=y)
+
+    def guide(y):
+        covariance = torch.linalg.inv(design.T @ design + torch.eye(5) / 100)
+        mean = covariance @ design.T @ y
+        pyro.sample("z", dist.MultivariateNormal(mean, covariance))
+
+    problem = problem_of((model, guide), (design.sum(1),), None)
+    (tile,) = problem.tiles(1, (0,))
+    found, _ = search(tile.target(), (500, 500), lambda: None)
+    assert found.log_joint.isfinite().sum() >= 12
+
+
+def test_few_effective_draws_are_flagged():
+    """Fewer than 15, but none of an exact sum, nor where k-hat is unknown."""
+    figures = {
+        "log_evidence": np.zeros(5),
+        "khat": np.array([0.3, 0.3, -np.inf, np.nan, 0.9]),
+        "ess": np.array([14.9, 15.1, 2.0, 3.0, 3.0]),
+        "num_samples": np.full(5, 1000),
+    }
+    assert flags(figures).tolist() == ["low ESS", "", "", "few draws", "heavy tail"]

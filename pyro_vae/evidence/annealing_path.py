@@ -27,7 +27,7 @@ PILOTS = 4  # chains
 SCALE_DRAWS = 256
 TARGET_ACCEPTANCE = 0.65  # Wu et al., 2017
 JITTER = 0.3  # of the step size, so that no trajectory comes back to where it began
-GAIN = 0.2  # of the step size, per temperature
+GAIN = 1.0  # of the log step size, per temperature and unit of acceptance
 SIGMOID = 4.0
 
 SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {

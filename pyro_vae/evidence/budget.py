@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .defence import FINITE_VARIANCE
+from .flags import LEAST
 from .pareto import khat_limit
 from .watch import Watch
 from .weights import Weights
@@ -73,9 +74,11 @@ def lengthened(weights: Weights, draw: Draw, budget: Budget, watch: Watch) -> We
 
 
 def trust(weights: Weights) -> Tensor:
-    """0: unreliable (k-hat too large); 1: usable; 2: its standard error is reliable too."""
-    limit = khat_limit(weights.num)
-    return (weights.khat <= limit).long() + (weights.khat <= FINITE_VARIANCE).long()
+    """0: unreliable (k-hat too large, or too few effective draws); 1: usable; 2: its standard error
+    is reliable too.
+    """
+    usable = (weights.khat <= khat_limit(weights.num)) & (weights.ess >= LEAST)
+    return usable.long() + (usable & (weights.khat <= FINITE_VARIANCE)).long()
 
 
 def _error(weights: Weights) -> Tensor:

@@ -13,6 +13,7 @@ from ..density.problem import Tile
 from ..density.target import Target
 from .annealing_path import PILOTS, AnnealingPath, Base, Prior, temperatures
 from .budget import Budget, lengthened, trust
+from .chains import of_posterior
 from .defence import MOST_DIMENSIONS
 from .proposals import (
     Both,
@@ -23,7 +24,6 @@ from .proposals import (
     log_with_prior,
     of_draws,
     of_guide,
-    of_posterior,
     with_prior,
 )
 from .search import Ends, search
@@ -111,9 +111,19 @@ class Climb:
         if len(settled) < len(sides):
             return left[:0], proposal.select(still[:0])
         left = left[settled[0][0]]
-        proposal = of_sides(sides, [about for _, about in settled])
+        moments = [about for _, about in settled]
+        self._search_again(left[moments[0].has_several_centres.nonzero()[:, 0].cpu()])
+        proposal = of_sides(sides, moments)
         self._sampled(left, proposal)
         return left, proposal
+
+    def _search_again(self, index: Tensor) -> None:
+        """By chains of their own: the ends that a proposal was made from do not tell what it has
+        missed.
+        """
+        if self.ends is not None and len(index):
+            ends, _ = search(self._target(index), self.budget.halves, self.watch.tick)
+            self.ends = self.ends.replace(index, ends)
 
     def _target(self, index: Tensor) -> Target:
         densities = self.tile.densities.select(index)
@@ -140,7 +150,7 @@ class Climb:
         """Annealed importance sampling by so many distributions, from a proposal or the prior."""
         if len(index) == 0:
             return
-        parts = []
+        parts, explained = [], []
         size = tile_rows(self.tile.problem.device) // (ANNEALED_CHAINS + PILOTS)
         with self.watch.on(RUNGS[2], len(index)):
             for some in torch.arange(len(index)).split(size):
@@ -150,8 +160,19 @@ class Climb:
                 path = AnnealingPath.of(target, base, betas, ANNEALED_STEPS, self.watch.tick)
                 ahead = path.forward(ANNEALED_CHAINS)
                 parts.append(from_blocks([ahead.log_weight], self.tile.precision))
+                explained.append(self._reached(index[some], target, base, ahead.position))
         self.watch.draws[RUNGS[2]] += ANNEALED_CHAINS * len(index)
-        self._keep(2, index, concatenate(parts), torch.ones(len(index), dtype=torch.bool))
+        self._keep(2, index, concatenate(parts), torch.cat(explained))
+
+    def _reached(self, index: Tensor, target: Target, base: Base, position: Tensor) -> Tensor:
+        """Which data annealed chains explain the ends of the search of, ``(N,)``: all, where they
+        came from the prior, as those of the search did.
+        """
+        if self.ends is None or isinstance(base, Prior):
+            return torch.ones(len(index), dtype=torch.bool)
+        ends = self.ends.select(index)
+        log_base = base.log_prob(ends.position)
+        return ends.reached(log_base, base.log_prob(position), target(position).double().cpu())
 
     def _keep(self, rung: int, index: Tensor, new: Weights, explained: Tensor) -> None:
         """Take what is better than before.
@@ -161,10 +182,11 @@ class Climb:
         """
         old = self.weights.select(index)
         before, now = self.explained[index] * trust(old), explained * trust(new)
-        equal = (now == before) & ((new.se < old.se) | (now == 0))
+        no_worse = (now == 0) & (trust(new) >= trust(old))
+        equal = (now == before) & ((new.se < old.se) | no_worse)
 
         error = REFUTED * (old.se.square() + new.se.square()).sqrt()
-        sure = torch.where(before > 0, error, error.clamp(min=UNLIKELY))
+        sure = torch.where(trust(old) > 0, error, error.clamp(min=UNLIKELY))
         refuted = old.log_evidence - new.log_evidence > sure  # a mode once found is not lost again
 
         better = ((now > before) | equal) & new.log_evidence.isfinite() & ~refuted

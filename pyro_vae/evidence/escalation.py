@@ -35,9 +35,9 @@ from ..density.memory import Memory, tile_data, tile_rows
 from ..density.problem import Problem, Stream, Tile
 from ..guards import seed_of
 from .budget import Budget, halves, lengthened
+from .chains import CHAINS
 from .climb import RUNGS, Climb
 from .defence import Defended, defended_weights
-from .proposals import CHAINS
 from .watch import OutOfTime, Watch
 from .weights import Weights, concatenate, unreached
 

@@ -10,6 +10,8 @@ import torch
 
 from .pareto import khat_limit
 
+LEAST = 15  # effective draws: with fewer, one error in twenty is beyond four standard errors
+
 if TYPE_CHECKING:
     import xarray
 
@@ -20,6 +22,7 @@ SAID = {  # by reason, the gravest first
     "refuted": "other draws refute it",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
+    "low ESS": f"it rests on fewer than {LEAST} effective draws",
     "few draws": "below 25 draws k-hat is unknown",
 }
 
@@ -28,14 +31,15 @@ def flags(figures: Any, **more: np.ndarray) -> np.ndarray:
     """The gravest reason not to trust log p(x), a word for each datum; empty where there is none.
 
     Arguments:
-        figures: ``log_evidence``, ``khat`` and ``num_samples`` of each datum.
+        figures: ``log_evidence``, ``khat``, ``ess`` and ``num_samples`` of each datum.
         more: By reason, an underscore for each blank, which data are flagged besides.
     """
-    khat, estimate = (np.asarray(figures[name]) for name in ("khat", "log_evidence"))
+    khat, ess, estimate = (np.asarray(figures[name]) for name in ("khat", "ess", "log_evidence"))
     limit = khat_limit(torch.as_tensor(np.asarray(figures["num_samples"]))).numpy()
     found = {
         "not finite": ~np.isfinite(estimate),
         "heavy tail": khat > limit,
+        "low ESS": (ess < LEAST) & np.isfinite(khat),
         "few draws": np.isnan(khat),
     }
     for name, mask in more.items():

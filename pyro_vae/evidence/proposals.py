@@ -1,15 +1,16 @@
 """Proposals for importance sampling that are better than the guide, in unconstrained space.
 
-Each is an equal mixture of multivariate Student-t distributions about one centre: that of the
-guide, or that of the datum's own posterior, from short chains of HMC. A share of the draws comes
-from the prior. It bounds the weights by the likelihood (a defensive mixture: Hesterberg, 1995,
-https://doi.org/10.1080/00401706.1995.10484303), and it is drawn as a stratum of its own.
+Each is an equal mixture of multivariate Student-t distributions: about the centre of the guide, or
+that of the datum's own posterior, or, where this has several modes, about the centre of each chain
+of HMC (:mod:`.chains`). A share of the draws comes from the prior. It bounds the weights by the
+likelihood (a defensive mixture: Hesterberg, 1995, https://doi.org/10.1080/00401706.1995.10484303),
+and it is drawn as a stratum of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +20,6 @@ from torch.distributions import Transform
 from ..density.memory import tile_rows
 from ..density.target import Target
 from ..posterior.adaptation import covariance_factor
-from ..posterior.hmc import BatchedHMC, evaluate
 
 FREEDOM = 8.0  # degrees of freedom of the Student-t distributions
 MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
@@ -27,54 +27,61 @@ PRIOR_SHARE = 0.1  # of the draws
 ADAPTING = ((1.2, 2.5), (1.0, 2.0), (1.0, 1.5))  # the widths of rounds of adaptation
 ADAPTING_DRAWS = 1000
 EFFECTIVE = 3.0  # draws for each dimension, at least, that moments are taken of
-CHAINS = 16  # of HMC, for the moments of the posterior
-MOST_STEPS = 16  # of their trajectories: moments need no more
-WARMUP = 150
-DRAWS = 100
-STUCK = 10.0  # nats for each dimension below most chains, where no chain ends that moves
 
 
 @dataclass(frozen=True)
 class StudentTMixture:
-    """Equal shares of Student-t distributions of several widths about one centre, for N data.
+    """Equal shares of Student-t distributions, of each width about each of M centres, for N data.
 
     Arguments:
-        mean: The centres, of shape ``(N, D)``.
+        centres: Of shape ``(M, N, D)``.
         factor: Cholesky factors of the scale matrices, of shape ``(N, D, D)``.
-        widths: What the factor is multiplied by, in each component.
+        widths: What the factor is multiplied by.
     """
 
-    mean: Tensor
+    centres: Tensor
     factor: Tensor
     widths: tuple[float, ...] = (1.0,)
 
     @property
     def spread(self) -> Tensor:
-        """Of each dimension, in all, of shape ``(N, D)``."""
+        """Of each dimension about a centre, of shape ``(N, D)``."""
         return self.factor.square().sum(-1).sqrt()
+
+    @property
+    def has_several_centres(self) -> Tensor:
+        """Of which data the centres differ, of shape ``(N,)``."""
+        return (self.centres != self.centres[0]).any(-1).any(0)
 
     def select(self, index: Tensor) -> StudentTMixture:
         """Those of some of the data."""
-        return replace(self, mean=self.mean[index], factor=self.factor[index])
+        return replace(self, centres=self.centres[:, index], factor=self.factor[index])
 
     def sample(self, shape: torch.Size) -> Tensor:
         """Draws of shape ``(*shape, N, D)``."""
-        like = self.mean
-        normal = torch.randn(*shape, *like.shape, dtype=like.dtype, device=like.device)
-        component = torch.randint(len(self.widths), normal.shape[:-1], device=like.device)
-        widths = like.new_tensor(self.widths)[component]
+        like = self.centres
+        normal = torch.randn(*shape, *like.shape[1:], dtype=like.dtype, device=like.device)
+        num_components = len(like) * len(self.widths)
+        component = torch.randint(num_components, normal.shape[:-1], device=like.device)
+        centre, width = component // len(self.widths), component % len(self.widths)
 
         freedom = like.new_full(normal.shape[:-1], FREEDOM)
         chi = torch.distributions.Chi2(freedom).sample()
-        radius = widths * (FREEDOM / chi).sqrt()
-        return self.mean + radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
+        radius = like.new_tensor(self.widths)[width] * (FREEDOM / chi).sqrt()
+        away = radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
+        return like[centre, torch.arange(like.shape[1], device=like.device)] + away
 
     def log_prob(self, position: Tensor) -> Tensor:
         """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
-        size = self.mean.shape[-1]
-        centred = (position - self.mean).permute(1, 2, 0)
+        size = self.centres.shape[-1]
+        centred = (position - self.centres[0]).permute(1, 2, 0)
         whitened = torch.linalg.solve_triangular(self.factor, centred, upper=False)
-        square = whitened.square().sum(1).T
+        others = (self.centres - self.centres[0]).permute(1, 2, 0)
+        whitened_centres = torch.linalg.solve_triangular(self.factor, others, upper=False)
+        squares = [
+            (whitened - centre[..., None]).square().sum(1).T
+            for centre in whitened_centres.unbind(-1)
+        ]
 
         half = (FREEDOM + size) / 2
         constant = math.lgamma(half) - math.lgamma(FREEDOM / 2)
@@ -82,6 +89,7 @@ class StudentTMixture:
         log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         components = [
             -size * math.log(width) - half * torch.log1p(square / (FREEDOM * width**2))
+            for square in squares
             for width in self.widths
         ]
         mixed = torch.stack(components).logsumexp(0) - math.log(len(components))
@@ -94,11 +102,6 @@ class Moved:
 
     beyond: StudentTMixture
     through: Transform
-
-    @property
-    def mean(self) -> Tensor:
-        """The centres, on the far side, of shape ``(N, D)``."""
-        return self.beyond.mean
 
     def select(self, index: Tensor) -> Moved:
         """Those of some of the data."""
@@ -121,11 +124,6 @@ class Both:
 
     first: Proposal
     second: Proposal
-
-    @property
-    def mean(self) -> Tensor:
-        """The centres of the first, of shape ``(N, D)``."""
-        return self.first.mean
 
     def select(self, index: Tensor) -> Both:
         """Those of some of the data."""
@@ -157,59 +155,8 @@ def of_guide(target: Target) -> StudentTMixture:
 
 def of_draws(draws: Tensor) -> StudentTMixture:
     """A proposal with the mean and the covariance of draws ``(S, N, D)``."""
-    return StudentTMixture(draws.mean(0), covariance_factor(draws, torch.diag_embed(draws.std(0))))
-
-
-def of_posterior(
-    target: Target, start: Tensor | None, scale: Tensor, tick: Callable[[], None]
-) -> tuple[Tensor, StudentTMixture] | None:
-    """A proposal with the mean and the covariance of each posterior, from short chains of HMC.
-
-    Arguments:
-        target: The joint density.
-        start: Where the chains begin, ``(CHAINS, N, D)``; where there is no density, or without
-            it, at draws of the guide.
-        scale: How far they may step at first, in each dimension, ``(N, D)``.
-        tick: Called at each step of the chains.
-
-    Returns:
-        Which data have a finite density somewhere, and the proposal for these; none, if no datum
-        has.
-    """
-    draws = torch.cat([target.draw_guide(4 * CHAINS), target.draw_prior(4 * CHAINS)])
-    draws = draws if start is None else torch.cat([start, draws])
-    blocks = draws.split(max(1, tile_rows(draws.device) // draws.shape[1]))
-    states = [evaluate(target, block) for block in blocks]
-    inside = torch.cat([state.is_finite for state in states])
-    alive = inside.any(0).nonzero()[:, 0].cpu()
-    if len(alive) == 0:
-        return None
-
-    begin = _first(CHAINS, draws, inside)[:, alive]
-    kernel = BatchedHMC(target.select(alive), begin, scale=scale[alive], most_steps=MOST_STEPS)
-    kernel.setup(WARMUP)
-    positions = []
-    params = kernel.initial_params
-    for step in range(WARMUP + DRAWS):
-        tick()
-        params = kernel.sample(params)
-        if step >= WARMUP:
-            positions.append(params["position"])
-
-    log_density = kernel.state.log_density
-    far_below = log_density.median(0).values - STUCK * (1 + begin.shape[-1])
-    positions = [_first(CHAINS, draws, log_density > far_below) for draws in positions]
-    flat = torch.cat(positions)
-    return alive, StudentTMixture(flat.mean(0), covariance_factor(flat, kernel.scale))
-
-
-def _first(num: int, draws: Tensor, good: Tensor) -> Tensor:
-    """So many draws: of each datum the first that are good, repeated where they are too few."""
-    order = (~good).byte().sort(dim=0, stable=True).indices
-    number = torch.arange(num, device=order.device)[:, None]
-    several = good.sum(0).clamp(min=1, max=num)[None]
-    picked = order[number % several, torch.arange(draws.shape[1], device=order.device)]
-    return draws.gather(0, picked[..., None].expand(-1, -1, draws.shape[-1]))
+    factor = covariance_factor(draws, torch.diag_embed(draws.std(0)))
+    return StudentTMixture(draws.mean(0, keepdim=True), factor)
 
 
 def adapted(target: Target, guide: StudentTMixture) -> StudentTMixture:
@@ -220,7 +167,7 @@ def adapted(target: Target, guide: StudentTMixture) -> StudentTMixture:
     https://doi.org/10.1198/106186008X320456). A datum with too few effective draws stays as it was.
     """
     proposal = guide
-    size = guide.mean.shape[-1]
+    size = guide.centres.shape[-1]
     for widths in ADAPTING:
         blocks = list(_drawn(target, replace(proposal, widths=widths), ADAPTING_DRAWS))
         position, log_weight = (torch.cat(parts) for parts in zip(*blocks, strict=True))
@@ -231,7 +178,7 @@ def adapted(target: Target, guide: StudentTMixture) -> StudentTMixture:
         mean, factor = _moments(position, share.to(position), ess.to(position), proposal)
         enough = ess >= EFFECTIVE * size
         proposal = StudentTMixture(
-            torch.where(enough[:, None], mean, proposal.mean),
+            torch.where(enough[:, None], mean, proposal.centres),
             torch.where(enough[:, None, None], factor, proposal.factor),
         )
     return proposal
@@ -267,7 +214,8 @@ def log_with_prior(target: Target, proposal: Proposal, position: Tensor) -> Tens
 
 def _drawn(target: Target, proposal: Proposal, num: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Positions and log weights of `num` draws, in blocks."""
-    size = max(10, tile_rows(proposal.mean.device) // len(proposal.mean))
+    densities = target.densities
+    size = max(10, tile_rows(densities.batch[0].device) // densities.num_data)
     for done in range(0, num, size):
         block = min(size, num - done)
         from_prior = round(PRIOR_SHARE * block)

@@ -2,7 +2,8 @@ r"""Modes that no draw has met, found by chains that come from the prior.
 
 A mode that is narrow and far from the guide is met by none of its draws, nor by those beside them,
 and leaves no trace in any weight. So a few chains are annealed from the prior to the posterior:
-they end in its modes, about as often as these have mass. Where a chain ends at u, the weight
+they end in its modes, about as often as these have mass. If fewer than half of them have come to
+where the mass is, they go on by HMC that adapts to the place. Where a chain ends at u, the weight
 
 .. math:: w = \frac{p(x, u)}{m(u)}
 
@@ -23,16 +24,17 @@ from torch import Tensor
 from ..density.memory import tile_rows
 from ..density.target import Target
 from .annealing_path import PILOTS, AnnealingPath, Prior, temperatures
+from .chains import CHAINS, chains_of
 from .defence import Defence
 from .weights import Weights
 
-CHAINS = 16
 DISTRIBUTIONS = 20
 STEPS = 5
 SETTLING = 30  # transitions at the end
 SHARE = 0.1  # of the sum of weights
 SEVERAL = 2  # chains: one may have ended in a part of the posterior that hardly counts
 NEGLIGIBLE = math.log(100)  # nats below a typical draw, where a mode has hardly any mass
+OUTLYING = 3.0  # standard deviations below the least of other log densities
 TYPICAL_DRAWS = 200
 
 
@@ -52,14 +54,36 @@ class Ends:
         """Those of some of the data."""
         return Ends(self.position[:, index.to(self.position.device)], self.log_joint[:, index])
 
+    def replace(self, index: Tensor, new: Ends) -> Ends:
+        """With others for some of the data."""
+        position, log_joint = self.position.clone(), self.log_joint.clone()
+        position[:, index.to(position.device)] = new.position
+        log_joint[:, index] = new.log_joint
+        return Ends(position, log_joint)
+
     def explained(self, log_proposal: Tensor, weights: Weights) -> Tensor:
         """For which data draws from a proposal, whose log density at the ends is given, know of
         what the chains have found, ``(N,)``.
         """
         log_weight = self.log_joint - log_proposal.double().cpu()
         most = weights.log_evidence + weights.num.log() + math.log(SHARE)
-        unknown = (log_weight > most) & (log_weight < math.inf)
-        return unknown.sum(0) < SEVERAL
+        return self._are_few((log_weight > most) & (log_weight < math.inf))
+
+    def reached(self, log_base: Tensor, of_annealed: Tensor, log_joint: Tensor) -> Tensor:
+        """For which data chains annealed from a base have come to what these have found, ``(N,)``.
+
+        Arguments:
+            log_base: The log density of the base at the ends, ``(C, N)``.
+            of_annealed: That where the annealed chains have come to, ``(C', N)``.
+            log_joint: The log joint density there, ``(C', N)``.
+        """
+        has_mass = self.log_joint > log_joint.median(0).values - NEGLIGIBLE
+        apart = (OUTLYING * of_annealed.std(0)).clamp(min=NEGLIGIBLE)
+        least = of_annealed.min(0).values - apart
+        return self._are_few((log_base < least).cpu() & has_mass)
+
+    def _are_few(self, unknown: Tensor) -> Tensor:
+        return (unknown & (self.log_joint > -math.inf)).sum(0) < SEVERAL
 
 
 def search(
@@ -89,11 +113,26 @@ def _search(
     path = AnnealingPath.of(target, Prior(target), betas, STEPS, tick)
     position = path.settle(path.forward(CHAINS), SETTLING)
     defence = Defence.about(target, *counts)
+    least = _typical(target, defence) - NEGLIGIBLE
+    at_rest = (target(position).double() > least).sum(0)
+    on_the_way = (at_rest < CHAINS / 2).nonzero()[:, 0]
+    if len(on_the_way):
+        position[:, on_the_way] = _gone_on(target.select(on_the_way), position[:, on_the_way], tick)
+
     log_joint = target(position).double()
     log_mixture = log_joint - defence.of_others(position, None).log_weight.double()
-    has_mass = log_joint > _typical(target, defence) - NEGLIGIBLE
-    log_joint = torch.where(has_mass, log_joint, -math.inf)
+    log_joint = torch.where(log_joint > least, log_joint, -math.inf)
     return position, log_joint.cpu(), log_mixture.cpu()
+
+
+def _gone_on(target: Target, position: Tensor, tick: Callable[[], None]) -> Tensor:
+    """Where chains come to that go on from where they are."""
+    chains = chains_of(target, position, position.std(0), tick)
+    if chains is None:
+        return position
+    position = position.clone()
+    position[:, chains.alive.to(position.device)] = chains.draws[-1]
+    return position
 
 
 def _typical(target: Target, defence: Defence) -> Tensor:

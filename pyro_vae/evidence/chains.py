@@ -1,0 +1,102 @@
+"""Short chains of HMC: where the posterior of a datum lies, and a proposal with its moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..density.memory import tile_rows
+from ..density.target import Target
+from ..posterior.adaptation import covariance_factor
+from ..posterior.hmc import BatchedHMC, evaluate
+from .proposals import StudentTMixture
+
+CHAINS = 16
+MOST_STEPS = 16  # of their trajectories: moments need no more
+WARMUP = 150
+DRAWS = 100
+SEPARATED = 4.0  # the variance between chains, of that within, where these stay in different modes
+STUCK = 10.0  # nats for each dimension below most chains, where no chain ends that moves
+
+
+class Chains(NamedTuple):
+    """Draws ``(S, C, N, D)`` of C chains for those data that have a finite density somewhere, which
+    are `alive`; the log density where each chain ends, ``(C, N)``, and the factor that they moved
+    by, ``(N, D, D)``.
+    """
+
+    alive: Tensor
+    draws: Tensor
+    log_density: Tensor
+    factor: Tensor
+
+
+def chains_of(
+    target: Target, start: Tensor | None, scale: Tensor, tick: Callable[[], None]
+) -> Chains | None:
+    """Short chains of HMC; none, if no datum has a finite density anywhere.
+
+    Arguments:
+        target: The joint density.
+        start: Where the chains begin, ``(CHAINS, N, D)``; where there is no density, or without
+            it, at draws of the guide.
+        scale: How far they may step at first, in each dimension, ``(N, D)``.
+        tick: Called at each step of the chains.
+    """
+    points = torch.cat([target.draw_guide(4 * CHAINS), target.draw_prior(4 * CHAINS)])
+    points = points if start is None else torch.cat([start, points])
+    blocks = points.split(max(1, tile_rows(points.device) // points.shape[1]))
+    states = [evaluate(target, block) for block in blocks]
+    inside = torch.cat([state.is_finite for state in states])
+    alive = inside.any(0).nonzero()[:, 0].cpu()
+    if len(alive) == 0:
+        return None
+
+    begin = _first(CHAINS, points, inside)[:, alive]
+    kernel = BatchedHMC(target.select(alive), begin, scale=scale[alive], most_steps=MOST_STEPS)
+    kernel.setup(WARMUP)
+    draws = []
+    params = kernel.initial_params
+    for step in range(WARMUP + DRAWS):
+        tick()
+        params = kernel.sample(params)
+        if step >= WARMUP:
+            draws.append(params["position"])
+    return Chains(alive, torch.stack(draws), kernel.state.log_density, kernel.scale)
+
+
+def of_posterior(
+    target: Target, start: Tensor | None, scale: Tensor, tick: Callable[[], None]
+) -> tuple[Tensor, StudentTMixture] | None:
+    """Which data are alive, and a proposal with the moments of the posterior of each, from short
+    chains of HMC: see :func:`chains_of`.
+
+    Where chains stay in different modes, it has the mean of each chain, and the covariance within.
+    """
+    chains = chains_of(target, start, scale, tick)
+    if chains is None:
+        return None
+    size = chains.draws.shape[-1]
+    far_below = chains.log_density.median(0).values - STUCK * (1 + size)
+    moving = chains.log_density > far_below
+    draws = torch.stack([_first(CHAINS, draw, moving) for draw in chains.draws])
+
+    mean = draws.mean(0)
+    centre = mean.mean(0)
+    between, within = mean.var(0), draws.var(0).mean(0)
+    separated = (between > SEPARATED * within).any(-1, keepdim=True)
+    centres = torch.where(separated, mean, centre) if separated.any() else centre[None]
+    factor = covariance_factor((draws - centres).flatten(0, 1), chains.factor)
+    return chains.alive, StudentTMixture(centres, factor)
+
+
+def _first(num: int, draws: Tensor, good: Tensor) -> Tensor:
+    """So many draws: of each datum the first that are good, repeated where they are too few."""
+    order = (~good).byte().sort(dim=0, stable=True).indices
+    number = torch.arange(num, device=order.device)[:, None]
+    several = good.sum(0).clamp(min=1, max=num)[None]
+    picked = order[number % several, torch.arange(draws.shape[1], device=order.device)]
+    return draws.gather(0, picked[..., None].expand(-1, -1, draws.shape[-1]))
