@@ -13,6 +13,7 @@ from scipy import integrate, stats
 
 import pyro_vae as pv
 from pyro_vae.density.joint import Joint
+from pyro_vae.evidence import any_model
 
 RNG = np.random.default_rng(0)
 Y = torch.as_tensor(RNG.normal(1.0, 2.0, 30))
@@ -301,28 +302,42 @@ def test_nothing_of_the_caller_changes():
     assert float(again.log_evidence) == float(first.log_evidence)
 
 
-def test_draws_of_nearly_the_same_data_are_flagged():
-    """What Stein's identity lets pass, importance sampling with the same normal does not."""
-    mean, sd, y = 0.9, 0.5, np.array([0.4, 1.1, 2.0, 1.3, 0.2])
-    precision = 1 + len(y) / sd**2
+MEAN, SD, FIVE = 0.9, 0.5, np.array([0.4, 1.1, 2.0, 1.3, 0.2])
 
-    def model(values):
-        mu = pyro.sample("mu", dist.Normal(mean, 1.0))
-        with pyro.plate("data", len(values)):
-            pyro.sample("y", dist.Normal(mu, sd), obs=values)
 
-    def found(values, seed):
-        centre = (mean + values.sum() / sd**2) / precision
-        draws = stats.norm(centre, precision**-0.5).rvs((4, 500), random_state=seed)
-        return pv.bridge_log_evidence(
-            model, (torch.as_tensor(y).float(),), {"mu": draws}, seed=seed
-        )
+def of_five(values):
+    mu = pyro.sample("mu", dist.Normal(MEAN, 1.0))
+    with pyro.plate("data", len(values)):
+        pyro.sample("y", dist.Normal(mu, SD), obs=values)
 
-    assert all(found(y, seed).flag == "" for seed in range(20))
-    others = y + np.array([0.5, 0, 0, 0, 0])
-    for seed in range(5):
+
+def bridged_by_draws_of(values, seed):
+    """log p(FIVE) from exact draws of the posterior of these values."""
+    precision = 1 + len(values) / SD**2
+    centre = (MEAN + values.sum() / SD**2) / precision
+    draws = stats.norm(centre, precision**-0.5).rvs((4, 500), random_state=seed)
+    data = (torch.as_tensor(FIVE).float(),)
+    return pv.bridge_log_evidence(of_five, data, {"mu": draws}, seed=seed)
+
+
+@pytest.mark.parametrize("stein", [True, False])
+def test_draws_of_nearly_the_same_data_are_flagged(stein, monkeypatch):
+    """By Stein's identity; and by importance sampling with the same normal, where that is off."""
+    if not stein:
+        monkeypatch.setattr(any_model, "DOUBTFUL", math.inf)
+        monkeypatch.setattr(any_model, "MOST_OFF", math.inf)
+    assert all(bridged_by_draws_of(FIVE, seed).flag == "" for seed in range(20))
+    others = FIVE + np.array([0.3 if stein else 0.5, 0, 0, 0, 0])
+    for seed in range(4):
         with pytest.warns(UserWarning, match="other draws refute it"):
-            assert found(others, seed).flag == "refuted"
+            assert bridged_by_draws_of(others, seed).flag == "refuted"
+
+
+def test_draws_of_some_of_the_data_are_refused():
+    """Of four values of five: an error of a tenth of a nat."""
+    for seed in range(5):
+        with pytest.raises(ValueError, match="Stein's identity they are of another"):
+            bridged_by_draws_of(FIVE[:4], seed)
 
 
 def test_draws_that_depend_on_each_other_are_flagged():

@@ -488,6 +488,31 @@ def guide_of_mu(y):
     pyro.sample("mu", dist.Normal(0.0, 1.0))
 
 
+def observes_nothing(y):
+    pyro.sample("mu", dist.Normal(y, 1.0))
+
+
+def scaled_likelihood(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with poutine.scale(scale=0.5):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (observes_nothing, "observes none of them, so that log p.data. would be 0"),
+        (scaled_likelihood, "of site 'y' is scaled by 0.5; leave poutine.scale out"),
+    ],
+)
+def test_a_model_that_does_not_score_its_data_is_refused(model, said):
+    y = torch.tensor(0.5)
+    with pytest.raises(ValueError, match=said):
+        pv.log_evidence((model, guide_of_mu), (y,))
+    with pytest.raises(ValueError, match=said):
+        pv.bridge_log_evidence(model, (y,), {"mu": np.random.default_rng(0).normal(size=(2, 60))})
+
+
 @pytest.mark.parametrize("model", [masked_by_itself, masked_by_a_handler, scaled])
 def test_a_prior_that_does_not_integrate_to_1_is_refused(model):
     """By both ways: each would take draws of the prior for draws of something else."""

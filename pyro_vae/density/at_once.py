@@ -153,7 +153,8 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
 
     Raises:
         ValueError: A prior is improper, masked or scaled, a plate takes a subsample, an observed
-            value does not fit its distribution, or there is no latent.
+            value does not fit its distribution or is scaled, nothing is observed of the data, or
+            there is no latent.
     """
     _refuse_other_arguments(model, data)
     try:
@@ -176,6 +177,7 @@ def traced_once(model: Callable[..., Any], data: tuple[Any, ...]) -> Trace:
                 )
     if not sites(trace, observed=False):
         raise ValueError("the model has no latent sites; its log p(data) is a sum of densities")
+    _refuse_what_does_not_score_the_data(trace, data)
     return trace
 
 
@@ -211,6 +213,22 @@ def _refuse_what_is_no_density(trace: Trace) -> None:
                 f"site {site['name']!r} needs observed values of the shape of its distribution, "
                 f"{tuple(shape)}; got {tuple(value)}, which would be counted again and again; "
                 "reshape the data"
+            )
+
+
+def _refuse_what_does_not_score_the_data(trace: Trace, data: tuple[Any, ...]) -> None:
+    observed = sites(trace, observed=True)
+    if data and not observed:
+        raise ValueError(
+            f"the model takes {len(data)} arguments and observes none of them, so that log p(data) "
+            "would be 0; give one of its sample sites obs=, or make it a pyro.factor"
+        )
+    for site in observed:
+        if bool((torch.as_tensor(site["scale"]) != 1).any()):
+            raise ValueError(
+                f"the evidence needs likelihoods that are densities; that of site {site['name']!r} "
+                f"is scaled by {site['scale']}; leave poutine.scale out, or, if log p(data) of "
+                "that power is wanted, write it as a pyro.factor"
             )
 
 

@@ -25,7 +25,7 @@ from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import ESS_LIMIT
 from ..posterior.trees import draws_by_site
 from .flags import counted, flags, warn_of_flags
-from .optimal_bridge import bridged
+from .optimal_bridge import bridged, effective_size
 from .results import means, one_number
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 LEAST, LEAST_EACH = 50, 8  # draws, and of each chain
 MOST_RHAT = 1.05
-CHECKED = 200  # draws that are held against Stein's identity
-MOST_OFF = 10.0  # standard errors, of draws that may depend on each other
+CHECKED = 1000  # draws that are held against Stein's identity
+DOUBTFUL, MOST_OFF = 5.0, 10.0  # standard errors: flagged above the first, refused above the second
 REMEDY = "draw longer chains, or give symmetric=True"
 
 
@@ -62,7 +62,7 @@ def bridge_any(
             "edge: they are of another model, or single precision has rounded them"
         )
 
-    _refuse_draws_of_others(joint, position)
+    doubtful = _off_stein(joint, position) > DOUBTFUL
     mixed = _rhat(position) <= MOST_RHAT
     found = [
         _one(joint, position, symmetric=symmetric, seed=seed_of(seed, number))
@@ -72,7 +72,7 @@ def bridge_any(
     middle = found[int(np.argsort(values)[len(values) // 2])]
     figures = {name: np.atleast_1d(value) for name, value in middle.items()}
     draws = {"num_samples": np.array([chains * each])}
-    refuted = figures.pop("refuted").astype(bool)
+    refuted = figures.pop("refuted").astype(bool) | doubtful
     good = mixed and middle["ess"] >= ESS_LIMIT
     flag = flags(figures | draws, not_mixed=np.array([not good]), refuted=refuted)
     result = xarray.Dataset(
@@ -85,15 +85,16 @@ def bridge_any(
     return result
 
 
-def _refuse_draws_of_others(joint: Joint, position: Tensor) -> None:
-    """Raise unless Stein's identity holds: of draws u of a density the mean of its score s is 0,
-    and that of u s is -1 in each dimension.
+def _off_stein(joint: Joint, position: Tensor) -> float:
+    """By how many standard errors Stein's identity is missed: of draws u of a density the mean of
+    its score s is 0, and that of u s is -1 in each dimension.
 
     Raises:
-        ValueError: It does not: the draws are of another density.
+        ValueError: By so many that the draws are of another density.
     """
-    draws = position.flatten(0, 1)
-    draws = draws[torch.linspace(0, len(draws) - 1, min(len(draws), CHECKED)).long()]
+    chains, each = position.shape[:2]
+    kept = torch.linspace(0, each - 1, min(each, max(8, CHECKED // chains))).long()
+    draws = position[:, kept].flatten(0, 1)
     score = joint.score(draws.to(torch.get_default_dtype())).double()
     spread = draws.std(0)
     terms = torch.cat([score * spread, (draws - draws.mean(0)) * score + 1], -1)
@@ -102,13 +103,16 @@ def _refuse_draws_of_others(joint: Joint, position: Tensor) -> None:
             "posterior needs draws that differ from each other; those of some latent are all the "
             "same: the chains have not moved"
         )
-    off = terms.mean(0).abs() / (terms.std(0) / math.sqrt(len(draws)))
-    if bool((off > MOST_OFF).any()):
+    independent = effective_size(terms.unflatten(0, (chains, -1)), "mean")
+    off = terms.mean(0).abs() / (terms.std(0) / independent.sqrt())
+    most = float(off.nan_to_num(0.0).max())
+    if most > MOST_OFF:
         raise ValueError(
             "posterior needs draws of the posterior of this very model and these very data: by "
-            f"Stein's identity they are of another, by {float(off.nan_to_num(0.0).max()):.0f} "
-            "standard errors; draw again, and longer if the chains have hardly moved"
+            f"Stein's identity they are of another, by {most:.0f} standard errors; draw again, and "
+            "longer if the chains have hardly moved"
         )
+    return most
 
 
 def _one(joint: Joint, position: Tensor, *, symmetric: bool, seed: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ def bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     terms above or below the line, whichever is larger, each ``(N,)``; and whether importance
     sampling from q alone refutes it: then the draws of p are of another density, or miss a part.
     """
-    ess = _ess(posterior, "bulk")
+    ess = effective_size(posterior, "bulk")
     flat, num = posterior.flatten(0, 1), len(guide)
     log_shares = (ess / (ess + num)).log(), (num / (ess + num)).log()
     log_r = guide.logsumexp(0) - math.log(num)
@@ -53,7 +53,7 @@ def bridged(posterior: Tensor, guide: Tensor) -> dict[str, Tensor]:
     above, below = _bridge(flat, guide, log_r, log_shares)
     shape = torch.maximum(_shape(above), _shape(below))
     above, below = (above - above.amax(0)).exp(), (below - below.amax(0)).exp()
-    independent = _ess(below.reshape(posterior.shape), "mean")
+    independent = effective_size(below.reshape(posterior.shape), "mean")
     error = (
         above.var(0) / above.mean(0) ** 2 / num + below.var(0) / below.mean(0) ** 2 / independent
     )
@@ -93,7 +93,7 @@ def _bridge(
     return guide - torch.logaddexp(ours + guide, theirs), -torch.logaddexp(ours + posterior, theirs)
 
 
-def _ess(draws: Tensor, method: str) -> Tensor:
+def effective_size(draws: Tensor, method: str) -> Tensor:
     """The effective sample size of draws ``(chain, draw, N)``, by ArviZ.
 
     Constant draws count as all independent.
