@@ -7,6 +7,7 @@ cannot be done so, such as a branch on a value, is done one by one.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,14 +41,30 @@ class Mapped:
         self.one_by_one = False
 
     def __call__(self, draws: Values) -> tuple[Tensor, ...]:
-        """What it gives for latents of shape ``(K, *Z)``: tensors of shape ``(K, ...)``."""
+        """What it gives for latents of shape ``(K, *Z)``: tensors of shape ``(K, ...)``.
+
+        They are NaN where a matrix has no factor, as a covariance whose entries overflow has none.
+
+        Raises:
+            LinAlgError: It has none for any draw.
+        """
         if not self.one_by_one:
             try:
                 return torch.func.vmap(self.function)(draws)
+            except torch.linalg.LinAlgError:  # of some draws, which others may not share
+                pass
             except Exception:  # whatever a model says that cannot be mapped
                 self.one_by_one = True
         num = len(next(iter(draws.values())))
-        each = [self.function({name: z[k] for name, z in draws.items()}) for k in range(num)]
+        found: dict[int, tuple[Tensor, ...]] = {}
+        for k in range(num):
+            try:
+                found[k] = self.function({name: z[k] for name, z in draws.items()})
+            except torch.linalg.LinAlgError:
+                if k == num - 1 and not found:
+                    raise
+        nothing = tuple(torch.full_like(part, math.nan) for part in next(iter(found.values())))
+        each = [found.get(k, nothing) for k in range(num)]
         return tuple(torch.stack(part) for part in zip(*each, strict=True))
 
 
