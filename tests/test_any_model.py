@@ -239,11 +239,25 @@ def no_latent(y):
         (no_latent, (Y,), {}, ValueError, "no latent sites"),
         (successes, (torch.tensor(1.0),), {"q": np.zeros((1, 60))}, ValueError, r"\['p'\]"),
         (
+            unknown_variance,
+            (Y,),
+            {"v": np.linspace(-1, 1, 60)[None], "mu": np.linspace(0, 1, 60)[None]},
+            ValueError,
+            "inside the",
+        ),
+        (
             successes,
             (torch.tensor(1.0),),
             {"p": np.full((1, 60), np.nan)},
             ValueError,
-            "inside the",
+            r"some of \['p'\] are NaN",
+        ),
+        (
+            successes,
+            (torch.tensor(1.0),),
+            MCMC(NUTS(successes), 5),
+            TypeError,
+            "got an MCMC that has not run",
         ),
         (successes, (torch.tensor(1.0),), {"p": np.full((1, 9), 0.5)}, ValueError, "at least 50"),
         (successes, (torch.tensor(1.0),), [0.5], TypeError, "MCMC that has run, a dictionary"),
@@ -274,6 +288,12 @@ def no_latent(y):
 def test_what_is_refused(model, data, posterior, error, said):
     with pytest.raises(error, match=said):
         pv.bridge_log_evidence(model, data, posterior)
+
+
+def test_a_pair_needs_no_draws_of_all_its_data():
+    pair = successes, successes
+    with pytest.raises(TypeError, match=r"needs the model alone .*; got a pair"):
+        pv.bridge_log_evidence(pair, (torch.tensor(1.0),), {"p": np.full((1, 60), 0.5)})
 
 
 def test_a_vae_takes_no_options_of_other_models():

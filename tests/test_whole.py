@@ -426,6 +426,31 @@ def test_what_is_refused(pair, error, said):
         pv.log_evidence(pair, (torch.tensor(13.0),))
 
 
+def of_each(y):
+    with pyro.plate("data", len(y)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def guide_of_three(y):
+    with pyro.plate("data", 3):
+        pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("guide", "data", "error", "said"),
+    [
+        (autoguide.AutoNormal, (Y,), TypeError, "an instance, such as AutoNormal.model.; got the"),
+        (guide_of_three, (Y[:4],), ValueError, r"of site 'z' they draw \(4,\) and \(3,\)"),
+        (of_each, {"y": Y}, TypeError, r"of the arguments of both, x=\(y,\); got a dict"),
+        (of_each, [Y], TypeError, r"of the arguments of both, x=\(y,\); got a list"),
+    ],
+)
+def test_what_is_no_guide_and_no_data(guide, data, error, said):
+    with pytest.raises(error, match=said):
+        pv.log_evidence((of_each, guide), data)
+
+
 def test_a_subsample_is_refused():
     with pytest.raises(ValueError, match="takes 3 of 30"):
         pv.log_evidence((subsampled, autoguide.AutoNormal(subsampled)), (Y,))

@@ -7,7 +7,7 @@ Latents may be global, in any plates, or both. There is one log p(data), and eve
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer.autoguide import AutoContinuous, AutoGuide, AutoNormal
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
-from torch.distributions import biject_to
 
 from ..data.arrays import as_rows
 from ..guards import evaluating, mode, owner_of, seeded
 from ..vae import VAE
 from .at_once import CLOSE, Mapped, Sampler, total, traced_once
+from .autoguides import auxiliary_draws
 from .identity import digest_of, fingerprint
 from .noncentred import NonCentred
 from .problem import Problem
@@ -147,7 +147,7 @@ class Whole(Densities):
         """
         drawn = self._drawn_by_guide.sites
         needed = [name for name, site in drawn.items() if site.is_auxiliary]
-        found = _auxiliary(owner_of(self.guide), needed, values) if needed else {}
+        found = auxiliary_draws(owner_of(self.guide), needed, values) if needed else {}
         own = {name: z for name, z in values.items() if not drawn[name].follows}
         return own | {name: found[name] for name in needed}
 
@@ -159,6 +159,13 @@ class Whole(Densities):
             raise ValueError(
                 f"model and guide must have the same latent sites; got {ours} and {names}"
             )
+        for name, site in self._latents.items():
+            shapes = tuple(site["value"].shape), tuple(theirs[name].shape)
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"model and guide must draw latents of one shape; of site {name!r} they draw "
+                    f"{shapes[0]} and {shapes[1]}: a guide of other data? make it for these"
+                )
         with seeded(2), torch.no_grad():
             values, log_guide = self._drawn_by_guide(2)
         for name, latent in self.latents.items():
@@ -185,26 +192,6 @@ def _latent(fn: Any) -> Latent:
     if several:
         support = constraints.independent(support, several)
     return Latent(support, fn.batch_shape + fn.event_shape)
-
-
-def _auxiliary(guide: Any, names: list[str], values: Values) -> Values:
-    """What parts of an AutoGuide draw on the real numbers, of latents ``(K, *Z)``."""
-    if not isinstance(guide, torch.nn.Module):  # a function that holds an AutoGuide
-        return {}
-    joint = iter(name for name in names if name.endswith("_latent"))
-    found: Values = {}
-    for part in guide.modules():
-        if not isinstance(part, (AutoNormal, AutoContinuous)):
-            continue
-        real = {
-            name: biject_to(site["fn"].support).inv(values[name])
-            for name, site in part.prototype_trace.iter_stochastic_nodes()
-        }
-        if isinstance(part, AutoNormal):
-            found |= {f"{name}_unconstrained": u for name, u in real.items()}
-        else:
-            found[next(joint)] = torch.cat([u.reshape(len(u), -1) for u in real.values()], -1)
-    return found
 
 
 def _name(guide: Any) -> str:
@@ -271,6 +258,7 @@ def problem_of(vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Probl
     if x is None or not _is_pair_of_functions(vae):
         return Problem.of(vae, x, c)
     model, guide = cast("Pair", vae)
+    _refuse_no_arguments(guide, x)
     data = x if isinstance(x, tuple) else (x,)
     data += () if c is None else (c,)
     data = tuple(torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in data)
@@ -279,6 +267,19 @@ def problem_of(vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Probl
         return WholeProblem.of_all(model, guide, data)
     problem = Problem.of(vae, x, c)
     return problem if _is_local(problem) else WholeProblem.of_all(model, guide, data)
+
+
+def _refuse_no_arguments(guide: Callable[..., Any], x: Any) -> None:
+    if isinstance(guide, type):
+        raise TypeError(
+            f"the guide must be a function or an instance, such as {guide.__name__}(model); got "
+            f"the class {guide.__name__}"
+        )
+    if isinstance(x, Mapping) or (isinstance(x, list) and any(isinstance(v, Tensor) for v in x)):
+        raise TypeError(
+            "data of a pair of Pyro functions are an array with a row for each datum, or a tuple "
+            f"of the arguments of both, x=(y,); got a {type(x).__name__}"
+        )
 
 
 def _is_pair_of_functions(vae: VAE | Pair | Problem) -> bool:

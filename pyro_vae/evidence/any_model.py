@@ -36,6 +36,10 @@ MOST_RHAT = 1.05
 CHECKED = 1000  # draws that are held against Stein's identity
 DOUBTFUL, MOST_OFF = 5.0, 10.0  # standard errors: flagged above the first, refused above the second
 REMEDY = "draw longer chains, or give symmetric=True"
+REMEDIES = {  # by flag
+    "not mixed": "draw longer chains",
+    "refuted": "draw from the posterior of this very model and these very data",
+}
 
 
 def bridge_any(
@@ -51,7 +55,13 @@ def bridge_any(
     import xarray
 
     joint = Joint(model, data)
-    position = joint.unconstrain(_draws(posterior)).double()
+    draws = _draws(posterior)
+    if of_nan := [name for name, values in draws.items() if np.isnan(values).any()]:
+        raise ValueError(
+            f"posterior needs draws that are numbers; some of {of_nan} are NaN; draw again, and "
+            "look where the model gives NaN"
+        )
+    position = joint.unconstrain(draws).double()
     chains, each = position.shape[:2]
     if chains * each < LEAST or each < LEAST_EACH:
         needs = f"posterior needs at least {LEAST} draws, {LEAST_EACH} of each chain"
@@ -65,23 +75,23 @@ def bridge_any(
     doubtful = _off_stein(joint, position) > DOUBTFUL
     mixed = _rhat(position) <= MOST_RHAT
     found = [
-        _one(joint, position, symmetric=symmetric, seed=seed_of(seed, number))
-        for number in range(repetitions)
+        _one(joint, position, symmetric=symmetric, seed=seed_of(seed, repetition))
+        for repetition in range(repetitions)
     ]
     values = np.array([one["log_evidence"] for one in found])
     middle = found[int(np.argsort(values)[len(values) // 2])]
     figures = {name: np.atleast_1d(value) for name, value in middle.items()}
-    draws = {"num_samples": np.array([chains * each])}
+    number = {"num_samples": np.array([chains * each])}
     refuted = figures.pop("refuted").astype(bool) | doubtful
     good = mixed and middle["ess"] >= ESS_LIMIT
-    flag = flags(figures | draws, not_mixed=np.array([not good]), refuted=refuted)
+    flag = flags(figures | number, not_mixed=np.array([not good]), refuted=refuted)
     result = xarray.Dataset(
         {name: ("datum", value) for name, value in figures.items()},
         coords={"flag": ("datum", flag), "datum": [0]},
         attrs=means(figures) | counted(flag) | about(model, data),
     )
     result = one_number(result).assign(repetitions=("repetition", values))
-    warn_of_flags(result, REMEDY)
+    warn_of_flags(result, REMEDIES.get(result.flag.item(), REMEDY))
     return result
 
 
@@ -152,8 +162,10 @@ def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
     """
     import xarray
 
+    got = type(posterior).__name__
     if isinstance(posterior, MCMC):
         posterior = posterior.get_samples(group_by_chain=True)
+        got = "an MCMC that has not run"
     if isinstance(posterior, xarray.DataTree) and "posterior" in posterior.children:
         return draws_by_site(posterior["posterior"].to_dataset())
     if isinstance(posterior, Mapping):
@@ -163,7 +175,7 @@ def _draws(posterior: Any) -> Mapping[str, np.ndarray]:
         }
     raise TypeError(
         "posterior must be a pyro.infer.MCMC that has run, a dictionary of arrays (chain, draw, "
-        f"...), or a tree with a group posterior; got {type(posterior).__name__}"
+        f"...), or a tree with a group posterior; got {got}"
     )
 
 

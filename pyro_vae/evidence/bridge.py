@@ -103,6 +103,11 @@ def bridge_log_evidence(
         data = x if isinstance(x, tuple) else (x,)
         options: dict[str, Any] = {"symmetric": symmetric, "repetitions": repetitions}
         return bridge_any(vae, data, posterior, seed=seed, **options)
+    if isinstance(x, tuple):
+        raise TypeError(
+            "bridge_log_evidence needs the model alone where the data are a tuple of arguments: "
+            "bridge_log_evidence(model, data, posterior); got a pair"
+        )
     if symmetric or repetitions > 1:
         raise ValueError(
             "symmetric and repetitions are for a Pyro model without a guide; a VAE and a pair are "

@@ -112,9 +112,9 @@ def log_evidence(
         log p(x) by all draws as one mixture. As coordinates: ``flag``, the reason not to trust a
         number, empty where there is none: "not finite", "heavy tail" (k-hat above 1 - 1 / log10 K,
         at most 0.7, at least 0.5, or above 0.5 in the second opinion), "refuted" (by the second
-        opinion, or by the :mod:`.search`), "out of time" (by `max_seconds`), "few draws" (below 25,
-        where k-hat is unknown); and, with a tolerance, ``rung``, the name of the rung that each
-        datum needed.
+        opinion, or by the :mod:`.search`), "low ESS" (fewer than 15 effective draws), "out of time"
+        (by `max_seconds`), "few draws" (below 25, where k-hat is unknown); and, with a tolerance,
+        ``rung``, the name of the rung that each datum needed.
 
         Over (``particles``, ``datum``) the ``curve``, log p_K at K = 1, 2, 4, ..., each the mean
         over so many disjoint ``blocks`` of draws; over (``rank``, ``datum``) the ``tail``, the
