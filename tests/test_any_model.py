@@ -13,7 +13,7 @@ from scipy import integrate, stats
 
 import pyro_vae as pv
 from pyro_vae.density.joint import Joint
-from pyro_vae.evidence import any_model
+from pyro_vae.evidence import any_model, optimal_bridge
 
 RNG = np.random.default_rng(0)
 Y = torch.as_tensor(RNG.normal(1.0, 2.0, 30))
@@ -343,7 +343,9 @@ def bridged_by_draws_of(values, seed):
 @pytest.mark.parametrize("stein", [True, False])
 def test_draws_of_nearly_the_same_data_are_flagged(stein, monkeypatch):
     """By Stein's identity; and by importance sampling with the same normal, where that is off."""
-    if not stein:
+    if stein:
+        monkeypatch.setattr(optimal_bridge, "ALLOWED", math.inf)
+    else:
         monkeypatch.setattr(any_model, "DOUBTFUL", math.inf)
         monkeypatch.setattr(any_model, "MOST_OFF", math.inf)
     assert all(bridged_by_draws_of(FIVE, seed).flag == "" for seed in range(20))
@@ -373,3 +375,24 @@ def test_draws_that_depend_on_each_other_are_flagged():
         found = pv.bridge_log_evidence(successes, (torch.tensor(13.0),), {"p": p})
     assert found.ess < 100
     assert found.flag == "not mixed"
+
+
+def overflowing(y):
+    """A Gaussian process whose covariance has no factor where its amplitude overflows."""
+    amplitude = pyro.sample("amplitude", dist.LogNormal(0.0, 1.0))
+    time = torch.arange(3.0)
+    near = torch.exp(-0.5 * (time - time[:, None]) ** 2)
+    covariance = amplitude**2 * near + 0.1 * torch.eye(3)
+    mean = torch.zeros(3)
+    normal = dist.MultivariateNormal(mean, scale_tril=torch.linalg.cholesky(covariance))
+    pyro.sample("y", normal, obs=y)
+
+
+def test_a_matrix_without_a_factor_is_nan_for_its_own_draw():
+    joint = Joint(overflowing, (torch.tensor([0.3, 0.1, -0.4]),))
+    expected = joint(torch.tensor([[0.0], [1.0]]))
+    found = joint(torch.tensor([[0.0], [500.0], [1.0]]))
+    assert found.isnan().tolist() == [False, True, False]
+    torch.testing.assert_close(found[[0, 2]], expected)
+    with pytest.raises(torch.linalg.LinAlgError):
+        joint(torch.tensor([[500.0], [600.0]]))

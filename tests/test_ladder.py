@@ -2,6 +2,7 @@
 needed.
 """
 
+import itertools
 import math
 import os
 import warnings
@@ -506,25 +507,27 @@ def test_nothing_of_the_caller_changes():
 # Students
 
 
-def students(size, num=3, widths=(0.7, 2.0)):
+def students(size, num=3, widths=(0.7, 2.0), centres=1):
     factor = torch.tril(torch.randn(num, size, size))
     factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
-    return StudentTMixture(torch.randn(1, num, size), factor, widths)
+    return StudentTMixture(5 * torch.randn(centres, num, size), factor, widths)
 
 
+@pytest.mark.parametrize("centres", [1, 3])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_students_have_the_density_of_scipy(size):
-    proposal = students(size)
+def test_students_have_the_density_of_scipy(size, centres):
+    proposal = students(size, centres=centres)
     at = torch.randn(20, 3, size) * 3
     for n in range(3):
         shape = proposal.factor[n] @ proposal.factor[n].T
         parts = [
-            stats.multivariate_t(
-                proposal.centres[0, n].numpy(), (width**2 * shape).numpy(), FREEDOM
-            ).logpdf(at[:, n].numpy())
+            stats.multivariate_t(centre.numpy(), (width**2 * shape).numpy(), FREEDOM).logpdf(
+                at[:, n].numpy()
+            )
             for width in proposal.widths
+            for centre in proposal.centres[:, n]
         ]
-        expected = special.logsumexp(parts, 0) - math.log(2)
+        expected = special.logsumexp(parts, 0) - math.log(len(parts))
         np.testing.assert_allclose(proposal.log_prob(at)[:, n], expected, rtol=1e-10)
     index = torch.tensor([2, 0])
     torch.testing.assert_close(
@@ -532,23 +535,25 @@ def test_students_have_the_density_of_scipy(size):
     )
 
 
+@pytest.mark.parametrize("centres", [1, 3])
 @pytest.mark.parametrize("size", [1, 3])
-def test_students_draw_what_they_score(size):
-    """Every projection of a multivariate Student-t is one, so a mixture of two has a known
+def test_students_draw_what_they_score(size, centres):
+    """Every projection of a multivariate Student-t is one, so a mixture of them has a known
     distribution function.
     """
-    proposal = students(size)
+    proposal = students(size, centres=centres)
     draws = proposal.sample(torch.Size([5000]))
     assert draws.shape == (5000, 3, size)
     p_values = []
     for n in range(3):
         for direction in torch.randn(3, size):
             sd = float((direction @ proposal.factor[n]).norm())
-            center = float(direction @ proposal.centres[0, n])
+            centers = (proposal.centres[:, n] @ direction).tolist()
             projected = (draws[:, n] @ direction).numpy()
 
-            def cdf(v, c=center, s=sd):
-                return np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for w in (0.7, 2.0)], 0)
+            def cdf(v, centers=centers, s=sd):
+                each = itertools.product(centers, (0.7, 2.0))
+                return np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for c, w in each], 0)
 
             p_values.append(stats.kstest(projected, cdf).pvalue)
     assert min(p_values) > 1e-4

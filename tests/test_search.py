@@ -98,6 +98,26 @@ def test_draws_explain_what_they_could_not_have_missed(log_joint, explained):
     assert bool(found.explained(torch.zeros_like(found.log_joint), weights)) == explained
 
 
+@pytest.mark.parametrize(
+    ("log_base", "log_joint", "reached"),
+    [
+        (-3.0, 0.0, True),  # as dense as where annealed chains are
+        (-60.0, 0.0, False),  # a mode that the base has missed
+        (-60.0, -9.0, True),  # a place without mass
+        (math.nan, 0.0, True),  # no number
+    ],
+)
+def test_annealed_chains_explain_where_their_base_is_dense(log_base, log_joint, reached):
+    """One stray chain among 64, and one that is NaN, change nothing."""
+    of_annealed = torch.linspace(-4.0, -1.0, 64).double()[:, None]
+    at_annealed = torch.zeros(64, 1).double()
+    of_annealed[0], at_annealed[0] = -70.0, -50.0
+    of_annealed[1], at_annealed[1] = math.nan, math.nan
+    found = ends([log_joint] * 2 + [0.0] * 3)
+    log_base = torch.tensor([log_base] * 2 + [-2.0] * 3).double()[:, None]
+    assert bool(found.reached(log_base, of_annealed, at_annealed)) == reached
+
+
 def test_a_global_latent_with_two_modes():
     """Of all data at once too."""
 

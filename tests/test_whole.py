@@ -89,7 +89,8 @@ def test_annealing_gives_the_exact_one(start):
     def wide(y):
         pyro.sample("p", dist.Beta(3.0, 2.0))
 
-    options = {"num_distributions": 50, "num_steps": 3, "chains": 64, "start": start, "seed": 1}
+    options = {"num_distributions": 50, "num_steps": 3, "chains": 64, "start": start}
+    options["seed"] = 1  # of 64 weights k-hat is above its limit with one seed of 40, such as 0
     found = pv.annealed_log_evidence((successes, wide), (torch.tensor(13.0),), **options)
     exact = stats.betabinom(20, 1, 2).logpmf(13)
     assert abs(found.log_evidence - exact) < 4 * found.se

@@ -2,8 +2,8 @@
 
 The step sizes of each datum follow the acceptance of a few chains of their own, which run beside
 the others and are then thrown away: a step size that followed the chains that it moves would bias
-their weights. No trajectory is longer than a quarter of a period of the base: near half a period it
-comes back to the energy that it had, however well it is accepted.
+their weights. No trajectory is longer, on average, than a quarter of a period of the base: near
+half a period it comes back to the energy that it had, however well it is accepted.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def bridge_any(
 
 def _off_stein(joint: Joint, position: Tensor) -> float:
     """By how many standard errors Stein's identity is missed: of draws u of a density the mean of
-    its score s is 0, and that of u s is -1 in each dimension.
+    its score s is 0, and that of u s is -1 in each dimension. Infinite, if the score is NaN.
 
     Raises:
         ValueError: By so many that the draws are of another density.
@@ -115,6 +115,7 @@ def _off_stein(joint: Joint, position: Tensor) -> float:
         )
     independent = effective_size(terms.unflatten(0, (chains, -1)), "mean")
     off = terms.mean(0).abs() / (terms.std(0) / independent.sqrt())
+    off = off.where(terms.std(0) > 0, 0.0)
     most = float(off.nan_to_num(0.0).max())
     if most > MOST_OFF:
         raise ValueError(
@@ -122,7 +123,7 @@ def _off_stein(joint: Joint, position: Tensor) -> float:
             f"Stein's identity they are of another, by {most:.0f} standard errors; draw again, and "
             "longer if the chains have hardly moved"
         )
-    return most
+    return math.inf if bool(off.isnan().any()) else most
 
 
 def _one(joint: Joint, position: Tensor, *, symmetric: bool, seed: int) -> dict[str, float]:

@@ -86,7 +86,8 @@ def bridge_log_evidence(
         alone), ``flagged``, the number of data whose k-hat is too large, whose estimate is not
         finite or refuted by the draws of the guide, or whose chains had not mixed; ``measure``,
         ``cells``, ``data_digest``, ``model_digest``. Of any other model ``log_evidence``, ``se``,
-        ``ess``, ``khat`` and ``flag`` are single numbers.
+        ``ess``, ``khat`` and ``flag`` are single numbers, flagged too where the draws miss Stein's
+        identity by 5 standard errors.
 
     Raises:
         DataError: The data do not fit the likelihood, or the posterior was drawn for others.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .defence import FINITE_VARIANCE
-from .flags import LEAST
+from .flags import LEAST_ESS
 from .pareto import khat_limit
 from .watch import Watch
 from .weights import Weights
@@ -45,7 +45,7 @@ class Budget:
 
     def is_met(self, weights: Weights) -> Tensor:
         """Which data have a small error that can be trusted."""
-        trusted = weights.log_evidence.isfinite() & (weights.khat <= khat_limit(weights.num))
+        trusted = weights.log_evidence.isfinite() & (trust(weights) > 0)
         return trusted & (_error(weights) <= self.tolerance)
 
     def needs_more(self, weights: Weights) -> Tensor:
@@ -77,7 +77,7 @@ def trust(weights: Weights) -> Tensor:
     """0: unreliable (k-hat too large, or too few effective draws); 1: usable; 2: its standard error
     is reliable too.
     """
-    usable = (weights.khat <= khat_limit(weights.num)) & (weights.ess >= LEAST)
+    usable = (weights.khat <= khat_limit(weights.num)) & (weights.ess >= LEAST_ESS)
     return usable.long() + (usable & (weights.khat <= FINITE_VARIANCE)).long()
 
 

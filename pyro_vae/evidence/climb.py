@@ -82,6 +82,7 @@ class Climb:
         target = self._target(torch.arange(len(self.tile)))
         if target.size > MOST_DIMENSIONS:
             return
+        self.explained[:] = False  # while it is not known
         with self.watch.on("search", len(self.tile)):
             self.ends, log_mixture = search(target, self.budget.halves, self.watch.tick)
             self.explained = self.ends.explained(log_mixture, self.weights)
@@ -124,6 +125,7 @@ class Climb:
         if self.ends is not None and len(index):
             ends, _ = search(self._target(index), self.budget.halves, self.watch.tick)
             self.ends = self.ends.replace(index, ends)
+            self.explained[index] = False  # nobody has asked the estimates so far
 
     def _target(self, index: Tensor) -> Target:
         densities = self.tile.densities.select(index)
@@ -171,8 +173,9 @@ class Climb:
         if self.ends is None or isinstance(base, Prior):
             return torch.ones(len(index), dtype=torch.bool)
         ends = self.ends.select(index)
-        log_base = base.log_prob(ends.position)
-        return ends.reached(log_base, base.log_prob(position), target(position).double().cpu())
+        at = ends.position, position
+        log_base, of_annealed = (base.log_prob(each).double().cpu() for each in at)
+        return ends.reached(log_base, of_annealed, target(position).double().cpu())
 
     def _keep(self, rung: int, index: Tensor, new: Weights, explained: Tensor) -> None:
         """Take what is better than before.
@@ -182,8 +185,8 @@ class Climb:
         """
         old = self.weights.select(index)
         before, now = self.explained[index] * trust(old), explained * trust(new)
-        no_worse = (now == 0) & (trust(new) >= trust(old))
-        equal = (now == before) & ((new.se < old.se) | no_worse)
+        preferred = torch.where(now == 0, trust(new) >= trust(old), new.se < old.se)
+        equal = (now == before) & preferred
 
         error = REFUTED * (old.se.square() + new.se.square()).sqrt()
         sure = torch.where(trust(old) > 0, error, error.clamp(min=UNLIKELY))

@@ -6,7 +6,7 @@ Each datum climbs until its error is at most the tolerance:
    as many as it takes;
 2. ``refined``: a wide Student-t with the mean and covariance of the datum's own posterior, mixed
    with the prior: first from weighted draws, and where that is not enough, from short chains of
-   HMC;
+   HMC, with a Student-t about each chain where these stay in different modes;
 3. ``annealed``: annealed importance sampling from there.
 
 A few chains from the prior look for what draws may have missed (:mod:`.search`). An estimate that

@@ -10,7 +10,7 @@ import torch
 
 from .pareto import khat_limit
 
-LEAST = 15  # effective draws: with fewer, one error in twenty is beyond four standard errors
+LEAST_ESS = 15  # effective draws: with fewer, one error in twenty is beyond four standard errors
 
 if TYPE_CHECKING:
     import xarray
@@ -22,7 +22,7 @@ SAID = {  # by reason, the gravest first
     "refuted": "other draws refute it",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
-    "low ESS": f"it rests on fewer than {LEAST} effective draws",
+    "low ESS": f"it rests on fewer than {LEAST_ESS} effective draws",
     "few draws": "below 25 draws k-hat is unknown",
 }
 
@@ -39,7 +39,7 @@ def flags(figures: Any, **more: np.ndarray) -> np.ndarray:
     found = {
         "not finite": ~np.isfinite(estimate),
         "heavy tail": khat > limit,
-        "low ESS": (ess < LEAST) & np.isfinite(khat),
+        "low ESS": (ess < LEAST_ESS) & np.isfinite(khat),
         "few draws": np.isnan(khat),
     }
     for name, mask in more.items():

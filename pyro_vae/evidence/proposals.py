@@ -74,14 +74,11 @@ class StudentTMixture:
     def log_prob(self, position: Tensor) -> Tensor:
         """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
         size = self.centres.shape[-1]
-        centred = (position - self.centres[0]).permute(1, 2, 0)
-        whitened = torch.linalg.solve_triangular(self.factor, centred, upper=False)
-        others = (self.centres - self.centres[0]).permute(1, 2, 0)
-        whitened_centres = torch.linalg.solve_triangular(self.factor, others, upper=False)
-        squares = [
-            (whitened - centre[..., None]).square().sum(1).T
-            for centre in whitened_centres.unbind(-1)
-        ]
+        squares = []
+        for centre in self.centres:
+            centred = (position - centre).permute(1, 2, 0)
+            whitened = torch.linalg.solve_triangular(self.factor, centred, upper=False)
+            squares.append(whitened.square().sum(1).T)
 
         half = (FREEDOM + size) / 2
         constant = math.lgamma(half) - math.lgamma(FREEDOM / 2)

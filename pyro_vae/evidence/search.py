@@ -8,8 +8,9 @@ where the mass is, they go on by HMC that adapts to the place. Where a chain end
 .. math:: w = \frac{p(x, u)}{m(u)}
 
 under the density m that was drawn from is what a draw there would have weighed. An estimate in
-whose sum of weights that would be a tenth does not know of that place. Where several chains end in
-such places, a part of the posterior may have been missed.
+whose sum of weights that would be a tenth does not know of that place; nor does an annealed one
+that began at a base with hardly any density there, compared with where its chains have come to.
+Where several chains end in such places, a part of the posterior may have been missed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SETTLING = 30  # transitions at the end
 SHARE = 0.1  # of the sum of weights
 SEVERAL = 2  # chains: one may have ended in a part of the posterior that hardly counts
 NEGLIGIBLE = math.log(100)  # nats below a typical draw, where a mode has hardly any mass
-OUTLYING = 3.0  # standard deviations below the least of other log densities
+OUTLYING = 2.0  # times as far below the 5 % quantile of log densities as that below their median
 TYPICAL_DRAWS = 200
 
 
@@ -74,13 +75,14 @@ class Ends:
 
         Arguments:
             log_base: The log density of the base at the ends, ``(C, N)``.
-            of_annealed: That where the annealed chains have come to, ``(C', N)``.
-            log_joint: The log joint density there, ``(C', N)``.
+            of_annealed: That where the annealed chains have come to, ``(C', N)``, on the CPU.
+            log_joint: The log joint density there, ``(C', N)``, in double precision.
         """
-        has_mass = self.log_joint > log_joint.median(0).values - NEGLIGIBLE
-        apart = (OUTLYING * of_annealed.std(0)).clamp(min=NEGLIGIBLE)
-        least = of_annealed.min(0).values - apart
-        return self._are_few((log_base < least).cpu() & has_mass)
+        least_joint = log_joint.nanmedian(0).values - NEGLIGIBLE
+        arrived = of_annealed.where(log_joint > least_joint, math.nan)
+        low, middle = arrived.nanquantile(log_joint.new_tensor([0.05, 0.5]), dim=0)
+        least = low - (OUTLYING * (middle - low)).clamp(min=NEGLIGIBLE)
+        return self._are_few((log_base < least) & (self.log_joint > least_joint))
 
     def _are_few(self, unknown: Tensor) -> Tensor:
         return (unknown & (self.log_joint > -math.inf)).sum(0) < SEVERAL
@@ -95,7 +97,7 @@ def search(
     Arguments:
         target: The joint density of N data.
         counts: How many draws there are of the guide, and beside it.
-        tick: Called at each temperature.
+        tick: Called at each temperature and transition.
     """
     num = target.densities.num_data
     size = max(1, tile_rows(target.densities.batch[0].device) // (CHAINS + PILOTS))
