@@ -452,6 +452,26 @@ def test_what_is_no_guide_and_no_data(guide, data, error, said):
         pv.log_evidence((of_each, guide), data)
 
 
+def test_a_forgotten_obs_is_named():
+    """Of data one by one, and of none."""
+
+    def forgets(y):
+        with pyro.plate("data", len(y)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0))
+
+    def guide(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    with pytest.raises(
+        ValueError, match=r"\['y', 'z'\] and \['z'\]; a site of the data needs obs="
+    ):
+        pv.log_evidence((forgets, guide), Y)
+    with pytest.raises(ValueError, match="observes none of them"):
+        pv.log_evidence((of_each, autoguide.AutoNormal(of_each)), (Y[:0],))
+
+
 def test_a_subsample_is_refused():
     with pytest.raises(ValueError, match="takes 3 of 30"):
         pv.log_evidence((subsampled, autoguide.AutoNormal(subsampled)), (Y,))

@@ -235,7 +235,7 @@ def _refuse_what_is_no_density(trace: Trace) -> None:
 
 def _refuse_what_does_not_score_the_data(trace: Trace, data: tuple[Any, ...]) -> None:
     observed = sites(trace, observed=True)
-    if data and not observed:
+    if data and not any(_log_prob(site).numel() for site in observed):
         raise ValueError(
             f"the model takes {len(data)} arguments and observes none of them, so that log p(data) "
             "would be 0; give one of its sample sites obs=, or make it a pyro.factor"

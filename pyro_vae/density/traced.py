@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -51,6 +51,7 @@ class Traced(Densities):
     @functools.cached_property
     def latents(self) -> dict[str, Latent]:
         found = sites(self._model_trace(), observed=False)
+        self._refuse_other_latents(found, self.guide_supports)
         if len(found) > 1:
             with seeded(1), torch.no_grad():
                 other = under_particles(self.model, self.batch, 1)
@@ -165,11 +166,12 @@ class Traced(Densities):
         seen["_guide_supports"] = None
         return {name: self.__dict__[name] for name in kept} | seen
 
-    def _refuse_other_latents(self, latents: list[Any], values: Values) -> None:
-        ours, theirs = sorted(site["name"] for site in latents), sorted(values)
+    def _refuse_other_latents(self, latents: list[Any], of_guide: Iterable[str]) -> None:
+        ours, theirs = sorted(site["name"] for site in latents), sorted(of_guide)
         if ours != theirs:
             raise ValueError(
-                f"model and guide must have the same latent sites; got {ours} and {theirs}"
+                f"model and guide must have the same latent sites; got {ours} and {theirs}; a site "
+                "of the data needs obs="
             )
 
     def _inside_support(
