@@ -74,7 +74,9 @@ def log_evidence(
     """log p(x) for each datum, by importance sampling from the guide; over discrete latents by an
     exact sum. Of a pair with latents that belong to no single datum, the one number log p(data).
     Hierarchies may be written centred where the prior is normal, Student-t, Laplace, Cauchy or
-    log-normal (:mod:`..density.noncentred`); of others the neck may be missed, unflagged.
+    log-normal (:mod:`..density.noncentred`); of others the neck may be missed, unflagged. With a
+    tolerance modes that mirror each other are found, however narrow; a narrow mode beside a broad
+    one may be missed, unflagged (:mod:`.search`).
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.
 

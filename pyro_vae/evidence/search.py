@@ -11,6 +11,9 @@ under the density m that was drawn from is what a draw there would have weighed.
 whose sum of weights that would be a tenth does not know of that place; nor does an annealed one
 that began at a base with hardly any density there, compared with where its chains have come to.
 Where several chains end in such places, a part of the posterior may have been missed.
+
+Not seen is a narrow mode beside a broad one: the prior's way to the posterior leads past it, since
+it has mass but at the last temperatures.
 """
 
 from __future__ import annotations
