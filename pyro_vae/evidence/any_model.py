@@ -55,7 +55,36 @@ def bridge_any(
     import xarray
 
     joint = Joint(model, data)
-    draws = _draws(posterior)
+    position = _positions(joint, _draws(posterior))
+    doubtful = _off_stein(joint, position) > DOUBTFUL
+    mixed = _rhat(position) <= MOST_RHAT
+    found = [
+        _one(joint, position, symmetric=symmetric, seed=seed_of(seed, repetition))
+        for repetition in range(repetitions)
+    ]
+    values = np.array([one["log_evidence"] for one in found])
+    middle = found[int(np.argsort(values)[len(values) // 2])]
+    figures = {name: np.atleast_1d(value) for name, value in middle.items()}
+    number = {"num_samples": np.array([position.shape[:2].numel()])}
+    refuted = figures.pop("refuted").astype(bool) | doubtful
+    good = mixed and middle["ess"] >= ESS_LIMIT
+    flag = flags(figures | number, not_mixed=np.array([not good]), refuted=refuted)
+    result = xarray.Dataset(
+        {name: ("datum", value) for name, value in figures.items()},
+        coords={"flag": ("datum", flag), "datum": [0]},
+        attrs=means(figures) | counted(flag) | about(model, data),
+    )
+    result = one_number(result).assign(repetitions=("repetition", values))
+    warn_of_flags(result, REMEDIES.get(result.flag.item(), REMEDY))
+    return result
+
+
+def _positions(joint: Joint, draws: Mapping[str, np.ndarray]) -> Tensor:
+    """Draws by site as positions ``(chain, draw, D)``, in double precision.
+
+    Raises:
+        ValueError: They are NaN, too few, or outside of the support.
+    """
     if of_nan := [name for name, values in draws.items() if np.isnan(values).any()]:
         raise ValueError(
             f"posterior needs draws that are numbers; some of {of_nan} are NaN; draw again, and "
@@ -71,28 +100,7 @@ def bridge_any(
             "posterior needs draws inside the support of the model; some lie on or beyond its "
             "edge: they are of another model, or single precision has rounded them"
         )
-
-    doubtful = _off_stein(joint, position) > DOUBTFUL
-    mixed = _rhat(position) <= MOST_RHAT
-    found = [
-        _one(joint, position, symmetric=symmetric, seed=seed_of(seed, repetition))
-        for repetition in range(repetitions)
-    ]
-    values = np.array([one["log_evidence"] for one in found])
-    middle = found[int(np.argsort(values)[len(values) // 2])]
-    figures = {name: np.atleast_1d(value) for name, value in middle.items()}
-    number = {"num_samples": np.array([chains * each])}
-    refuted = figures.pop("refuted").astype(bool) | doubtful
-    good = mixed and middle["ess"] >= ESS_LIMIT
-    flag = flags(figures | number, not_mixed=np.array([not good]), refuted=refuted)
-    result = xarray.Dataset(
-        {name: ("datum", value) for name, value in figures.items()},
-        coords={"flag": ("datum", flag), "datum": [0]},
-        attrs=means(figures) | counted(flag) | about(model, data),
-    )
-    result = one_number(result).assign(repetitions=("repetition", values))
-    warn_of_flags(result, REMEDIES.get(result.flag.item(), REMEDY))
-    return result
+    return position
 
 
 def _off_stein(joint: Joint, position: Tensor) -> float:
