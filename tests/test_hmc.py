@@ -9,7 +9,7 @@ import torch
 from pyro.infer import MCMC
 from scipy import special, stats
 
-from pyro_vae.posterior.hmc import BatchedHMC, evaluate, leapfrog, transition
+from pyro_vae.posterior.hmc import BatchedHMC, evaluate, leapfrog, run_kernel, transition
 
 SHAPE = 3.0  # of the gamma whose logarithm is the skewed target
 
@@ -150,7 +150,24 @@ def test_each_datum_has_its_own_scale_and_step():
     covariance = torch.einsum("sni,snj->nij", white, white) / len(white)
     assert (covariance - torch.eye(3)).abs().max() < 0.2
     assert kernel.num_steps <= 4
-    assert len(kernel.step_size) == 7
+    assert kernel.step_size.shape == (1, 7)
+
+
+def test_each_chain_may_have_its_own_step():
+    """Half of the chains are in a mode a hundred times as narrow as that of the others."""
+    torch.manual_seed(0)
+    where, sd = torch.tensor([0.0, 100.0]), torch.tensor([1.0, 0.01])
+
+    def density(u):
+        return (-0.5 * ((u - where) / sd).square() - sd.log()).logsumexp(-1)
+
+    start = torch.tensor([0.0] * 4 + [100.0] * 4)[:, None, None] + torch.zeros(8, 5, 1)
+    kernel = BatchedHMC(density, start, scale=torch.ones(5, 1), most_steps=16, one_step_size=False)
+    draws = torch.stack(list(run_kernel(kernel, start, 200, 300)))[..., 0]  # (S, K, N)
+    own = draws.std(0)
+    assert (own[:4].mean() - 1).abs() < 0.1
+    assert (own[4:].mean() / 0.01 - 1).abs() < 0.1
+    assert kernel.step_size.shape == (8, 5)
 
 
 def test_a_density_that_ends_is_survived_and_counted():

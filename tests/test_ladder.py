@@ -387,7 +387,7 @@ def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
 def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     """A block of the curve is a mixture as all of the draws are, not those of one stratum."""
     model, _, exact = two_modes()
-    proposal = StudentTMixture(torch.ones(1, 20, 1), torch.full((20, 1, 1), 0.05), (1.2, 2.5))
+    proposal = StudentTMixture(torch.ones(1, 20, 1), torch.full((1, 20, 1, 1), 0.05), (1.2, 2.5))
     target = Target(Traced(model, model, (torch.ones(20),)))
     found = from_blocks(with_prior(target, proposal, 4096), 1e-16)
     rng = np.random.default_rng(0)
@@ -508,9 +508,9 @@ def test_nothing_of_the_caller_changes():
 
 
 def students(size, num=3, widths=(0.7, 2.0), centres=1):
-    factor = torch.tril(torch.randn(num, size, size))
-    factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
-    return StudentTMixture(5 * torch.randn(centres, num, size), factor, widths)
+    factors = torch.tril(torch.randn(centres, num, size, size))
+    factors.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
+    return StudentTMixture(5 * torch.randn(centres, num, size), factors, widths)
 
 
 @pytest.mark.parametrize("centres", [1, 3])
@@ -519,13 +519,13 @@ def test_students_have_the_density_of_scipy(size, centres):
     proposal = students(size, centres=centres)
     at = torch.randn(20, 3, size) * 3
     for n in range(3):
-        shape = proposal.factor[n] @ proposal.factor[n].T
+        shapes = proposal.factors[:, n] @ proposal.factors[:, n].mT
         parts = [
             stats.multivariate_t(centre.numpy(), (width**2 * shape).numpy(), FREEDOM).logpdf(
                 at[:, n].numpy()
             )
             for width in proposal.widths
-            for centre in proposal.centres[:, n]
+            for centre, shape in zip(proposal.centres[:, n], shapes, strict=True)
         ]
         expected = special.logsumexp(parts, 0) - math.log(len(parts))
         np.testing.assert_allclose(proposal.log_prob(at)[:, n], expected, rtol=1e-10)
@@ -547,13 +547,13 @@ def test_students_draw_what_they_score(size, centres):
     p_values = []
     for n in range(3):
         for direction in torch.randn(3, size):
-            sd = float((direction @ proposal.factor[n]).norm())
+            sds = (direction @ proposal.factors[:, n]).norm(dim=-1).tolist()
             centers = (proposal.centres[:, n] @ direction).tolist()
             projected = (draws[:, n] @ direction).numpy()
 
-            def cdf(v, centers=centers, s=sd):
-                each = itertools.product(centers, (0.7, 2.0))
-                return np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for c, w in each], 0)
+            def cdf(v, centers=centers, sds=sds):
+                each = itertools.product(zip(centers, sds, strict=True), (0.7, 2.0))
+                return np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for (c, s), w in each], 0)
 
             p_values.append(stats.kstest(projected, cdf).pvalue)
     assert min(p_values) > 1e-4

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro import distributions as dist
 from scipy import integrate, stats
+from scipy.special import logsumexp
 from truth import LinearGaussian
 
 import pyro_vae as pv
@@ -16,6 +17,7 @@ from pyro_vae.density.whole import problem_of
 from pyro_vae.evidence.budget import Budget
 from pyro_vae.evidence.climb import Climb
 from pyro_vae.evidence.flags import flags
+from pyro_vae.evidence.heaviest import NUM, Heaviest
 from pyro_vae.evidence.search import Ends, search
 from pyro_vae.evidence.weights import from_blocks
 
@@ -87,6 +89,8 @@ def ends(log_joint):
         ([math.log(101.0), *[0.0] * 4], True),  # one place that a tenth of the sum lies in
         ([math.log(101.0)] * 2 + [0.0] * 3, False),  # two of them
         ([math.log(99.0)] * 2 + [0.0] * 3, True),
+        ([math.log(999.0), *[0.0] * 4], True),
+        ([math.log(1001.0), *[0.0] * 4], False),  # one that would more than double the sum
         ([-math.inf] * 5, True),  # places without mass
         ([math.inf] * 2 + [0.0] * 3, True),  # no number
     ],
@@ -104,6 +108,8 @@ def test_draws_explain_what_they_could_not_have_missed(log_joint, explained):
         (-3.0, 0.0, True),  # as dense as where annealed chains are
         (-60.0, 0.0, False),  # a mode that the base has missed
         (-60.0, -9.0, True),  # a place without mass
+        (-3.0, 1.4, True),  # no higher than a normal may be above its median
+        (-3.0, 1.6, False),  # a narrow mode that no chain has been in
         (math.nan, 0.0, True),  # no number
     ],
 )
@@ -168,6 +174,48 @@ def test_narrow_modes_that_mirror_each_other(noise):
     assert abs(found.log_evidence - of_square(noise)) < 4 * found.se
     assert found.se < 0.05
     assert found.flag == ""
+
+
+def beside(narrow, share=0.3, at=-4.0):
+    """A latent whose posterior is a narrow normal and a broad one eight away, and log p(x)."""
+    where, sd = torch.tensor([at, 4.0]), torch.tensor([narrow, 1.0])
+
+    def model(y):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 5.0).to_event(1))
+        parts = dist.Categorical(torch.tensor([share, 1 - share])), dist.Normal(z - where, sd)
+        pyro.sample("y", dist.MixtureSameFamily(*parts), obs=y)
+
+    def guide(y):
+        pyro.sample("z", dist.Normal(torch.full((1,), 4.0), 1.0).to_event(1))
+
+    each = stats.norm(0, (25 + sd.square()).sqrt().numpy()).logpdf(where.numpy())
+    return model, guide, logsumexp(each, b=[share, 1 - share])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("share", "at"), [(0.3, -4.0), (0.5, 4.5)])
+def test_a_narrow_mode_beside_a_broad_one(share, at, seed):
+    """Few draws meet it; those that do are not forgotten. The second is a spike in a bump."""
+    model, guide, known = beside(0.02, share, at)
+    found = pv.log_evidence((model, guide), (torch.zeros(()),), tolerance=0.05, seed=seed)
+    assert abs(found.log_evidence - known) < 4 * found.se
+    assert found.se < 0.05
+    assert found.flag == ""
+
+
+def test_the_heaviest_draws_of_all_blocks():
+    position, log_weight = torch.randn(300, 4, 2), torch.randn(300, 4)
+    log_weight[5, 0], position[7, 1], log_weight[7, 1] = math.nan, math.inf, 9.0
+    found = Heaviest.none(position)
+    for some in (torch.arange(4), torch.tensor([2, 0]), torch.tensor([3, 1])):
+        block = slice(None, 200) if len(some) == 4 else slice(200, None)
+        found.add(some, position[block, some], log_weight[block, some])
+    log_weight[5, 0] = log_weight[7, 1] = -math.inf
+    for n in range(4):
+        best = log_weight[:, n].argsort(descending=True)[:NUM]
+        assert torch.equal(found.log_weight[:, n], log_weight[best, n].double())
+        assert torch.equal(found.position[:, n], position[best, n])
 
 
 @pytest.mark.slow

@@ -104,7 +104,8 @@ class Problem:
             owner = next(owners, None)
         else:
             needs = "log p(x) needs a VAE or a pair (model, guide) of Pyro functions"
-            raise TypeError(f"{needs}; got {type(vae).__name__}")
+            parts = vae if isinstance(vae, tuple) else (vae,)
+            raise TypeError(f"{needs}; got {', '.join(type(part).__name__ for part in parts)}")
 
         if x is None:
             raise DataError("data need rows: give x of shape (N, ...); got None")

@@ -258,7 +258,7 @@ def problem_of(vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Probl
     if x is None or not _is_pair_of_functions(vae):
         return Problem.of(vae, x, c)
     model, guide = cast("Pair", vae)
-    _refuse_no_arguments(guide, x)
+    _refuse_other_pairs(model, guide, x)
     data = x if isinstance(x, tuple) else (x,)
     data += () if c is None else (c,)
     data = tuple(torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in data)
@@ -269,12 +269,14 @@ def problem_of(vae: VAE | Pair | Problem, x: Any = None, c: Any = None) -> Probl
     return problem if _is_local(problem) else WholeProblem.of_all(model, guide, data)
 
 
-def _refuse_no_arguments(guide: Callable[..., Any], x: Any) -> None:
+def _refuse_other_pairs(model: Callable[..., Any], guide: Callable[..., Any], x: Any) -> None:
     if isinstance(guide, type):
         raise TypeError(
             f"the guide must be a function or an instance, such as {guide.__name__}(model); got "
             f"the class {guide.__name__}"
         )
+    if isinstance(model, AutoGuide):
+        raise TypeError(f"a pair is (model, guide); got {type(model).__name__} as the model")
     if isinstance(x, Mapping) or (isinstance(x, list) and any(isinstance(v, Tensor) for v in x)):
         raise TypeError(
             "data of a pair of Pyro functions are an array with a row for each datum, or a tuple "

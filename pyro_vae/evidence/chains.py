@@ -19,6 +19,7 @@ MOST_STEPS = 16  # of their trajectories: moments need no more
 WARMUP = 150
 DRAWS = 100
 SEPARATED = 4.0  # the variance between chains, of that within, where these stay in different modes
+NARROW = 50.0  # the variance within chains, of that of one which stays in a narrow mode
 STUCK = 10.0  # nats for each dimension below most chains, where no chain ends that moves
 
 
@@ -56,7 +57,13 @@ def chains_of(
         return None
 
     begin = _first(CHAINS, points, inside)[:, alive]
-    kernel = BatchedHMC(target.select(alive), begin, scale=scale[alive], most_steps=MOST_STEPS)
+    kernel = BatchedHMC(
+        target.select(alive),
+        begin,
+        scale=scale[alive],
+        most_steps=MOST_STEPS,
+        one_step_size=False,
+    )
     kernel.setup(WARMUP)
     draws = []
     params = kernel.initial_params
@@ -74,7 +81,8 @@ def of_posterior(
     """Which data are alive, and a proposal with the moments of the posterior of each, from short
     chains of HMC: see :func:`chains_of`.
 
-    Where chains stay in different modes, it has the mean of each chain, and the covariance within.
+    Where chains stay in different modes, it has the mean of each chain, with the covariance within
+    all and with its own.
     """
     chains = chains_of(target, start, scale, tick)
     if chains is None:
@@ -86,11 +94,19 @@ def of_posterior(
 
     mean = draws.mean(0)
     centre = mean.mean(0)
-    between, within = mean.var(0), draws.var(0).mean(0)
-    separated = (between > SEPARATED * within).any(-1, keepdim=True)
+    of_each = draws.var(0)
+    between, within = mean.var(0), of_each.mean(0)
+    narrow = (of_each > 0) & (of_each < within / NARROW)
+    separated = ((between > SEPARATED * within) | narrow.any(0)).any(-1, keepdim=True)
     centres = torch.where(separated, mean, centre) if separated.any() else centre[None]
     factor = covariance_factor((draws - centres).flatten(0, 1), chains.factor)
-    return chains.alive, StudentTMixture(centres, factor)
+    pooled = StudentTMixture(centres, factor.expand(len(centres), *factor.shape))
+    if len(centres) == 1:
+        return chains.alive, pooled
+    own = covariance_factor(draws.flatten(1, 2), pooled.factors.flatten(0, 1))
+    own = torch.where(separated[..., None], own.view_as(pooled.factors), pooled.factors)
+    both = torch.cat([pooled.factors, own])
+    return chains.alive, StudentTMixture(torch.cat([centres, centres]), both)
 
 
 def _first(num: int, draws: Tensor, good: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from .annealing_path import PILOTS, AnnealingPath, Base, Prior, temperatures
 from .budget import Budget, lengthened, trust
 from .chains import of_posterior
 from .defence import MOST_DIMENSIONS
+from .heaviest import Heaviest
 from .proposals import (
     Both,
     Moved,
@@ -26,9 +28,9 @@ from .proposals import (
     of_guide,
     with_prior,
 )
-from .search import Ends, search
+from .search import Ends, probe, search
 from .watch import Watch
-from .weights import Weights, concatenate, from_blocks
+from .weights import Summing, Weights, concatenate, from_blocks
 
 RUNGS = ("guide", "refined", "annealed")
 REFUTED = 4.0  # standard errors
@@ -44,13 +46,22 @@ class Climb:
     Arguments:
         tile: The data.
         weights: Those of the first rung, all draws as one mixture.
+        heaviest: The largest of these; none where there are no others beside the guide's.
         budget: What is asked of the estimate.
         watch: The clock.
     """
 
-    def __init__(self, tile: Tile, weights: Weights, budget: Budget, watch: Watch) -> None:
+    def __init__(
+        self,
+        tile: Tile,
+        weights: Weights,
+        heaviest: Heaviest | None,
+        budget: Budget,
+        watch: Watch,
+    ) -> None:
         self.tile, self.budget, self.watch = tile, budget, watch
         self.weights, self.rung = weights, torch.zeros(len(tile), dtype=torch.long)
+        self.heaviest = heaviest
         self.ends: Ends | None = None  # of the search
         self.explained = torch.ones(len(tile), dtype=torch.bool)  # these, by the best weights
 
@@ -86,11 +97,16 @@ class Climb:
         with self.watch.on("search", len(self.tile)):
             self.ends, log_mixture = search(target, self.budget.halves, self.watch.tick)
             self.explained = self.ends.explained(log_mixture, self.weights)
+            probes = probe(target, self.budget.halves, self.watch.tick)
+        whole = self.weights.log_evidence + self.weights.num.log()
+        self.explained &= ~(probes.log_weight[0].cpu() > whole)
+        self._remember(torch.arange(len(self.tile)), probes.position, probes.log_weight)
 
     def _refined(self, left: Tensor) -> tuple[Tensor, Proposal]:
         """By better and better moments; the data that need more, and the proposal for these."""
         sides = both_sides(self._target(left))
-        moments = [adapted(side, of_guide(side)) for side in sides]
+        moments, heaviest = zip(*(adapted(side, of_guide(side)) for side in sides), strict=True)
+        self._remember(left, heaviest[0].position, heaviest[0].log_weight)
         self.watch.tick()
         proposal = of_sides(sides, moments)
         self._sampled(left, proposal)
@@ -102,19 +118,21 @@ class Climb:
 
         still = self.needy[left].nonzero()[:, 0]
         left, proposal = left[still], proposal.select(still)
-        starts = [None if self.ends is None else self.ends.select(left).position, None]
+        if len(left) == 0:
+            return left, proposal
+        known = self._known(left)
+        starts = [None if known is None else known.position, None]
         found = [
             of_posterior(side.select(still), start, about.spread[still], self.watch.tick)
             for side, start, about in zip(sides, starts, moments, strict=False)
-            if len(left)
         ]
         settled = [each for each in found if each is not None]
         if len(settled) < len(sides):
             return left[:0], proposal.select(still[:0])
         left = left[settled[0][0]]
-        moments = [about for _, about in settled]
-        self._search_again(left[moments[0].has_several_centres.nonzero()[:, 0].cpu()])
-        proposal = of_sides(sides, moments)
+        of_chains = [about for _, about in settled]
+        self._search_again(left[of_chains[0].has_several_centres.nonzero()[:, 0].cpu()])
+        proposal = of_sides(sides, of_chains)
         self._sampled(left, proposal)
         return left, proposal
 
@@ -135,17 +153,21 @@ class Climb:
         """Importance sampling, as long as it takes."""
 
         def draw(some: Tensor, num: int, done: int) -> Weights:
-            blocks = with_prior(self._target(index[some]), proposal.select(some), num)
-            return from_blocks(blocks, self.tile.precision)
+            summing = Summing(self.tile.precision)
+            parts = proposal.select(some)
+            for position, log_weight in with_prior(self._target(index[some]), parts, num):
+                self._remember(index[some], position, log_weight)
+                summing.add(log_weight)
+            return summing.result()
 
         first = draw(torch.arange(len(index)), self.budget.num_samples, 0)
         weights = lengthened(first, draw, self.budget, self.watch)
         self.watch.draws[RUNGS[1]] += int(weights.num.sum())
         explained = torch.ones(len(index), dtype=torch.bool)
-        if self.ends is not None:
-            ends = self.ends.select(index)
-            there = log_with_prior(self._target(index), proposal, ends.position)
-            explained = ends.explained(there, first)
+        known = self._known(index)
+        if known is not None:
+            there = log_with_prior(self._target(index), proposal, known.position)
+            explained = known.explained(there, weights)
         self._keep(1, index, weights, explained)
 
     def _annealed(self, index: Tensor, proposal: Proposal | None, number: int) -> None:
@@ -167,15 +189,33 @@ class Climb:
         self._keep(2, index, concatenate(parts), torch.cat(explained))
 
     def _reached(self, index: Tensor, target: Target, base: Base, position: Tensor) -> Tensor:
-        """Which data annealed chains explain the ends of the search of, ``(N,)``: all, where they
-        came from the prior, as those of the search did.
+        """Which data annealed chains explain what is known of, ``(N,)``. Those from the prior come
+        wherever the search has ended: so did its own.
         """
-        if self.ends is None or isinstance(base, Prior):
+        known = self._known(index)
+        if known is None:
             return torch.ones(len(index), dtype=torch.bool)
-        ends = self.ends.select(index)
-        at = ends.position, position
+        log_joint = target(position).double().cpu()
+        if isinstance(base, Prior):
+            return known.as_high(log_joint)
+        at = known.position, position
         log_base, of_annealed = (base.log_prob(each).double().cpu() for each in at)
-        return ends.reached(log_base, of_annealed, target(position).double().cpu())
+        return known.reached(log_base, of_annealed, log_joint)
+
+    def _known(self, index: Tensor) -> Ends | None:
+        """Places that an estimate of some of the data must explain: where the heaviest draws were,
+        and where the search has ended.
+        """
+        if self.ends is None or self.heaviest is None:
+            return None
+        position = self.heaviest.position[:, index]
+        was_drawn = self.heaviest.log_weight[:, index] > -math.inf
+        log_joint = torch.where(was_drawn, self._target(index)(position).double(), -math.inf)
+        return self.ends.select(index).and_of(Ends(position, log_joint.cpu()))
+
+    def _remember(self, index: Tensor, position: Tensor, log_weight: Tensor) -> None:
+        if self.heaviest is not None:
+            self.heaviest.add(index, position, log_weight)
 
     def _keep(self, rung: int, index: Tensor, new: Weights, explained: Tensor) -> None:
         """Take what is better than before.
@@ -203,7 +243,7 @@ def both_sides(target: Target) -> list[Target]:
     return [target] if target.through is None else [target, Target(target.densities)]
 
 
-def of_sides(sides: list[Target], moments: list[StudentTMixture]) -> Proposal:
+def of_sides(sides: list[Target], moments: Sequence[StudentTMixture]) -> Proposal:
     """A proposal over the first side, from the moments of each."""
     first, *others = map(wider, moments)
     through = sides[0].through

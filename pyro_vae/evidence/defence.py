@@ -29,6 +29,7 @@ from ..density.target import Target
 from ..density.terms import Drawn, Terms
 from ..guards import seed_of, seeded
 from .controls import CONTROLS
+from .heaviest import Heaviest
 from .importance import blocks, importance_weights
 from .proposals import StudentTMixture, of_guide
 from .watch import Watch
@@ -47,11 +48,12 @@ WIDE = 1  # the stream of these draws: those of the guide are what they are with
 @dataclass(frozen=True)
 class Defended:
     """What is known of the weights of a tile: of the guide's own draws, and of all draws as one
-    mixture.
+    mixture; and the largest of these, if there are others beside the guide's.
     """
 
     guide: Weights
     mixture: Weights
+    heaviest: Heaviest | None = None
 
 
 def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
@@ -85,6 +87,7 @@ def defended_weights(
     with seeded(seed_of(tile.seed, WIDE)):
         defence = Defence.about(target, num_guide, num_wide)
         wide = defence.wide_draws()
+    heaviest = Heaviest.none(wide)
     done = 0
     with tile.seeded():
         for begin, end in watch.until_over(blocks(tile, num_guide)):
@@ -95,8 +98,10 @@ def defended_weights(
             if until > done:
                 parts.append(defence.of_others(wide[done:until], memory))
             done = until
-            mixture.add(*_shuffled(parts))
-    return Defended(guide.result(), mixture.result())
+            drawn = _shuffled(parts)
+            mixture.add(drawn.log_weight, drawn.controls)
+            heaviest.add(slice(None), drawn.position, drawn.log_weight)
+    return Defended(guide.result(), mixture.result(), heaviest)
 
 
 def _target(tile: Tile) -> Target | None:
@@ -111,12 +116,13 @@ def _target(tile: Tile) -> Target | None:
 
 
 class Weighed(NamedTuple):
-    """Log weights ``(K, N)`` under a mixture, and the density of guide and prior over it, less 1,
-    as control variates ``(K, 2, N)``.
+    """Log weights ``(K, N)`` under a mixture, the density of guide and prior over it, less 1, as
+    control variates ``(K, 2, N)``, and the positions of the draws, ``(K, N, D)``.
     """
 
     log_weight: Tensor
     controls: Tensor
+    position: Tensor
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ class Defence:
         log_weight = log_joint - log_mixture
         at_edge = log_weight.isnan() & ~terms.log_likelihood.isnan()  # inf over inf: of no mass
         log_weight = torch.where(at_edge, -math.inf, log_weight)
-        return Weighed(log_weight, controls.nan_to_num(0.0, 0.0, 0.0))
+        return Weighed(log_weight, controls.nan_to_num(0.0, 0.0, 0.0), position)
 
 
 def _shuffled(parts: list[Weighed]) -> Weighed:

@@ -38,6 +38,7 @@ from .budget import Budget, halves, lengthened
 from .chains import CHAINS
 from .climb import RUNGS, Climb
 from .defence import Defended, defended_weights
+from .heaviest import joined
 from .watch import OutOfTime, Watch
 from .weights import Weights, concatenate, unreached
 
@@ -103,7 +104,10 @@ def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
         own = seed_of(seed, tile.number, Stream.LENGTHENING, done)
-        return defended(tile.select(index, own), num).mixture
+        found = defended(tile.select(index, own), num)
+        if heaviest is not None and found.heaviest is not None:
+            heaviest.add(index, found.heaviest.position, found.heaviest.log_weight)
+        return found.mixture
 
     with watch.on(RUNGS[0], len(tile)):
         parts = [
@@ -112,12 +116,13 @@ def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory
         ]
         of_guide = concatenate([part.guide for part in parts])
         first = concatenate([part.mixture for part in parts])
+        heaviest = joined([part.heaviest for part in parts])
         lost = (~first.log_evidence.isfinite() & of_guide.log_evidence.isfinite()).nonzero()[:, 0]
         first = first.replace(lost, of_guide.select(lost))
         weights = lengthened(first, draw, budget, watch)
         watch.draws[RUNGS[0]] += int(weights.num.sum())
 
-    climb = Climb(tile, weights, budget, watch)
+    climb = Climb(tile, weights, heaviest, budget, watch)
     if not tile.densities.is_discrete:  # there is no unconstrained space for other proposals
         with tile.seeded(), contextlib.suppress(OutOfTime):
             climb.run()

@@ -20,6 +20,7 @@ from torch.distributions import Transform
 from ..density.memory import tile_rows
 from ..density.target import Target
 from ..posterior.adaptation import covariance_factor
+from .heaviest import Heaviest
 
 FREEDOM = 8.0  # degrees of freedom of the Student-t distributions
 MOMENT_DRAWS = 1000  # of the guide, for its mean and covariance
@@ -35,18 +36,18 @@ class StudentTMixture:
 
     Arguments:
         centres: Of shape ``(M, N, D)``.
-        factor: Cholesky factors of the scale matrices, of shape ``(N, D, D)``.
-        widths: What the factor is multiplied by.
+        factors: Cholesky factors of the scale matrices, of shape ``(M, N, D, D)``.
+        widths: What the factors are multiplied by.
     """
 
     centres: Tensor
-    factor: Tensor
+    factors: Tensor
     widths: tuple[float, ...] = (1.0,)
 
     @property
     def spread(self) -> Tensor:
-        """Of each dimension about a centre, of shape ``(N, D)``."""
-        return self.factor.square().sum(-1).sqrt()
+        """Of each dimension about the first centre, of shape ``(N, D)``."""
+        return self.factors[0].square().sum(-1).sqrt()
 
     @property
     def has_several_centres(self) -> Tensor:
@@ -55,7 +56,7 @@ class StudentTMixture:
 
     def select(self, index: Tensor) -> StudentTMixture:
         """Those of some of the data."""
-        return replace(self, centres=self.centres[:, index], factor=self.factor[index])
+        return replace(self, centres=self.centres[:, index], factors=self.factors[:, index])
 
     def sample(self, shape: torch.Size) -> Tensor:
         """Draws of shape ``(*shape, N, D)``."""
@@ -68,29 +69,29 @@ class StudentTMixture:
         freedom = like.new_full(normal.shape[:-1], FREEDOM)
         chi = torch.distributions.Chi2(freedom).sample()
         radius = like.new_tensor(self.widths)[width] * (FREEDOM / chi).sqrt()
-        away = radius[..., None] * torch.einsum("nij,...nj->...ni", self.factor, normal)
-        return like[centre, torch.arange(like.shape[1], device=like.device)] + away
+        position = torch.empty_like(normal)
+        for number, (about, factor) in enumerate(zip(like, self.factors, strict=True)):
+            away = torch.einsum("nij,...nj->...ni", factor, radius[..., None] * normal)
+            position = torch.where((centre == number)[..., None], about + away, position)
+        return position
 
     def log_prob(self, position: Tensor) -> Tensor:
         """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
         size = self.centres.shape[-1]
-        squares = []
-        for centre in self.centres:
-            centred = (position - centre).permute(1, 2, 0)
-            whitened = torch.linalg.solve_triangular(self.factor, centred, upper=False)
-            squares.append(whitened.square().sum(1).T)
-
         half = (FREEDOM + size) / 2
         constant = math.lgamma(half) - math.lgamma(FREEDOM / 2)
         constant -= size / 2 * math.log(FREEDOM * math.pi)
-        log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        components = [
-            -size * math.log(width) - half * torch.log1p(square / (FREEDOM * width**2))
-            for square in squares
-            for width in self.widths
-        ]
+        log_dets = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        components = []
+        for centre, factor, log_det in zip(self.centres, self.factors, log_dets, strict=True):
+            centred = (position - centre).permute(1, 2, 0)
+            whitened = torch.linalg.solve_triangular(factor, centred, upper=False)
+            square = whitened.square().sum(1).T
+            for width in self.widths:
+                kernel = half * torch.log1p(square / (FREEDOM * width**2))
+                components.append(-log_det - size * math.log(width) - kernel)
         mixed = torch.stack(components).logsumexp(0) - math.log(len(components))
-        return constant - log_det + mixed
+        return constant + mixed
 
 
 @dataclass(frozen=True)
@@ -153,21 +154,26 @@ def of_guide(target: Target) -> StudentTMixture:
 def of_draws(draws: Tensor) -> StudentTMixture:
     """A proposal with the mean and the covariance of draws ``(S, N, D)``."""
     factor = covariance_factor(draws, torch.diag_embed(draws.std(0)))
-    return StudentTMixture(draws.mean(0, keepdim=True), factor)
+    return StudentTMixture(draws.mean(0, keepdim=True), factor[None])
 
 
-def adapted(target: Target, guide: StudentTMixture) -> StudentTMixture:
+def adapted(target: Target, guide: StudentTMixture) -> tuple[StudentTMixture, Heaviest]:
     """A proposal with the mean and the covariance of each posterior, from weighted draws, round
     after round, without a gradient (Cappé et al., 2004, https://doi.org/10.1198/106186004X12803).
 
     Weights are truncated at the square root of the number of draws times their mean (Ionides, 2008,
     https://doi.org/10.1198/106186008X320456). A datum with too few effective draws stays as it was.
+
+    Returns:
+        The proposal, and the draws of the largest weights.
     """
     proposal = guide
     size = guide.centres.shape[-1]
+    heaviest = Heaviest.none(guide.centres)
     for widths in ADAPTING:
-        blocks = list(_drawn(target, replace(proposal, widths=widths), ADAPTING_DRAWS))
+        blocks = list(with_prior(target, replace(proposal, widths=widths), ADAPTING_DRAWS))
         position, log_weight = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        heaviest.add(slice(None), position, log_weight)
         log_weight = log_weight.nan_to_num(-math.inf, posinf=-math.inf)
         most = log_weight.logsumexp(0) - math.log(len(log_weight)) / 2
         share = torch.minimum(log_weight, most).softmax(0)
@@ -176,9 +182,9 @@ def adapted(target: Target, guide: StudentTMixture) -> StudentTMixture:
         enough = ess >= EFFECTIVE * size
         proposal = StudentTMixture(
             torch.where(enough[:, None], mean, proposal.centres),
-            torch.where(enough[:, None, None], factor, proposal.factor),
+            torch.where(enough[:, None, None], factor, proposal.factors),
         )
-    return proposal
+    return proposal, heaviest
 
 
 def _moments(
@@ -194,13 +200,7 @@ def _moments(
     kept = (ess / (ess + 5.0 * mean.shape[-1]))[:, None, None]
     factor, failed = torch.linalg.cholesky_ex(kept * covariance + (1 - kept) * diagonal)
     good = (failed == 0) & factor.isfinite().all(-1).all(-1)
-    return mean, torch.where(good[:, None, None], factor, before.factor)
-
-
-def with_prior(target: Target, proposal: Proposal, num: int) -> Iterator[Tensor]:
-    """Log weights of `num` draws, in blocks ``(K', N)``: some of the prior, the rest proposed."""
-    for _, log_weight in _drawn(target, proposal, num):
-        yield log_weight
+    return mean, torch.where(good[:, None, None], factor, before.factors[0])
 
 
 def log_with_prior(target: Target, proposal: Proposal, position: Tensor) -> Tensor:
@@ -209,8 +209,10 @@ def log_with_prior(target: Target, proposal: Proposal, position: Tensor) -> Tens
     return torch.logaddexp(math.log1p(-PRIOR_SHARE) + proposal.log_prob(position), log_prior)
 
 
-def _drawn(target: Target, proposal: Proposal, num: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Positions and log weights of `num` draws, in blocks."""
+def with_prior(target: Target, proposal: Proposal, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Positions ``(K', N, D)`` and log weights ``(K', N)`` of `num` draws, in blocks: some of the
+    prior, the rest proposed.
+    """
     densities = target.densities
     size = max(10, tile_rows(densities.batch[0].device) // densities.num_data)
     for done in range(0, num, size):

@@ -9,11 +9,13 @@ where the mass is, they go on by HMC that adapts to the place. Where a chain end
 
 under the density m that was drawn from is what a draw there would have weighed. An estimate in
 whose sum of weights that would be a tenth does not know of that place; nor does an annealed one
-that began at a base with hardly any density there, compared with where its chains have come to.
-Where several chains end in such places, a part of the posterior may have been missed.
+that began at a base with hardly any density there, compared with where its chains have come to, or
+whose chains have not been as high. Where several chains end in such places, or one would weigh more
+than the whole sum, a part of the posterior may have been missed.
 
-Not seen is a narrow mode beside a broad one: the prior's way to the posterior leads past it, since
-it has mass but at the last temperatures.
+They pass by a narrow mode beside a broad one, which has mass but at the last temperatures. So there
+are further draws of the prior and about the guide, of which one that would more than double the sum
+of the weights refutes an estimate (:mod:`.heaviest`). A narrow mode that no draw meets is not seen.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from ..density.target import Target
 from .annealing_path import PILOTS, AnnealingPath, Prior, temperatures
 from .chains import CHAINS, chains_of
 from .defence import Defence
+from .heaviest import Heaviest
 from .weights import Weights
 
 DISTRIBUTIONS = 20
@@ -37,9 +40,11 @@ STEPS = 5
 SETTLING = 30  # transitions at the end
 SHARE = 0.1  # of the sum of weights
 SEVERAL = 2  # chains: one may have ended in a part of the posterior that hardly counts
+HIGHER = 1.0  # nats above the peak, that of chains and that of a normal with their median
 NEGLIGIBLE = math.log(100)  # nats below a typical draw, where a mode has hardly any mass
 OUTLYING = 2.0  # times as far below the 5 % quantile of log densities as that below their median
 TYPICAL_DRAWS = 200
+PROBES = 2000  # further draws
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,21 @@ class Ends:
         log_joint[:, index] = new.log_joint
         return Ends(position, log_joint)
 
+    def and_of(self, others: Ends) -> Ends:
+        """Others for the same data, and then these."""
+        return Ends(
+            torch.cat([others.position, self.position]),
+            torch.cat([others.log_joint, self.log_joint]),
+        )
+
     def explained(self, log_proposal: Tensor, weights: Weights) -> Tensor:
         """For which data draws from a proposal, whose log density at the ends is given, know of
-        what the chains have found, ``(N,)``.
+        what is there, ``(N,)``.
         """
-        log_weight = self.log_joint - log_proposal.double().cpu()
-        most = weights.log_evidence + weights.num.log() + math.log(SHARE)
-        return self._are_few((log_weight > most) & (log_weight < math.inf))
+        log_share = self.log_joint - log_proposal.double().cpu()
+        log_share = log_share - weights.log_evidence - weights.num.log()
+        log_share = log_share.where(log_share < math.inf, -math.inf)
+        return self._are_few(log_share > math.log(SHARE)) & ~(log_share > 0).any(0)
 
     def reached(self, log_base: Tensor, of_annealed: Tensor, log_joint: Tensor) -> Tensor:
         """For which data chains annealed from a base have come to what these have found, ``(N,)``.
@@ -85,10 +98,40 @@ class Ends:
         arrived = of_annealed.where(log_joint > least_joint, math.nan)
         low, middle = arrived.nanquantile(log_joint.new_tensor([0.05, 0.5]), dim=0)
         least = low - (OUTLYING * (middle - low)).clamp(min=NEGLIGIBLE)
-        return self._are_few((log_base < least) & (self.log_joint > least_joint))
+        near = self._are_few((log_base < least) & (self.log_joint > least_joint))
+        return near & self.as_high(log_joint)
+
+    def as_high(self, log_joint: Tensor) -> Tensor:
+        """For which data other chains, which end in a log joint density of ``(C', N)``, have come
+        about as high as these, ``(N,)``: those that have never been in a narrow mode have not.
+        """
+        highest = log_joint.nan_to_num(-math.inf).max(0).values
+        of_normal = log_joint.nanmedian(0).values + self.position.shape[-1] / 2
+        return ~(self.log_joint > torch.maximum(highest, of_normal) + HIGHER).any(0)
 
     def _are_few(self, unknown: Tensor) -> Tensor:
         return (unknown & (self.log_joint > -math.inf)).sum(0) < SEVERAL
+
+
+def probe(target: Target, counts: tuple[int, int], tick: Callable[[], None]) -> Heaviest:
+    """The heaviest of further draws, of the prior and about the guide, in the mixture of the guide
+    and what is drawn beside it: they meet a narrow mode in few dimensions.
+
+    Arguments:
+        target: The joint density of N data.
+        counts: How many draws there are of the guide, and beside it.
+        tick: Called for each block of draws.
+    """
+    defence = Defence.about(target, *counts)
+    heaviest = Heaviest.none(defence.wide.centres)
+    size = max(10, tile_rows(target.densities.batch[0].device) // target.densities.num_data)
+    for done in range(0, PROBES, size):
+        num = min(size, PROBES - done)
+        about_it = defence.wide.sample(torch.Size([num - num // 2]))
+        draws = torch.cat([about_it, target.draw_prior(num // 2)])
+        heaviest.add(slice(None), draws, defence.of_others(draws, None).log_weight)
+        tick()
+    return heaviest
 
 
 def search(

@@ -29,14 +29,19 @@ class Adaptation:
         spread: The first guess at the standard deviations of each posterior, of shape ``(N, D)``.
         target_acceptance: The mean acceptance that the step sizes are tuned to.
         most_steps: The most steps of a trajectory.
+        num_sizes: How many step sizes a datum has: one for each of so many chains, or one for all.
     """
 
     def __init__(
-        self, spread: Tensor, target_acceptance: float, most_steps: int = MOST_STEPS
+        self,
+        spread: Tensor,
+        target_acceptance: float,
+        most_steps: int = MOST_STEPS,
+        num_sizes: int = 1,
     ) -> None:
         self.target_acceptance, self.most_steps = target_acceptance, most_steps
         self.scale = torch.diag_embed(spread)
-        self.step_size = torch.full_like(spread[:, 0], 0.5)
+        self.step_size = spread.new_full((num_sizes, len(spread)), 0.5)
         self.num_steps = 4
 
     def start(self, warmup: int) -> None:
@@ -47,7 +52,7 @@ class Adaptation:
         self._restart()
 
     def update(self, position: Tensor, acceptance: Tensor) -> None:
-        """Take in one transition: positions ``(K, N, D)`` and the acceptance of each datum.
+        """Take in one transition: positions ``(K, N, D)`` and acceptances ``(K, N)``.
 
         After the warm-up it changes nothing.
         """
@@ -55,6 +60,8 @@ class Adaptation:
             return
         self._count += 1
         self._seen.append(position)
+        if len(self.step_size) == 1:
+            acceptance = acceptance.mean(0, keepdim=True)
         self._averaging.step(self.target_acceptance - acceptance)
         ahead, averaged = self._averaging.get_state()
         self.step_size = ahead.exp()

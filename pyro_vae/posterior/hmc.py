@@ -182,6 +182,7 @@ class BatchedHMC(MCMCKernel):
             shape ``(N, D)``.
         target_acceptance: The mean acceptance that the step sizes are tuned to.
         most_steps: The most steps of a trajectory.
+        one_step_size: Whether all chains of a datum have the same.
 
     Raises:
         ValueError: The density is not finite where a chain begins.
@@ -195,11 +196,13 @@ class BatchedHMC(MCMCKernel):
         scale: Tensor,
         target_acceptance: float = 0.8,
         most_steps: int = MOST_STEPS,
+        one_step_size: bool = True,
     ) -> None:
+        num_sizes = 1 if one_step_size else len(position)
         self.evaluated = Recorded(functools.partial(with_gradient, log_density))
         self.transforms: dict = {}
         self.initial_params = {"position": position}
-        self.adaptation = Adaptation(scale, target_acceptance, most_steps)
+        self.adaptation = Adaptation(scale, target_acceptance, most_steps, num_sizes)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
@@ -211,7 +214,7 @@ class BatchedHMC(MCMCKernel):
 
     @property
     def step_size(self) -> Tensor:
-        """The step size of each datum, of shape ``(N,)``."""
+        """The step size of each datum, of shape ``(1, N)``, or of each chain, ``(K, N)``."""
         return self.adaptation.step_size
 
     @property
@@ -252,7 +255,7 @@ class BatchedHMC(MCMCKernel):
             self.scale,
             jitter=JITTER,
         )
-        self.adaptation.update(self.state.position, self.last.acceptance.mean(0))
+        self.adaptation.update(self.state.position, self.last.acceptance)
         return {"position": self.state.position}
 
     def diagnostics(self) -> dict[str, Tensor]:
