@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -387,9 +388,11 @@ def test_draws_of_the_prior_find_the_mode_that_the_guide_misses():
 def test_the_curve_of_a_mixture_is_that_of_independent_draws():
     """A block of the curve is a mixture as all of the draws are, not those of one stratum."""
     model, _, exact = two_modes()
-    proposal = StudentTMixture(torch.ones(1, 20, 1), torch.full((1, 20, 1, 1), 0.05), (1.2, 2.5))
+    about = StudentTMixture.about(torch.ones(20, 1), torch.full((20, 1, 1), 0.05))
+    proposal = replace(about, widths=(1.2, 2.5))
     target = Target(Traced(model, model, (torch.ones(20),)))
-    found = from_blocks(with_prior(target, proposal, 4096), 1e-16)
+    blocks = with_prior(target, proposal, 4096)
+    found = from_blocks((log_weight for _, log_weight in blocks), 1e-16)
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(4000, 32))
     radius = rng.choice([1.2, 2.5], normal.shape) * np.sqrt(
@@ -510,7 +513,8 @@ def test_nothing_of_the_caller_changes():
 def students(size, num=3, widths=(0.7, 2.0), centres=1):
     factors = torch.tril(torch.randn(centres, num, size, size))
     factors.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
-    return StudentTMixture(5 * torch.randn(centres, num, size), factors, widths)
+    shares = torch.rand(centres, num).softmax(0)
+    return StudentTMixture(5 * torch.randn(centres, num, size), factors, shares, widths)
 
 
 @pytest.mark.parametrize("centres", [1, 3])
@@ -527,7 +531,8 @@ def test_students_have_the_density_of_scipy(size, centres):
             for width in proposal.widths
             for centre, shape in zip(proposal.centres[:, n], shapes, strict=True)
         ]
-        expected = special.logsumexp(parts, 0) - math.log(len(parts))
+        shares = np.tile(proposal.shares[:, n] / len(proposal.widths), len(proposal.widths))
+        expected = special.logsumexp(parts, 0, shares[:, None])
         np.testing.assert_allclose(proposal.log_prob(at)[:, n], expected, rtol=1e-10)
     index = torch.tensor([2, 0])
     torch.testing.assert_close(
@@ -549,11 +554,12 @@ def test_students_draw_what_they_score(size, centres):
         for direction in torch.randn(3, size):
             sds = (direction @ proposal.factors[:, n]).norm(dim=-1).tolist()
             centers = (proposal.centres[:, n] @ direction).tolist()
+            shares = proposal.shares[:, n].tolist()
             projected = (draws[:, n] @ direction).numpy()
 
-            def cdf(v, centers=centers, sds=sds):
-                each = itertools.product(zip(centers, sds, strict=True), (0.7, 2.0))
-                return np.mean([stats.t(FREEDOM, c, s * w).cdf(v) for (c, s), w in each], 0)
+            def cdf(v, shares=shares, centers=centers, sds=sds):
+                each = itertools.product(zip(shares, centers, sds, strict=True), (0.7, 2.0))
+                return sum(a / 2 * stats.t(FREEDOM, c, s * w).cdf(v) for (a, c, s), w in each)
 
             p_values.append(stats.kstest(projected, cdf).pvalue)
     assert min(p_values) > 1e-4

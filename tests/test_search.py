@@ -58,12 +58,15 @@ def test_all_modes_are_found(seed):
 
 
 def test_what_nothing_explains_is_refuted(monkeypatch):
-    """No other proposal is tried: what remains is the guide, too low by log 4 where it is sure."""
+    """No other proposal is tried: what remains is the guide, sure of a number log 4 too low. (Of other
+    seeds a wide draw meets another mode, and the weights have a heavy tail.)
+    """
     nothing = lambda climb, left: (left[:0], None)  # noqa: E731
     monkeypatch.setattr(Climb, "_refined", nothing)
     monkeypatch.setattr(Budget, "distributions", property(lambda budget: []))
     with pytest.warns(UserWarning, match="of 3 other draws refute it"):
-        found = pv.log_evidence(folded(0.1), X, tolerance=0.05)
+        found = pv.log_evidence(folded(0.1), X, tolerance=0.05, seed=4)
+    assert np.allclose(exact(X.numpy(), 0.1) - found.log_evidence, math.log(4), atol=0.01)
     assert (found.flag == "refuted").all()
     assert found.attrs["flagged_refuted"] == 3
 

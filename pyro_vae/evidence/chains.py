@@ -12,7 +12,7 @@ from ..density.memory import tile_rows
 from ..density.target import Target
 from ..posterior.adaptation import covariance_factor
 from ..posterior.hmc import BatchedHMC, evaluate
-from .proposals import StudentTMixture
+from .proposals import StudentTMixture, with_shares
 
 CHAINS = 16
 MOST_STEPS = 16  # of their trajectories: moments need no more
@@ -100,13 +100,15 @@ def of_posterior(
     separated = ((between > SEPARATED * within) | narrow.any(0)).any(-1, keepdim=True)
     centres = torch.where(separated, mean, centre) if separated.any() else centre[None]
     factor = covariance_factor((draws - centres).flatten(0, 1), chains.factor)
-    pooled = StudentTMixture(centres, factor.expand(len(centres), *factor.shape))
     if len(centres) == 1:
-        return chains.alive, pooled
-    own = covariance_factor(draws.flatten(1, 2), pooled.factors.flatten(0, 1))
-    own = torch.where(separated[..., None], own.view_as(pooled.factors), pooled.factors)
-    both = torch.cat([pooled.factors, own])
-    return chains.alive, StudentTMixture(torch.cat([centres, centres]), both)
+        return chains.alive, StudentTMixture.about(centre, factor)
+
+    of_all = factor.expand(len(centres), *factor.shape)
+    own = covariance_factor(draws.flatten(1, 2), of_all.flatten(0, 1)).view_as(of_all)
+    factors = torch.cat([of_all, torch.where(separated[..., None], own, of_all)])
+    equal = factors.new_full(factors.shape[:2], 1 / len(factors))
+    mixture = StudentTMixture(torch.cat([centres, centres]), factors, equal)
+    return chains.alive, with_shares(target.select(chains.alive), mixture)
 
 
 def _first(num: int, draws: Tensor, good: Tensor) -> Tensor:

@@ -32,17 +32,24 @@ EFFECTIVE = 3.0  # draws for each dimension, at least, that moments are taken of
 
 @dataclass(frozen=True)
 class StudentTMixture:
-    """Equal shares of Student-t distributions, of each width about each of M centres, for N data.
+    """Student-t distributions about each of M centres, in equal parts of each width, for N data.
 
     Arguments:
         centres: Of shape ``(M, N, D)``.
         factors: Cholesky factors of the scale matrices, of shape ``(M, N, D, D)``.
+        shares: The probability of each centre, of shape ``(M, N)``.
         widths: What the factors are multiplied by.
     """
 
     centres: Tensor
     factors: Tensor
+    shares: Tensor
     widths: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def about(cls, centre: Tensor, factor: Tensor) -> StudentTMixture:
+        """About one centre ``(N, D)``, with factors ``(N, D, D)``."""
+        return cls(centre[None], factor[None], torch.ones_like(centre[None, :, 0]))
 
     @property
     def spread(self) -> Tensor:
@@ -56,15 +63,16 @@ class StudentTMixture:
 
     def select(self, index: Tensor) -> StudentTMixture:
         """Those of some of the data."""
-        return replace(self, centres=self.centres[:, index], factors=self.factors[:, index])
+        centres, factors = self.centres[:, index], self.factors[:, index]
+        return StudentTMixture(centres, factors, self.shares[:, index], self.widths)
 
     def sample(self, shape: torch.Size) -> Tensor:
         """Draws of shape ``(*shape, N, D)``."""
         like = self.centres
         normal = torch.randn(*shape, *like.shape[1:], dtype=like.dtype, device=like.device)
-        num_components = len(like) * len(self.widths)
-        component = torch.randint(num_components, normal.shape[:-1], device=like.device)
-        centre, width = component // len(self.widths), component % len(self.widths)
+        num = math.prod(shape)
+        centre = torch.multinomial(self.shares.T, num, replacement=True).T.reshape(*shape, -1)
+        width = torch.randint(len(self.widths), centre.shape, device=like.device)
 
         freedom = like.new_full(normal.shape[:-1], FREEDOM)
         chi = torch.distributions.Chi2(freedom).sample()
@@ -77,21 +85,33 @@ class StudentTMixture:
 
     def log_prob(self, position: Tensor) -> Tensor:
         """Log densities of shape ``(K, N)`` for positions of shape ``(K, N, D)``."""
+        return self.log_parts(position).logsumexp(0)
+
+    def log_parts(self, position: Tensor) -> Tensor:
+        """The part of each centre in the density, as a logarithm, of shape ``(M, K, N)``."""
         size = self.centres.shape[-1]
+        rows = len(position) * position.shape[1]
+        at_once = max(1, tile_rows(position.device) // rows)
+        parts = zip(self.centres.split(at_once), self.factors.split(at_once), strict=True)
+        square = torch.cat([_squares(position, *part) for part in parts])
+
         half = (FREEDOM + size) / 2
         constant = math.lgamma(half) - math.lgamma(FREEDOM / 2)
         constant -= size / 2 * math.log(FREEDOM * math.pi)
-        log_dets = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        components = []
-        for centre, factor, log_det in zip(self.centres, self.factors, log_dets, strict=True):
-            centred = (position - centre).permute(1, 2, 0)
-            whitened = torch.linalg.solve_triangular(factor, centred, upper=False)
-            square = whitened.square().sum(1).T
-            for width in self.widths:
-                kernel = half * torch.log1p(square / (FREEDOM * width**2))
-                components.append(-log_det - size * math.log(width) - kernel)
-        mixed = torch.stack(components).logsumexp(0) - math.log(len(components))
-        return constant + mixed
+        log_det = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
+        of_widths = [
+            -size * math.log(width) - half * torch.log1p(square / (FREEDOM * width**2))
+            for width in self.widths
+        ]
+        of_width = torch.stack(of_widths).logsumexp(0) - math.log(len(self.widths))
+        return self.shares.log()[:, None] + constant - log_det + of_width
+
+
+def _squares(position: Tensor, centres: Tensor, factors: Tensor) -> Tensor:
+    """Squared distances of positions ``(K, N, D)`` from centres, in their units, ``(M, K, N)``."""
+    centred = (position - centres[:, None]).permute(0, 2, 3, 1)
+    whitened = torch.linalg.solve_triangular(factors, centred, upper=False)
+    return whitened.square().sum(2).mT
 
 
 @dataclass(frozen=True)
@@ -154,7 +174,7 @@ def of_guide(target: Target) -> StudentTMixture:
 def of_draws(draws: Tensor) -> StudentTMixture:
     """A proposal with the mean and the covariance of draws ``(S, N, D)``."""
     factor = covariance_factor(draws, torch.diag_embed(draws.std(0)))
-    return StudentTMixture(draws.mean(0, keepdim=True), factor[None])
+    return StudentTMixture.about(draws.mean(0), factor)
 
 
 def adapted(target: Target, guide: StudentTMixture) -> tuple[StudentTMixture, Heaviest]:
@@ -174,17 +194,37 @@ def adapted(target: Target, guide: StudentTMixture) -> tuple[StudentTMixture, He
         blocks = list(with_prior(target, replace(proposal, widths=widths), ADAPTING_DRAWS))
         position, log_weight = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         heaviest.add(slice(None), position, log_weight)
-        log_weight = log_weight.nan_to_num(-math.inf, posinf=-math.inf)
-        most = log_weight.logsumexp(0) - math.log(len(log_weight)) / 2
-        share = torch.minimum(log_weight, most).softmax(0)
+        share = _shares(log_weight)
         ess = 1 / share.square().sum(0)
         mean, factor = _moments(position, share.to(position), ess.to(position), proposal)
         enough = ess >= EFFECTIVE * size
-        proposal = StudentTMixture(
-            torch.where(enough[:, None], mean, proposal.centres),
-            torch.where(enough[:, None, None], factor, proposal.factors),
+        proposal = StudentTMixture.about(
+            torch.where(enough[:, None], mean, proposal.centres[0]),
+            torch.where(enough[:, None, None], factor, proposal.factors[0]),
         )
     return proposal, heaviest
+
+
+def with_shares(target: Target, proposal: StudentTMixture) -> StudentTMixture:
+    """With shares that are half in equal parts, and half those of the weights of draws about each
+    centre (Cappé et al., 2008, https://doi.org/10.1007/s11222-008-9059-x).
+    """
+    blocks = list(with_prior(target, proposal, ADAPTING_DRAWS))
+    share = _shares(torch.cat([log_weight for _, log_weight in blocks])).nan_to_num()
+    found = torch.zeros_like(proposal.shares)
+    for position, _ in blocks:
+        of_block, share = share[: len(position)], share[len(position) :]
+        of_each = proposal.log_parts(position).softmax(0).nan_to_num()
+        found += torch.einsum("kn,mkn->mn", of_block.to(of_each), of_each)
+    shares = found + 1 / len(found)
+    return replace(proposal, shares=shares / shares.sum(0))
+
+
+def _shares(log_weight: Tensor) -> Tensor:
+    """Truncated weights, of the sum, ``(K, N)``."""
+    log_weight = log_weight.nan_to_num(-math.inf, posinf=-math.inf)
+    most = log_weight.logsumexp(0) - math.log(len(log_weight)) / 2
+    return torch.minimum(log_weight, most).softmax(0)
 
 
 def _moments(

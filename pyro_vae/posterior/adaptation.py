@@ -80,7 +80,7 @@ class Adaptation:
 
     def _settle(self, step_size: Tensor) -> None:
         """As many steps as most data need for a trajectory; others go as far by smaller ones."""
-        needed = (LENGTH / step_size).quantile(0.9)
+        needed = (LENGTH / step_size).median(0).values.quantile(0.9)
         self.num_steps = int(needed.ceil().clamp(1, self.most_steps))
         self.step_size = step_size.clamp(max=LENGTH / self.num_steps)
 
