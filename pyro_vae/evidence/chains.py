@@ -92,23 +92,26 @@ def of_posterior(
     moving = chains.log_density > far_below
     draws = torch.stack([_first(CHAINS, draw, moving) for draw in chains.draws])
 
-    mean = draws.mean(0)
-    centre = mean.mean(0)
-    of_each = draws.var(0)
-    between, within = mean.var(0), of_each.mean(0)
-    narrow = (of_each > 0) & (of_each < within / NARROW)
-    separated = ((between > SEPARATED * within) | narrow.any(0)).any(-1, keepdim=True)
-    centres = torch.where(separated, mean, centre) if separated.any() else centre[None]
+    mean, apart = draws.mean(0), _stay_apart(draws)[:, None]
+    centres = torch.where(apart, mean, mean.mean(0))
     factor = covariance_factor((draws - centres).flatten(0, 1), chains.factor)
-    if len(centres) == 1:
-        return chains.alive, StudentTMixture.about(centre, factor)
+    if not apart.any():
+        return chains.alive, StudentTMixture.about(centres[0], factor)
 
     of_all = factor.expand(len(centres), *factor.shape)
     own = covariance_factor(draws.flatten(1, 2), of_all.flatten(0, 1)).view_as(of_all)
-    factors = torch.cat([of_all, torch.where(separated[..., None], own, of_all)])
+    factors = torch.cat([of_all, torch.where(apart[..., None], own, of_all)])
     equal = factors.new_full(factors.shape[:2], 1 / len(factors))
     mixture = StudentTMixture(torch.cat([centres, centres]), factors, equal)
     return chains.alive, with_shares(target.select(chains.alive), mixture)
+
+
+def _stay_apart(draws: Tensor) -> Tensor:
+    """Of which data the chains stay in different modes, by draws ``(S, C, N, D)``: ``(N,)``."""
+    of_each = draws.var(0)
+    within, between = of_each.mean(0), draws.mean(0).var(0)
+    is_narrow = (of_each > 0) & (of_each < within / NARROW)
+    return ((between > SEPARATED * within) | is_narrow.any(0)).any(-1)
 
 
 def _first(num: int, draws: Tensor, good: Tensor) -> Tensor:
