@@ -58,8 +58,9 @@ def test_all_modes_are_found(seed):
 
 
 def test_what_nothing_explains_is_refuted(monkeypatch):
-    """No other proposal is tried: what remains is the guide, sure of a number log 4 too low. (Of other
-    seeds a wide draw meets another mode, and the weights have a heavy tail.)
+    """No other proposal is tried: what remains is the guide, sure of a number log 4 too low.
+
+    With other seeds a wide draw meets another mode, and the weights have a heavy tail.
     """
     nothing = lambda climb, left: (left[:0], None)  # noqa: E731
     monkeypatch.setattr(Climb, "_refined", nothing)
