@@ -20,7 +20,13 @@ import pyro_vae as pv
 from pyro_vae.density.target import Target
 from pyro_vae.density.traced import Traced
 from pyro_vae.evidence.climb import RUNGS
-from pyro_vae.evidence.proposals import FREEDOM, PRIOR_SHARE, StudentTMixture, with_prior
+from pyro_vae.evidence.proposals import (
+    FREEDOM,
+    PRIOR_SHARE,
+    StudentTMixture,
+    with_prior,
+    with_shares,
+)
 from pyro_vae.evidence.weights import from_blocks
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))
@@ -515,6 +521,23 @@ def students(size, num=3, widths=(0.7, 2.0), centres=1):
     factors.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
     shares = torch.rand(centres, num).softmax(0)
     return StudentTMixture(5 * torch.randn(centres, num, size), factors, shares, widths)
+
+
+def test_shares_follow_the_weights():
+    """Of two modes, half in equal parts and half as their masses: 0.1 and 0.9."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 5.0).to_event(1))
+            near = dist.Normal(torch.tensor([-4.0, 4.0]), 0.5).log_prob(z)
+            pyro.factor("x", (near + torch.tensor([0.1, 0.9]).log()).logsumexp(-1) + 0 * x)
+
+    target = Target(Traced(model, model, (torch.zeros(6),)))
+    centres = torch.tensor([-4.0, 4.0])[:, None, None].expand(2, 6, 1)
+    factors, equal = torch.full((2, 6, 1, 1), 0.5), torch.full((2, 6), 0.5)
+    found = with_shares(target, StudentTMixture(centres, factors, equal))
+    torch.testing.assert_close(found.shares.sum(0), torch.ones(6))
+    assert ((found.shares[0] - 0.3).abs() < 0.02).all()
 
 
 @pytest.mark.parametrize("centres", [1, 3])

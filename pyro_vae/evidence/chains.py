@@ -18,8 +18,8 @@ CHAINS = 16
 MOST_STEPS = 16  # of their trajectories: moments need no more
 WARMUP = 150
 DRAWS = 100
-SEPARATED = 4.0  # the variance between chains, of that within, where these stay in different modes
-NARROW = 50.0  # the variance within chains, of that of one which stays in a narrow mode
+SEPARATED = 4.0  # times their variance is that between chains which stay in different modes
+NARROW = 50.0  # times the variance of a chain in a narrow mode is the mean variance of all
 STUCK = 10.0  # nats for each dimension below most chains, where no chain ends that moves
 
 
@@ -81,26 +81,28 @@ def of_posterior(
     """Which data are alive, and a proposal with the moments of the posterior of each, from short
     chains of HMC: see :func:`chains_of`.
 
-    Where chains stay in different modes, it has the mean of each chain, with the covariance within
-    all and with its own.
+    Where chains stay in different modes, it has two parts about the mean of each chain, with the
+    covariance within all and with its own, in shares that follow the weights of draws.
     """
     chains = chains_of(target, start, scale, tick)
     if chains is None:
         return None
     size = chains.draws.shape[-1]
     far_below = chains.log_density.median(0).values - STUCK * (1 + size)
-    moving = chains.log_density > far_below
-    draws = torch.stack([_first(CHAINS, draw, moving) for draw in chains.draws])
+    has_moved = chains.log_density > far_below
+    draws = torch.stack([_first(CHAINS, draw, has_moved) for draw in chains.draws])
 
-    mean, apart = draws.mean(0), _stay_apart(draws)[:, None]
-    centres = torch.where(apart, mean, mean.mean(0))
+    mean, apart = draws.mean(0), _stay_apart(draws)
+    centres = torch.where(apart[:, None], mean, mean.mean(0))
     factor = covariance_factor((draws - centres).flatten(0, 1), chains.factor)
     if not apart.any():
         return chains.alive, StudentTMixture.about(centres[0], factor)
 
     of_all = factor.expand(len(centres), *factor.shape)
-    own = covariance_factor(draws.flatten(1, 2), of_all.flatten(0, 1)).view_as(of_all)
-    factors = torch.cat([of_all, torch.where(apart[..., None], own, of_all)])
+    of_each = of_all.clone()
+    own = covariance_factor(draws[:, :, apart].flatten(1, 2), of_all[:, apart].flatten(0, 1))
+    of_each[:, apart] = own.view_as(of_each[:, apart])
+    factors = torch.cat([of_all, of_each])
     equal = factors.new_full(factors.shape[:2], 1 / len(factors))
     mixture = StudentTMixture(torch.cat([centres, centres]), factors, equal)
     return chains.alive, with_shares(target.select(chains.alive), mixture)

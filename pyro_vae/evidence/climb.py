@@ -28,7 +28,7 @@ from .proposals import (
     of_guide,
     with_prior,
 )
-from .search import Ends, probe, search
+from .search import Places, probe, search
 from .watch import Watch
 from .weights import Summing, Weights, concatenate, from_blocks
 
@@ -46,7 +46,7 @@ class Climb:
     Arguments:
         tile: The data.
         weights: Those of the first rung, all draws as one mixture.
-        heaviest: The largest of these; none where there are no others beside the guide's.
+        heaviest: The draws of the largest; None if only the guide was drawn from.
         budget: What is asked of the estimate.
         watch: The clock.
     """
@@ -62,7 +62,7 @@ class Climb:
         self.tile, self.budget, self.watch = tile, budget, watch
         self.weights, self.rung = weights, torch.zeros(len(tile), dtype=torch.long)
         self.heaviest = heaviest
-        self.ends: Ends | None = None  # of the search
+        self.ends: Places | None = None  # of the search
         self.explained = torch.ones(len(tile), dtype=torch.bool)  # these, by the best weights
 
     @property
@@ -99,40 +99,56 @@ class Climb:
             self.explained = self.ends.explained(log_mixture, self.weights)
             probes = probe(target, self.budget.halves, self.watch.tick)
         whole = self.weights.log_evidence + self.weights.num.log()
-        self.explained &= ~(probes.log_weight[0].cpu() > whole)
+        self.explained &= ~(probes.largest.cpu() > whole)
         self._remember(torch.arange(len(self.tile)), probes.position, probes.log_weight)
 
     def _refined(self, left: Tensor) -> tuple[Tensor, Proposal]:
         """By better and better moments; the data that need more, and the proposal for these."""
+        proposal, spreads = self._from_moments(left)
+        self._about_ends(left, proposal)
+        still = self.needy[left].nonzero()[:, 0]
+        left, proposal = left[still], proposal.select(still)
+        if len(left) == 0:
+            return left, proposal
+        found = self._from_chains(left, [spread[still] for spread in spreads])
+        return (left[:0], proposal.select(still[:0])) if found is None else found
+
+    def _from_moments(self, left: Tensor) -> tuple[Proposal, list[Tensor]]:
+        """By moments of weighted draws; the proposal, and its spread on each side."""
         sides = both_sides(self._target(left))
         moments, heaviest = zip(*(adapted(side, of_guide(side)) for side in sides), strict=True)
         self._remember(left, heaviest[0].position, heaviest[0].log_weight)
+        through = sides[0].through
+        if through is not None:
+            self._remember(left, through.inv(heaviest[1].position), heaviest[1].log_weight)
         self.watch.tick()
         proposal = of_sides(sides, moments)
         self._sampled(left, proposal)
+        return proposal, [about.spread for about in moments]
 
+    def _about_ends(self, left: Tensor, proposal: Proposal) -> None:
+        """By a Student-t about the ends of the search too, where these are not explained."""
         lost = (~self.explained[left]).nonzero()[:, 0]
         if self.ends is not None and len(lost):
             there = of_draws(self.ends.select(left[lost]).position)
             self._sampled(left[lost], Both(proposal.select(lost), wider(there)))
 
-        still = self.needy[left].nonzero()[:, 0]
-        left, proposal = left[still], proposal.select(still)
-        if len(left) == 0:
-            return left, proposal
+    def _from_chains(self, left: Tensor, spreads: list[Tensor]) -> tuple[Tensor, Proposal] | None:
+        """By short chains of HMC on each side; for the data that have a density, if any has."""
+        sides = both_sides(self._target(left))
         known = self._known(left)
-        starts = [None if known is None else known.position, None]
+        starts = [None if known is None else known.position, None][: len(sides)]
         found = [
-            of_posterior(side.select(still), start, about.spread[still], self.watch.tick)
-            for side, start, about in zip(sides, starts, moments, strict=False)
+            of_posterior(side, start, spread, self.watch.tick)
+            for side, start, spread in zip(sides, starts, spreads, strict=True)
         ]
         settled = [each for each in found if each is not None]
         if len(settled) < len(sides):
-            return left[:0], proposal.select(still[:0])
+            return None
         left = left[settled[0][0]]
-        of_chains = [about for _, about in settled]
-        self._search_again(left[of_chains[0].has_several_centres.nonzero()[:, 0].cpu()])
-        proposal = of_sides(sides, of_chains)
+        moments = [about for _, about in settled]
+        self._search_again(left[moments[0].has_several_centres.nonzero()[:, 0].cpu()])
+        proposal = of_sides(sides, moments)
         self._sampled(left, proposal)
         return left, proposal
 
@@ -202,7 +218,7 @@ class Climb:
         log_base, of_annealed = (base.log_prob(each).double().cpu() for each in at)
         return known.reached(log_base, of_annealed, log_joint)
 
-    def _known(self, index: Tensor) -> Ends | None:
+    def _known(self, index: Tensor) -> Places | None:
         """Places that an estimate of some of the data must explain: where the heaviest draws were,
         and where the search has ended.
         """
@@ -211,7 +227,7 @@ class Climb:
         position = self.heaviest.position[:, index]
         was_drawn = self.heaviest.log_weight[:, index] > -math.inf
         log_joint = torch.where(was_drawn, self._target(index)(position).double(), -math.inf)
-        return self.ends.select(index).and_of(Ends(position, log_joint.cpu()))
+        return self.ends.select(index).preceded_by(Places(position, log_joint.cpu()))
 
     def _remember(self, index: Tensor, position: Tensor, log_weight: Tensor) -> None:
         if self.heaviest is not None:
@@ -220,8 +236,8 @@ class Climb:
     def _keep(self, rung: int, index: Tensor, new: Weights, explained: Tensor) -> None:
         """Take what is better than before.
 
-        That is what explains where the search has ended, a k-hat that holds and, of equals, the
-        smaller error or the higher rung.
+        That is what explains the places that are known by now, a k-hat that holds and, of equals,
+        the smaller error or the higher rung. What was kept is not asked again about later places.
         """
         old = self.weights.select(index)
         before, now = self.explained[index] * trust(old), explained * trust(new)

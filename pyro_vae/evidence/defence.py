@@ -48,7 +48,7 @@ WIDE = 1  # the stream of these draws: those of the guide are what they are with
 @dataclass(frozen=True)
 class Defended:
     """What is known of the weights of a tile: of the guide's own draws, and of all draws as one
-    mixture; and the largest of these, if there are others beside the guide's.
+    mixture; and the draws of the largest of these, None if only the guide was drawn from.
     """
 
     guide: Weights

@@ -75,8 +75,10 @@ def log_evidence(
     exact sum. Of a pair with latents that belong to no single datum, the one number log p(data).
     Hierarchies may be written centred where the prior is normal, Student-t, Laplace, Cauchy or
     log-normal (:mod:`..density.noncentred`); of others the neck may be missed, unflagged. With a
-    tolerance modes that mirror each other are found, however narrow, and a narrow mode beside a
-    broad one if one of about 6,000 draws meets it; else it is missed, unflagged (:mod:`.search`).
+    tolerance other modes are found if one of 16 chains from the prior comes to them, or one of
+    `num_samples` and 2,000 draws meets them, or of 4,000 more where the guide is not enough. A mode
+    that none meets, such as a narrow one in several dimensions, is missed, unflagged
+    (:mod:`.search`).
     Masks count; ``poutine.scale``, which weighs data or latents for training, does not.
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.

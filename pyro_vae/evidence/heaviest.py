@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NUM = 4
+NUM = 4  # of each datum: one may lie in a tail, and few chains are to begin at them
 
 
 class Heaviest:
@@ -23,7 +23,7 @@ class Heaviest:
 
     Arguments:
         position: Their positions, of shape ``(R, N, D)``.
-        log_weight: Their log weights, ``(R, N)``; -inf where there was no draw.
+        log_weight: Their log weights in descending order, ``(R, N)``; -inf where there was no draw.
     """
 
     def __init__(self, position: Tensor, log_weight: Tensor) -> None:
@@ -35,14 +35,24 @@ class Heaviest:
         position = like.new_zeros(NUM, *like.shape[1:])
         return cls(position, torch.full_like(position[..., 0], -math.inf, dtype=torch.float64))
 
+    @property
+    def largest(self) -> Tensor:
+        """The largest log weight of each datum, ``(N,)``."""
+        return self.log_weight[0]
+
     def add(self, index: Tensor | slice, position: Tensor, log_weight: Tensor) -> None:
         """Take in draws ``(K, N', D)`` of log weights ``(K, N')`` for some of the data."""
         known = log_weight.double().nan_to_num(-math.inf, posinf=-math.inf)
         known = torch.where(position.isfinite().all(-1), known, -math.inf)
-        among = torch.cat([self.position[:, index], position])
-        largest, which = torch.cat([self.log_weight[:, index], known]).topk(NUM, dim=0)
-        self.position[:, index] = among.gather(0, which[..., None].expand(-1, -1, among.shape[-1]))
+        heavy, which = known.topk(min(NUM, len(known)), dim=0)
+        places = torch.cat([self.position[:, index], _picked(position, which)])
+        largest, which = torch.cat([self.log_weight[:, index], heavy]).topk(NUM, dim=0)
+        self.position[:, index] = _picked(places, which)
         self.log_weight[:, index] = largest
+
+
+def _picked(position: Tensor, which: Tensor) -> Tensor:
+    return position.gather(0, which[..., None].expand(-1, -1, position.shape[-1]))
 
 
 def joined(parts: Sequence[Heaviest | None]) -> Heaviest | None:

@@ -1,10 +1,10 @@
 """Proposals for importance sampling that are better than the guide, in unconstrained space.
 
-Each is an equal mixture of multivariate Student-t distributions: about the centre of the guide, or
-that of the datum's own posterior, or, where this has several modes, about the centre of each chain
-of HMC (:mod:`.chains`). A share of the draws comes from the prior. It bounds the weights by the
-likelihood (a defensive mixture: Hesterberg, 1995, https://doi.org/10.1080/00401706.1995.10484303),
-and it is drawn as a stratum of its own.
+Each is a mixture of multivariate Student-t distributions: about the centre of the guide, or that of
+the datum's own posterior, or, where this has several modes, about the centre of each chain of HMC
+(:mod:`.chains`), in shares that follow the weights. A tenth of the draws comes from the prior. It
+bounds the weights by the likelihood (a defensive mixture: Hesterberg, 1995,
+https://doi.org/10.1080/00401706.1995.10484303), and it is drawn as a stratum of its own.
 """
 
 from __future__ import annotations
@@ -70,17 +70,23 @@ class StudentTMixture:
         """Draws of shape ``(*shape, N, D)``."""
         like = self.centres
         normal = torch.randn(*shape, *like.shape[1:], dtype=like.dtype, device=like.device)
-        num = math.prod(shape)
-        centre = torch.multinomial(self.shares.T, num, replacement=True).T.reshape(*shape, -1)
-        width = torch.randint(len(self.widths), centre.shape, device=like.device)
+        width = torch.randint(len(self.widths), normal.shape[:-1], device=like.device)
 
         freedom = like.new_full(normal.shape[:-1], FREEDOM)
         chi = torch.distributions.Chi2(freedom).sample()
         radius = like.new_tensor(self.widths)[width] * (FREEDOM / chi).sqrt()
-        position = torch.empty_like(normal)
-        for number, (about, factor) in enumerate(zip(like, self.factors, strict=True)):
-            away = torch.einsum("nij,...nj->...ni", factor, radius[..., None] * normal)
-            position = torch.where((centre == number)[..., None], about + away, position)
+        away = radius[..., None] * normal
+        if len(like) == 1:
+            return like[0] + torch.einsum("nij,...nj->...ni", self.factors[0], away)
+        return self._about_centres(away.flatten(0, -3)).reshape(away.shape)
+
+    def _about_centres(self, away: Tensor) -> Tensor:
+        """Draws ``(K, N, D)`` from what they are away from a centre, in its units."""
+        centre = torch.multinomial(self.shares.T, len(away), replacement=True).T
+        position = torch.empty_like(away)
+        for number, (about, factor) in enumerate(zip(self.centres, self.factors, strict=True)):
+            k, n = (centre == number).nonzero(as_tuple=True)
+            position[k, n] = about[n] + torch.einsum("kij,kj->ki", factor[n], away[k, n])
         return position
 
     def log_prob(self, position: Tensor) -> Tensor:
@@ -88,7 +94,7 @@ class StudentTMixture:
         return self.log_parts(position).logsumexp(0)
 
     def log_parts(self, position: Tensor) -> Tensor:
-        """The part of each centre in the density, as a logarithm, of shape ``(M, K, N)``."""
+        """The log of the share of each centre times its density, of shape ``(M, K, N)``."""
         size = self.centres.shape[-1]
         rows = len(position) * position.shape[1]
         at_once = max(1, tile_rows(position.device) // rows)
@@ -212,8 +218,8 @@ def with_shares(target: Target, proposal: StudentTMixture) -> StudentTMixture:
     blocks = list(with_prior(target, proposal, ADAPTING_DRAWS))
     share = _shares(torch.cat([log_weight for _, log_weight in blocks])).nan_to_num()
     found = torch.zeros_like(proposal.shares)
-    for position, _ in blocks:
-        of_block, share = share[: len(position)], share[len(position) :]
+    parts = share.split([len(position) for position, _ in blocks])
+    for (position, _), of_block in zip(blocks, parts, strict=True):
         of_each = proposal.log_parts(position).softmax(0).nan_to_num()
         found += torch.einsum("kn,mkn->mn", of_block.to(of_each), of_each)
     shares = found + 1 / len(found)
@@ -221,7 +227,7 @@ def with_shares(target: Target, proposal: StudentTMixture) -> StudentTMixture:
 
 
 def _shares(log_weight: Tensor) -> Tensor:
-    """Truncated weights, of the sum, ``(K, N)``."""
+    """Truncated weights, normalised to sum to 1, ``(K, N)``."""
     log_weight = log_weight.nan_to_num(-math.inf, posinf=-math.inf)
     most = log_weight.logsumexp(0) - math.log(len(log_weight)) / 2
     return torch.minimum(log_weight, most).softmax(0)

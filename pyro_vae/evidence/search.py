@@ -40,7 +40,8 @@ STEPS = 5
 SETTLING = 30  # transitions at the end
 SHARE = 0.1  # of the sum of weights
 SEVERAL = 2  # chains: one may have ended in a part of the posterior that hardly counts
-HIGHER = 1.0  # nats above the peak, that of chains and that of a normal with their median
+HIGHER = 1.0  # nats that a place may exceed the peak of annealed chains by
+WHOLE = math.log(1.1)  # of the sum of weights, and not a rounding more
 NEGLIGIBLE = math.log(100)  # nats below a typical draw, where a mode has hardly any mass
 OUTLYING = 2.0  # times as far below the 5 % quantile of log densities as that below their median
 TYPICAL_DRAWS = 200
@@ -48,8 +49,9 @@ PROBES = 2000  # further draws
 
 
 @dataclass(frozen=True)
-class Ends:
-    """Where chains from the prior have come to, for N data.
+class Places:
+    """Places that an estimate must explain, for N data: where chains from the prior have come to,
+    and where the heaviest draws were.
 
     Arguments:
         position: Their positions, of shape ``(C, N, D)``.
@@ -59,32 +61,32 @@ class Ends:
     position: Tensor
     log_joint: Tensor
 
-    def select(self, index: Tensor) -> Ends:
+    def select(self, index: Tensor) -> Places:
         """Those of some of the data."""
-        return Ends(self.position[:, index.to(self.position.device)], self.log_joint[:, index])
+        return Places(self.position[:, index.to(self.position.device)], self.log_joint[:, index])
 
-    def replace(self, index: Tensor, new: Ends) -> Ends:
+    def replace(self, index: Tensor, new: Places) -> Places:
         """With others for some of the data."""
         position, log_joint = self.position.clone(), self.log_joint.clone()
         position[:, index.to(position.device)] = new.position
         log_joint[:, index] = new.log_joint
-        return Ends(position, log_joint)
+        return Places(position, log_joint)
 
-    def and_of(self, others: Ends) -> Ends:
+    def preceded_by(self, others: Places) -> Places:
         """Others for the same data, and then these."""
-        return Ends(
+        return Places(
             torch.cat([others.position, self.position]),
             torch.cat([others.log_joint, self.log_joint]),
         )
 
     def explained(self, log_proposal: Tensor, weights: Weights) -> Tensor:
-        """For which data draws from a proposal, whose log density at the ends is given, know of
+        """For which data draws from a proposal, whose log density at the places is given, know of
         what is there, ``(N,)``.
         """
         log_share = self.log_joint - log_proposal.double().cpu()
         log_share = log_share - weights.log_evidence - weights.num.log()
         log_share = log_share.where(log_share < math.inf, -math.inf)
-        return self._are_few(log_share > math.log(SHARE)) & ~(log_share > 0).any(0)
+        return self._are_few(log_share > math.log(SHARE)) & ~(log_share > WHOLE).any(0)
 
     def reached(self, log_base: Tensor, of_annealed: Tensor, log_joint: Tensor) -> Tensor:
         """For which data chains annealed from a base have come to what these have found, ``(N,)``.
@@ -106,8 +108,10 @@ class Ends:
         about as high as these, ``(N,)``: those that have never been in a narrow mode have not.
         """
         highest = log_joint.nan_to_num(-math.inf).max(0).values
-        of_normal = log_joint.nanmedian(0).values + self.position.shape[-1] / 2
-        return ~(self.log_joint > torch.maximum(highest, of_normal) + HIGHER).any(0)
+        median = log_joint.nanmedian(0).values
+        beyond = highest + (highest - median) / 2
+        of_normal = median + self.position.shape[-1] / 2
+        return ~(self.log_joint > torch.maximum(beyond, of_normal) + HIGHER).any(0)
 
     def _are_few(self, unknown: Tensor) -> Tensor:
         return (unknown & (self.log_joint > -math.inf)).sum(0) < SEVERAL
@@ -136,7 +140,7 @@ def probe(target: Target, counts: tuple[int, int], tick: Callable[[], None]) -> 
 
 def search(
     target: Target, counts: tuple[int, int], tick: Callable[[], None]
-) -> tuple[Ends, Tensor]:
+) -> tuple[Places, Tensor]:
     """Where chains from the prior come to, and the log density there, ``(C, N)``, of the guide and
     what is drawn beside it.
 
@@ -151,7 +155,7 @@ def search(
     for some in torch.arange(num).split(size):
         parts.append(_search(target if len(some) == num else target.select(some), counts, tick))
     position, log_joint, log_mixture = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-    return Ends(position, log_joint), log_mixture
+    return Places(position, log_joint), log_mixture
 
 
 def _search(

@@ -22,8 +22,8 @@ RESCALED_AT = (0.1, 0.25, 0.5, 0.8)  # shares of the warm-up after which the cha
 class Adaptation:
     """Step sizes, scales and the number of steps; they follow the chains during warm-up.
 
-    Every datum takes the same number of steps, enough for nine in ten to go the whole length of a
-    trajectory.
+    Every datum takes the same number of steps, enough for nine in ten, and half of their chains, to
+    go the whole length of a trajectory.
 
     Arguments:
         spread: The first guess at the standard deviations of each posterior, of shape ``(N, D)``.
@@ -79,7 +79,7 @@ class Adaptation:
         self._averaging = DualAveraging(prox_center=self.step_size.log())
 
     def _settle(self, step_size: Tensor) -> None:
-        """As many steps as most data need for a trajectory; others go as far by smaller ones."""
+        """As many steps as most need for a trajectory; none goes further, and others less far."""
         needed = (LENGTH / step_size).median(0).values.quantile(0.9)
         self.num_steps = int(needed.ceil().clamp(1, self.most_steps))
         self.step_size = step_size.clamp(max=LENGTH / self.num_steps)

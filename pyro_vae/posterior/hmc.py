@@ -172,7 +172,7 @@ class BatchedHMC(MCMCKernel):
     ``pyro.infer.MCMC``.
 
     One "chain" of Pyro's holds all chains and data. Every datum takes the same number of steps,
-    enough for nine in ten to go the whole length of a trajectory.
+    enough for nine in ten, and half of their chains, to go the whole length of a trajectory.
 
     Arguments:
         log_density: Maps positions of shape ``(K, N, D)`` to ``(K, N)``: log densities up to a
@@ -182,7 +182,8 @@ class BatchedHMC(MCMCKernel):
             shape ``(N, D)``.
         target_acceptance: The mean acceptance that the step sizes are tuned to.
         most_steps: The most steps of a trajectory.
-        one_step_size: Whether all chains of a datum have the same.
+        one_step_size: Whether all chains of a datum share one step size; otherwise each chain has
+            its own.
 
     Raises:
         ValueError: The density is not finite where a chain begins.

@@ -174,7 +174,7 @@ def _hmc(
             stats.setdefault("energy", []).append(kernel.last.energy)
             stats.setdefault("lp", []).append(kernel.state.log_density)
     by_name = {name: torch.stack(values, 1) for name, values in stats.items()}
-    by_name["step_size"] = kernel.step_size.expand_as(by_name["lp"])
+    by_name["step_size"] = kernel.step_size[:, None].expand_as(by_name["lp"])
     return _arrays(target.constrain(torch.stack(positions, 1))), _arrays(by_name)
 
 
