@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -539,10 +540,22 @@ def test_an_error_is_one_line(arguments, beginning, files):
     before = contents(files)
     result = run(*arguments)
     assert result.exit_code == 2, (result.output, result.exception)
-    assert result.stderr.startswith(f"pyro-vae: {beginning}")
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.endswith("\n")
+    *told, error = result.stderr.splitlines(keepends=True)
+    assert all(line.startswith("pyro-vae: read ") for line in told), "of the tables that were read"
+    assert error.startswith(f"pyro-vae: {beginning}")
+    assert error.endswith("\n")
     assert contents(files) == before, "a model that is there stays, and nothing is left behind"
+
+
+def test_a_table_is_told_of_in_one_line(files):
+    """Rows, columns, names and separator."""
+    (files / "heights.csv").write_text("height;weight\n10,3;9,7\n11,3;10,2\n8,9;10,7\n")
+    result = done("fit", "heights.csv", *QUICK, "-o", "heights.safetensors")
+    assert result.stderr.splitlines()[0] == (
+        "pyro-vae: read heights.csv: rows: 3; columns: 2 (height, weight); separated by "
+        "semicolons, with decimal commas"
+    )
+    assert logging.getLogger("pyro_vae").handlers == []
 
 
 def test_a_conditional_model_says_what_it_needs():

@@ -4,9 +4,12 @@ ours, and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import dis
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -29,7 +32,8 @@ class Command(TyperGroup):
                 warnings.filterwarnings("ignore", module=r"pyro\.")
                 warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
                 warnings.showwarning = _show_warning
-                code = super().main(*args, **{**extra, "standalone_mode": False})
+                with _shown_log():
+                    code = super().main(*args, **{**extra, "standalone_mode": False})
         except Exception as error:
             message = _message_for_user(error)
             if message is None:
@@ -45,6 +49,25 @@ def _print_error(text: str) -> None:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     _print_error(f"warning: {message}")
+
+
+@contextlib.contextmanager
+def _shown_log() -> Iterator[None]:
+    """What the package logs, such as what was read from a file, goes to stderr."""
+    log, handler = logging.getLogger(PACKAGE), _Shown()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Shown(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _print_error(record.getMessage())
 
 
 def _message_for_user(error: Exception) -> str | None:

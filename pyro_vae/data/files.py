@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .delimited import ENDINGS, read_delimited
 from .rows import DataError
+
+LOG = logging.getLogger("pyro_vae.data")
+READ = ".npy, .npz, .csv, .tsv, .parquet, .feather or idx"
+BY_PYARROW = (".parquet", ".feather")
+SHEETS = "save the sheet as .csv, or give pandas.read_excel(...)"
+REMEDIES = {
+    ".h5ad": "give the matrix itself: anndata.read_h5ad(...).X, dense",
+    **dict.fromkeys((".xls", ".xlsx", ".ods"), SHEETS),
+}
+SHOWN = 8  # names of columns
 
 
 def load(source: str | Path, key: str | None = None) -> Any:
@@ -18,15 +31,18 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
     Arguments:
         source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
-            path to ``.npy`` (memory-mapped), ``.npz``, ``.csv`` (with a header line) or idx (which
-            may be gzipped).
+            path to ``.npy`` (memory-mapped), ``.npz``, ``.csv``, ``.tsv`` or ``.txt`` (with a
+            header line; what separates the cells and marks the decimals is found), ``.parquet`` or
+            ``.feather`` (by pyarrow) or idx (which may be gzipped, as may text).
         key: The name of an array, for an ``.npz`` with several.
 
     Returns:
-        An array, or a DataFrame for ``.csv``.
+        An array, or a DataFrame of a table, of which the log of ``pyro_vae.data`` says what was
+            found.
 
     Raises:
-        DataError: The name, the file, its format or the key is unknown, or the file is damaged.
+        DataError: The name, the file, its format or the key is unknown, the file is damaged, or a
+            table is irregular.
     """
     path = Path(source)
     if str(source) == "digits":
@@ -34,12 +50,12 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
         return load_digits().data
     if not path.is_file():
-        hint = "give 'digits' or a path to .npy, .npz, .csv or idx"
+        hint = f"give 'digits' or a path to {READ}"
         if difflib.get_close_matches(str(source), ["digits"]):
             hint = "did you mean 'digits'?"
         raise DataError(f"there is no data set or file {str(source)!r}; {hint}")
     try:
-        return _read(path, key)
+        table, found = _read(path, key)
     except DataError:
         raise
     except Exception as error:
@@ -47,43 +63,42 @@ def load(source: str | Path, key: str | None = None) -> Any:
             f"{path.name} could not be read as {path.suffix or 'idx'} ({type(error).__name__}); it "
             "must be complete and hold numbers, no Python objects"
         ) from error
+    if hasattr(table, "columns"):
+        LOG.info("read %s: %s%s", path.name, _described(table), found and f"; {found}")
+    return table
 
 
-def _read(path: Path, key: str | None) -> Any:
+def _read(path: Path, key: str | None) -> tuple[Any, str]:
+    """What a file holds, and how it is written, in words."""
     if key is not None and path.suffix != ".npz":
         raise DataError(
             f"key= names an array of an .npz file; got key={key!r} for {path.name}; leave it out"
         )
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False), ""
     if path.suffix == ".npz":
-        return _read_npz(path, key)
-    if ".csv" in path.suffixes:
-        return _read_csv(path)
-    return _read_idx(path)
+        return _read_npz(path, key), ""
+    if path.suffix in BY_PYARROW:
+        return _read_by_pyarrow(path), ""
+    if path.suffix in REMEDIES:
+        raise DataError(f"{path.suffix} files are not read; {REMEDIES[path.suffix]}")
+    if path.suffix in ENDINGS or path.with_suffix("").suffix in ENDINGS:
+        return read_delimited(path)
+    return _read_idx(path), ""
 
 
-def _read_csv(path: Path) -> Any:
+def _described(table: Any) -> str:
+    names = [str(name) for name in table.columns]
+    shown = ", ".join(names if len(names) <= SHOWN else [*names[: SHOWN - 1], "...", names[-1]])
+    return f"rows: {len(table)}; columns: {len(names)} ({shown})"
+
+
+def _read_by_pyarrow(path: Path) -> Any:
     import pandas
 
-    first = pandas.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
-    names = [str(name) for name in first.dropna()]
-    if names != [str(number) for number in range(len(first))] and all(
-        _is_number(name) for name in names
-    ):
-        raise DataError(
-            f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a "
-            "header line"
-        )
-    return pandas.read_csv(path)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if importlib.util.find_spec("pyarrow") is None:
+        raise DataError(f"{path.suffix} files need pyarrow; pip install pyarrow")
+    return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_feather(path)
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
@@ -107,7 +122,7 @@ def _read_idx(path: Path) -> np.ndarray:
     kinds = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
     if content[:2] != b"\0\0" or len(content) < 4 or content[2] not in kinds:
         raise DataError(
-            f"{path.name} is no data file that is known here; convert it to .npy, .npz, .csv or idx"
+            f"{path.name} is no data file that is known here; convert it to .npy, .npz or .csv"
         )
 
     rank = content[3]
