@@ -3,9 +3,11 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from torch.utils.data import TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.assembly.condition import PARTS
@@ -131,6 +133,34 @@ def test_what_c_suggests():
     }
     assert pv.Condition.of(NUMBERS).describe() == {"size": 2, "seen_by": ["likelihood", "guide"]}
     assert pv.Condition.of(LABELS + 0.5).describe()["size"] == 1
+
+
+@pytest.mark.parametrize(
+    "c", [LABELS, LABELS[:, None], pd.Series(LABELS), pd.DataFrame({"label": LABELS})]
+)
+def test_one_column_of_whole_numbers_is_classes(c):
+    """However it comes."""
+    assert conditional(c).condition.describe()["categories"] == 3
+
+
+def test_columns_of_0_and_1_are_numbers():
+    assert pv.Condition.of(np.eye(3)[LABELS]).describe()["size"] == 3
+
+
+@pytest.mark.parametrize(
+    ("c", "message"),
+    [
+        (np.full(40, 1990), "whole numbers up to 1990, of which 1 occur; number classes from 0"),
+        (np.stack([LABELS, LABELS], 1), "has 2 columns of whole numbers, which may be numbers or"),
+        (
+            TensorDataset(torch.as_tensor(X), torch.as_tensor(LABELS)),
+            "got a data set of pairs, which is read as their first parts, x; give the second",
+        ),
+    ],
+)
+def test_what_may_be_numbers_or_classes_is_refused(c, message):
+    with pytest.raises(pv.DataError, match=message):
+        conditional(c)
 
 
 def test_whole_numbers_may_be_declared_numbers():

@@ -17,6 +17,7 @@ from sklearn.decomposition import FactorAnalysis
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
+from pyro_vae.training.run import steps_of
 
 quiet = functools.partial(pv.fit, progress=False)
 X = LinearGaussian.with_diagonal_posterior(features=6, latents=3).draw(100)
@@ -409,6 +410,40 @@ class TestSurroundings:
             TypeError, match="fit needs optimizer as a function of parameters and lr"
         ):
             quiet(small(), X, optimizer=optimizer)
+
+    def test_groups_keep_a_rate_of_their_own(self):
+        """One of 0 does not move; the others follow the schedule."""
+        vae = small()
+        before = {name: p.clone() for name, p in vae.named_parameters()}
+        made = []
+
+        def frozen_guide(parameters, lr):
+            guide = set(vae.posterior.parameters())
+            rest = [p for p in parameters if p not in guide]
+            groups = [{"params": rest}, {"params": list(guide), "lr": 0.0}]
+            made.append(torch.optim.Adam(groups, lr=lr))
+            return made[0]
+
+        rate = lambda epoch: 1e-2 / (1 + epoch)  # noqa: E731
+        quiet(vae, X, epochs=3, learning_rate=rate, optimizer=frozen_guide)
+        moved = {name for name, p in vae.named_parameters() if not torch.equal(p, before[name])}
+        assert moved
+        assert not any(name.startswith("posterior") for name in moved)
+        assert [group["lr"] for group in made[0].param_groups] == [rate(2), 0.0]
+
+    def test_a_last_step_of_one_datum_is_joined_to_the_one_before(self):
+        """Batch normalisation has no variance of one."""
+        ends = lambda *given: [(s.start, s.stop) for s in steps_of(*given)]  # noqa: E731
+        assert ends(129, 128) == [(0, 129)]
+        assert ends(257, 128) == [(0, 128), (128, 257)]
+        assert ends(130, 128) == [(0, 128), (128, 130)]
+        assert ends(3, 1) == [(0, 1), (1, 2), (2, 3)]
+        assert ends(1, 128) == [(0, 1)]
+
+        vae = small()
+        network = vae.posterior.network.layers
+        network.insert(1, torch.nn.BatchNorm1d(network[0].out_features))
+        quiet(vae, X[:33], epochs=1, batch_size=32)
 
     def test_reweighted_wake_sleep_itself(self):
         """Dreams come with a dimension of their own."""

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.utils.data import Dataset
 
 from ..data.arrays import as_rows
 from ..data.rows import DataError, Rows, refuse
 from ..guards import whole_number
 
 PARTS = ("prior", "likelihood", "guide")
+RARE = 3  # times as many classes as occur are no classes, but years
 
 
 class Condition:
@@ -68,13 +70,32 @@ class Condition:
 
     @classmethod
     def of(cls, c: Any) -> Condition:
-        """The condition that data c suggest: whole numbers of shape ``(N,)`` are classes, all else
-        is numeric.
+        """The condition that data c suggest: one column of whole numbers is classes; fractions, and
+        columns of 0 and 1, are numbers.
+
+        Raises:
+            DataError: c may be either: several columns of whole numbers, or numbers such as years,
+                of which few occur.
         """
-        rows = as_rows(c)
-        if rows.event_shape == () and _is_whole(rows):
-            return cls(categories=int(rows.largest()) + 1)
-        return cls(size=rows.event_shape.numel())
+        rows = rows_of_condition(c)
+        size, largest = rows.event_shape.numel(), rows.largest()
+        if not _is_whole(rows) or (size > 1 and largest <= 1):
+            return cls(size=size)
+        if size > 1:
+            raise DataError(
+                f"c has {size} columns of whole numbers, which may be numbers or classes; give "
+                f"condition={{'size': {size}}} for numbers, and classes as one column, or as "
+                "columns of 0 and 1"
+            )
+        categories, seen = int(largest) + 1, _count(rows)
+        if categories > RARE * seen:
+            raise DataError(
+                f"c has whole numbers up to {categories - 1}, of which {seen} occur; number "
+                "classes from 0, as np.unique(c, return_inverse=True)[1] does, or give "
+                f"condition={{'size': 1}} for numbers, {{'categories': {categories}}} for so many "
+                "classes"
+            )
+        return cls(categories=categories)
 
     @property
     def width(self) -> int:
@@ -95,7 +116,7 @@ class Condition:
         """
         if c is None:
             raise DataError("this VAE is conditional: give c, a row for each datum")
-        rows = as_rows(c)
+        rows = rows_of_condition(c)
         if len(rows) != length or rows.event_shape.numel() != (1 if self.categories else self.size):
             shape = (length,) if self.categories else (length, self.size)
             raise DataError(
@@ -145,6 +166,28 @@ class Condition:
             channels = c[..., None, None].expand(*batch, self.width, *context.shape[-2:])
             return torch.cat([context, channels], -3)
         return torch.cat([context.reshape(*batch, -1), c.expand(*batch, self.width)], -1)
+
+
+def rows_of_condition(c: Any) -> Rows:
+    """Data c as rows.
+
+    Raises:
+        DataError: It is a data set of pairs, whose first parts are the data.
+    """
+    if isinstance(c, Dataset) and len(c) and isinstance(c[0], (tuple, list)):  # type: ignore[arg-type]
+        raise DataError(
+            "c must be the labels or covariates alone; got a data set of pairs, which is read as "
+            "their first parts, x; give the second, such as torch.tensor([c for _, c in data])"
+        )
+    return as_rows(c)
+
+
+def _count(rows: Rows) -> int:
+    """How many values occur."""
+    values = torch.empty(0)
+    for chunk in rows.chunks():
+        values = torch.cat([values, rows.take(chunk).flatten()]).unique()
+    return len(values)
 
 
 def _is_whole(rows: Rows) -> bool:

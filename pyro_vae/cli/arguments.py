@@ -129,16 +129,8 @@ def read_rows(source: str, key: str | None = None) -> Rows:
 
 
 def read_condition(source: str | None) -> Rows | None:
-    """What the data are conditional on.
-
-    A single column becomes a vector, since whole numbers in a vector are classes.
-    """
-    if source is None:
-        return None
-    rows = read_rows(source)
-    if rows.event_shape == (1,):
-        return Rows(lambda index: rows.fetch(index)[:, 0], len(rows), (), is_fixed=rows.is_fixed)
-    return rows
+    """What the data are conditional on."""
+    return None if source is None else read_rows(source)
 
 
 def select(rows: Rows | None, index: np.ndarray) -> Rows | None:

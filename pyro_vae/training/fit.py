@@ -78,9 +78,11 @@ def fit(
         free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`),
             against collapse.
         epochs: How often the data are gone through.
-        batch_size: How many data make one step.
+        batch_size: How many data make one step; a last step of a single datum is joined to the one
+            before, for batch normalisation.
         learning_rate: A number, or a function of the epoch.
-        optimizer: Makes a torch optimiser from parameters and ``lr``.
+        optimizer: Makes a torch optimiser from parameters and ``lr``. A parameter group with
+            another rate keeps it.
         clip_norm: The largest norm of the gradient of the loss per datum, over all parameters.
         patience: After how many epochs without a lower validation loss training stops; None for
             never.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 import warnings
@@ -91,7 +92,9 @@ class Run:
                 "fit has nothing to train: no parameter of the VAE requires a gradient"
             )
 
-        made = made_by(optimizer, parameters, self.learning_rate(0.0))
+        rate = self.learning_rate(0.0)
+        made = made_by(optimizer, parameters, rate)
+        self.scheduled = [group for group in made.param_groups if group["lr"] == rate]
         self.optim = OneOptimiser(made, self.clip_norm)
         self.problem = self.seen = problem
         can_be = isinstance(self.elbo, Objective) and self.elbo.is_direct
@@ -121,16 +124,16 @@ class Run:
         index = self.problem.rows.as_index(order)
         self.seen, total, start = self.problem, 0.0, 0
         try:
-            for start in range(0, num, batch_size):
+            for rows in steps_of(num, batch_size):
+                start = rows.start
                 self._schedule(epoch + start / num)
-                rows = slice(start, start + batch_size)
                 batch = self.problem.batch(index[rows])
                 if epoch == 0:
                     self.watched.take(order[rows], batch)
                 self.steps += 1
                 if self.steps % FLUSHED == 0:
                     self.optim.flush_subnormal()
-                is_first, is_whole = epoch == start == 0, rows.stop <= num
+                is_first, is_whole = epoch == start == 0, rows.stop - start == batch_size
                 if self.not_compiled or is_first or not is_whole:
                     total += self._read() + self._step(batch, validate=is_first)
                 else:
@@ -230,7 +233,7 @@ class Run:
 
     def _schedule(self, epoch: float) -> None:
         self.tempered.beta = self.beta(epoch)
-        for group in self.optim.optimiser.param_groups:
+        for group in self.scheduled:
             group["lr"] = self.learning_rate(epoch)
 
     def _direct_loss(self, beta: Any, *batch: Tensor) -> tuple[Tensor]:
@@ -265,6 +268,16 @@ class Run:
             frame.attrs["compiled"] = self.compiled.title
             frame.attrs["compile_seconds"] = self.compiled.seconds
         return frame
+
+
+def steps_of(num: int, batch_size: int) -> list[slice]:
+    """The rows of each step; a last one of a single row is joined to the one before, since batch
+    normalisation has no variance of one.
+    """
+    starts = list(range(0, num, batch_size))
+    if batch_size > 1 and num > batch_size and num - starts[-1] == 1:
+        starts.pop()
+    return [slice(*ends) for ends in itertools.pairwise([*starts, num])]
 
 
 def _scalar(loss: Any) -> float:
