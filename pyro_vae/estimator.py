@@ -152,7 +152,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Warns:
             UserWarning: After at least 10 epochs no latent dimension is used.
         """
-        validate_data(self, X, ensure_all_finite=False)
+        validate_data(self, X, accept_sparse=True, ensure_all_finite=False)
         whole_number("num_samples", self.num_samples, at_least=1)
         seed = _seed(self.random_state)
         train = X
@@ -265,11 +265,12 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Single cells are checked later, by the library itself, which names the one that is wrong.
         """
         check_is_fitted(self)
-        validate_data(self, X, reset=False, ensure_all_finite=False)
+        validate_data(self, X, reset=False, accept_sparse=True, ensure_all_finite=False)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = []
         return tags
 

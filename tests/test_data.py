@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import sparse
 
 import pyro_vae as pv
+from pyro_vae.data.arrays import as_rows
 
 GREY = np.linspace(0, 1, 40).reshape(10, 4)
 COUNTS = np.arange(40).reshape(10, 4)
@@ -284,8 +286,8 @@ BAD = {
     ),
     "sparse tensor": (
         "normal",
-        lambda: torch.as_tensor(GREY).to_sparse(),
-        ["must be dense", "to_dense"],
+        lambda: torch.as_tensor(GREY)[..., None].to_sparse(),
+        ["sparse data need two dimensions", "to_dense"],
     ),
     "ragged": ("normal", lambda: [[1.0, 2.0], [3.0]], ["rows of equal length"]),
     "a number": ("normal", lambda: 3.0, ["data need rows"]),
@@ -442,6 +444,39 @@ def write_idx(path, array, opener=open):
         file.write(array.astype(np.uint8).tobytes())
 
 
+SPARSE = {
+    "csr_array": sparse.csr_array,
+    "csr_matrix": sparse.csr_matrix,
+    "coo_array": sparse.coo_array,
+    "csc_matrix": sparse.csc_matrix,
+    "whole numbers": lambda x: sparse.csr_array(x.astype(np.int32)),
+    "torch": lambda x: torch.as_tensor(x).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+def test_sparse_data_are_those_of_the_dense(kind):
+    """Bit for bit: data, training and evidence; and rows are made dense as they are read."""
+    dense = np.random.default_rng(0).poisson(0.4, (60, 12)).astype(float)
+    found = []
+    for x in (dense, SPARSE[kind](dense)):
+        rows = as_rows(x)
+        assert np.array_equal(rows.take(np.array([3, 1, 3])), dense[[3, 1, 3]])
+        vae = pv.build(x, latent=2, likelihood="poisson", hidden=[6])
+        history = pv.fit(vae, x, epochs=2, batch_size=20, progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a guide that is hardly trained
+            evidence = pv.log_evidence(vae, x, num_samples=30)
+        found.append((rows.summary.digest, list(history.loss), evidence.log_evidence.values))
+    assert found[0][:2] == found[1][:2]
+    assert np.array_equal(found[0][2], found[1][2])
+
+
+def test_sparse_data_of_complex_numbers_are_refused():
+    with pytest.raises(pv.DataError, match="must be real numbers; got complex128"):
+        as_rows(sparse.eye_array(3) * 1j)
+
+
 class TestLoad:
     def test_digits(self):
         x = pv.data.load("digits")
@@ -459,6 +494,8 @@ class TestLoad:
         assert np.array_equal(pv.data.load(tmp_path / "one.npz"), COUNTS)
         assert np.array_equal(pv.data.load(tmp_path / "two.npz", key="b"), COUNTS)
         assert list(pv.data.load(tmp_path / "x.csv").columns) == list("abcd")
+        sparse.save_npz(tmp_path / "sparse.npz", sparse.csr_array(COUNTS))
+        assert np.array_equal(pv.data.load(tmp_path / "sparse.npz").toarray(), COUNTS)
         for name in ("images-idx3-ubyte", "images-idx3-ubyte.gz"):
             assert np.array_equal(pv.data.load(tmp_path / name), images)
 

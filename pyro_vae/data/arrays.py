@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
@@ -20,8 +21,9 @@ def as_rows(x: Any, event_shape: torch.Size | None = None) -> Rows:
     """Anything array-like as :class:`Rows`.
 
     Arguments:
-        x: A tensor, array, memory map, DataFrame, map-style torch ``Dataset`` (the first element
-            where an item is a tuple), nested list, or :class:`Rows`.
+        x: A tensor, array, memory map, DataFrame, sparse matrix of scipy's or torch's (rows are
+            made dense as they are read), map-style torch ``Dataset`` (the first element where an
+            item is a tuple), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
 
     Raises:
@@ -59,32 +61,43 @@ def _dispatch(x: Any) -> Rows:
             "and compare_models, or of a model, by bridge_log_evidence. What a VAE is conditional "
             "on is given as c"
         )
-    if hasattr(x, "toarray"):
-        raise DataError(
-            f"data must be dense; got a sparse {type(x).__name__}; convert with x.toarray()"
-        )
+    if hasattr(x, "tocsr"):
+        return _from_sparse(x)
     return _from_array(x)
 
 
 def _from_tensor(x: Tensor) -> Rows:
-    if x.layout != torch.strided:
-        raise DataError(
-            f"data must be dense; got a tensor with layout {x.layout}; convert with x.to_dense()"
-        )
     if x.is_complex():
         raise DataError(
             f"data must be real numbers; got {x.dtype}; use x.real, x.imag or torch.view_as_real(x)"
         )
     if x.dim() == 0:
         raise DataError("data need rows: an array of shape (N, ...); got a single number")
+    if x.layout != torch.strided and x.dim() != 2:
+        raise DataError(
+            f"sparse data need two dimensions; got shape {tuple(x.shape)}; give x.to_dense()"
+        )
 
     x = x.detach()
+    if x.layout != torch.strided:
+        cells = x.cpu().to_sparse_coo().coalesce()
+        values = cells.values().float() if x.dtype == torch.bfloat16 else cells.values()
+        parts = values.numpy(), tuple(cells.indices().numpy())
+        return _from_sparse(sparse.coo_array(parts, shape=tuple(x.shape)))
     return Rows(
         lambda index: x[torch.as_tensor(index, device=x.device)],
         len(x),
         tuple(x.shape[1:]),
         is_fixed=True,
     )
+
+
+def _from_sparse(x: Any) -> Rows:
+    """A sparse matrix or array of scipy's: rows are made dense as they are read."""
+    rows = x.tocsr()
+    if rows.dtype.kind not in "biuf":
+        raise DataError(f"data must be real numbers; got {rows.dtype}; use x.real or abs(x)")
+    return Rows(lambda index: rows[index].toarray(), rows.shape[0], (rows.shape[1],), is_fixed=True)
 
 
 def _from_array(x: Any, columns: list[Any] | None = None) -> Rows:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from .delimited import ENDINGS, read_delimited
 from .rows import DataError
@@ -31,7 +32,8 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
     Arguments:
         source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
-            path to ``.npy`` (memory-mapped), ``.npz``, ``.csv``, ``.tsv`` or ``.txt`` (with a
+            path to ``.npy`` (memory-mapped), ``.npz`` (of arrays, or a sparse one of scipy's),
+            ``.csv``, ``.tsv`` or ``.txt`` (with a
             header line; what separates the cells and marks the decimals is found), ``.parquet`` or
             ``.feather`` (by pyarrow) or idx (which may be gzipped, as may text).
         key: The name of an array, for an ``.npz`` with several.
@@ -101,8 +103,10 @@ def _read_by_pyarrow(path: Path) -> Any:
     return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_feather(path)
 
 
-def _read_npz(path: Path, key: str | None) -> np.ndarray:
+def _read_npz(path: Path, key: str | None) -> Any:
     with np.load(path, allow_pickle=False) as arrays:
+        if key is None and {"format", "shape", "data"} < set(arrays.files):  # as scipy writes them
+            return sparse.load_npz(path)
         if key is None and len(arrays.files) == 1:
             key = arrays.files[0]
         if key not in arrays.files:

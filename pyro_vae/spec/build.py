@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from ..assembly.condition import Condition
@@ -121,7 +122,7 @@ def _spec_and_rows(
     source: Any, x: Any, given: dict[str, Any]
 ) -> tuple[dict[str, Any], Rows | None]:
     """The spec, and the data if there are any, from what :func:`build` takes."""
-    if not isinstance(source, dict):
+    if not isinstance(source, dict) or sparse.issparse(source):  # a dictionary of keys is both
         if x is not None:
             raise ValueError(
                 "build takes x with a spec; got data and x; give latent=, prior=, c=, ... by "
