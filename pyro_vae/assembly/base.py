@@ -56,6 +56,7 @@ class Assembly(nn.Module):
         self.likelihood = likelihood
         self.posterior = guide
         self.condition = condition
+        self.columns: list[str] | None = None  # their names, if it was made for a frame
         self._name = next(_names)
 
     @property

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torch.utils.data import Dataset
 
 from ..data.arrays import as_rows
 from ..data.rows import DataError, Rows, refuse
@@ -77,7 +76,7 @@ class Condition:
             DataError: c may be either: several columns of whole numbers, or numbers such as years,
                 of which few occur.
         """
-        rows = rows_of_condition(c)
+        rows = as_rows(c, pairs=False)
         size, largest = rows.event_shape.numel(), rows.largest()
         if not _is_whole(rows) or (size > 1 and largest <= 1):
             return cls(size=size)
@@ -116,7 +115,7 @@ class Condition:
         """
         if c is None:
             raise DataError("this VAE is conditional: give c, a row for each datum")
-        rows = rows_of_condition(c)
+        rows = as_rows(c, pairs=False)
         if len(rows) != length or rows.event_shape.numel() != (1 if self.categories else self.size):
             shape = (length,) if self.categories else (length, self.size)
             raise DataError(
@@ -166,20 +165,6 @@ class Condition:
             channels = c[..., None, None].expand(*batch, self.width, *context.shape[-2:])
             return torch.cat([context, channels], -3)
         return torch.cat([context.reshape(*batch, -1), c.expand(*batch, self.width)], -1)
-
-
-def rows_of_condition(c: Any) -> Rows:
-    """Data c as rows.
-
-    Raises:
-        DataError: It is a data set of pairs, whose first parts are the data.
-    """
-    if isinstance(c, Dataset) and len(c) and isinstance(c[0], (tuple, list)):  # type: ignore[arg-type]
-        raise DataError(
-            "c must be the labels or covariates alone; got a data set of pairs, which is read as "
-            "their first parts, x; give the second, such as torch.tensor([c for _, c in data])"
-        )
-    return as_rows(c)
 
 
 def _count(rows: Rows) -> int:

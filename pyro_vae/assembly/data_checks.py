@@ -12,6 +12,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..data.arrays import as_rows
+from ..data.columns import in_order
 from ..data.rows import DataError, Rows, refuse
 from ..distributions.supports import base_of, innermost, inside
 from ..guards import mode, seeded
@@ -78,7 +79,7 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
                 f"the parameter {name} of the VAE is not finite; build or load it again"
             )
 
-    rows = as_rows(x, vae.likelihood.event_shape)
+    rows = as_rows(in_order(as_rows(x), vae.columns), vae.likelihood.event_shape)
     if vae.condition is None and c is not None:
         raise ValueError(UNCONDITIONAL)
     checked = None if vae.condition is None else vae.condition.check(c, len(rows))

@@ -228,17 +228,18 @@ def sample(
     drawn = vae.sample(num, c, seed=seed).numpy(force=True)
 
     if out is None:
-        typer.echo(_csv(drawn), nl=False)
+        typer.echo(_csv(drawn, vae.columns), nl=False)
     elif out.suffix == ".npy":
         np.save(out, drawn)
     else:
-        out.write_text(_csv(drawn))
+        out.write_text(_csv(drawn, vae.columns))
 
 
-def _csv(drawn: np.ndarray) -> str:
+def _csv(drawn: np.ndarray, names: list[str] | None) -> str:
     """A line for each datum, flat; whole numbers without a decimal point."""
     import pandas
 
     flat = drawn.reshape(len(drawn), -1)
-    frame = pandas.DataFrame(flat, columns=[f"x{number}" for number in range(flat.shape[1])])
+    names = names or [f"x{number}" for number in range(flat.shape[1])]
+    frame = pandas.DataFrame(flat, columns=names)
     return frame.convert_dtypes().to_csv(index=False)

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from .rows import DataError, Rows, refuse
 
 
-def as_rows(x: Any, event_shape: torch.Size | None = None) -> Rows:
+def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True) -> Rows:
     """Anything array-like as :class:`Rows`.
 
     Arguments:
@@ -25,11 +24,12 @@ def as_rows(x: Any, event_shape: torch.Size | None = None) -> Rows:
             made dense as they are read), map-style torch ``Dataset`` (the first element where an
             item is a tuple), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
+        pairs: Whether the items of a data set may be tuples.
 
     Raises:
         DataError: `x` is empty, not numeric, or its rows have another shape.
     """
-    rows = _dispatch(x)
+    rows = _dispatch(x, pairs)
     if len(rows) == 0 or rows.event_shape.numel() == 0:
         shape = (len(rows), *rows.event_shape)
         raise DataError(
@@ -41,7 +41,7 @@ def as_rows(x: Any, event_shape: torch.Size | None = None) -> Rows:
     return rows
 
 
-def _dispatch(x: Any) -> Rows:
+def _dispatch(x: Any, pairs: bool) -> Rows:
     if isinstance(x, Rows):
         return x
     if isinstance(x, Tensor):
@@ -53,7 +53,7 @@ def _dispatch(x: Any) -> Rows:
             raise DataError(
                 f"data need a length; got {type(x).__name__}; use a map-style Dataset with __len__"
             )
-        return _from_dataset(x)
+        return _from_dataset(x, pairs)
     if isinstance(x, tuple) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
         raise DataError(
             "data are one array with a row for each datum; got a tuple of arrays. A tuple is taken "
@@ -80,6 +80,8 @@ def _from_tensor(x: Tensor) -> Rows:
 
     x = x.detach()
     if x.layout != torch.strided:
+        from scipy import sparse
+
         cells = x.cpu().to_sparse_coo().coalesce()
         values = cells.values().float() if x.dtype == torch.bfloat16 else cells.values()
         parts = values.numpy(), tuple(cells.indices().numpy())
@@ -153,9 +155,14 @@ def _from_frame(frame: Any) -> Rows:
     return _from_array(cells, columns)
 
 
-def _from_dataset(dataset: Any) -> Rows:
+def _from_dataset(dataset: Any, pairs: bool) -> Rows:
     def item(index: int) -> Tensor:
         value = dataset[index]
+        if isinstance(value, (tuple, list)) and not pairs:
+            raise DataError(
+                "c must be labels or covariates alone; got a data set of tuples, whose first parts "
+                "are x; give the second, such as torch.tensor([c for _, c in data])"
+            )
         value = value[0] if isinstance(value, (tuple, list)) else value
         try:
             rows = as_rows(value[None] if isinstance(value, Tensor) else np.asarray(value)[None])

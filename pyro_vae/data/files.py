@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from .delimited import ENDINGS, read_delimited
 from .rows import DataError
@@ -106,6 +105,8 @@ def _read_by_pyarrow(path: Path) -> Any:
 def _read_npz(path: Path, key: str | None) -> Any:
     with np.load(path, allow_pickle=False) as arrays:
         if key is None and {"format", "shape", "data"} < set(arrays.files):  # as scipy writes them
+            from scipy import sparse
+
             return sparse.load_npz(path)
         if key is None and len(arrays.files) == 1:
             key = arrays.files[0]

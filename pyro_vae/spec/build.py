@@ -10,7 +10,8 @@ context, a ``network``. Sizes that follow from ``event`` and ``latent`` are neve
     likelihood = {name = "binomial", total_count = 16.0, network = {name = "mlp", hidden = [200]}}
     guide = {name = "normal", network = {name = "mlp", hidden = [200]}}
 
-A conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports
+``columns = ["age", "income"]`` names the columns of a table, which frames are put right by. A
+conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports
 modules that register conditionals or networks of one's own; they lie beside the spec file or on the
 Python path."""
 
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from ..assembly.condition import Condition
@@ -30,6 +30,7 @@ from ..conditionals.base import Amortised, Conditional, Shape, as_shape
 from ..conditionals.declared import Declared, at, nearest
 from ..conditionals.networks import Network
 from ..data.arrays import as_rows
+from ..data.columns import in_order, names_of
 from ..data.rows import Rows
 from ..guards import device_of, seeded
 from ..vae import VAE
@@ -37,7 +38,7 @@ from .files import import_modules, importable, read_toml
 from .parts import Part, as_table, condition_of, named_part, unconstrained
 
 REQUIRED = ("event", "latent")
-KEYS = (*REQUIRED, "prior", "likelihood", "guide", "condition", "modules")
+KEYS = (*REQUIRED, "columns", "prior", "likelihood", "guide", "condition", "modules")
 
 
 def build(
@@ -105,8 +106,10 @@ def build(
     if c is not None:
         spec["condition"] = _suggested(c, as_table("condition", spec.get("condition", {})))
     if rows is not None:
-        spec = {"event": list(rows.event_shape), **spec}
-        rows = as_rows(rows, as_shape(spec["event"]))
+        names = names_of(rows)
+        columns = {} if names is None else {"columns": names}
+        spec = {"event": list(rows.event_shape), **columns, **spec}
+        rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
     mlp = {} if hidden is None else {"hidden": _plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
         vae = _from_spec(spec, rows, mlp)
@@ -122,7 +125,7 @@ def _spec_and_rows(
     source: Any, x: Any, given: dict[str, Any]
 ) -> tuple[dict[str, Any], Rows | None]:
     """The spec, and the data if there are any, from what :func:`build` takes."""
-    if not isinstance(source, dict) or sparse.issparse(source):  # a dictionary of keys is both
+    if not isinstance(source, dict) or hasattr(source, "tocsr"):  # a sparse one is both
         if x is not None:
             raise ValueError(
                 "build takes x with a spec; got data and x; give latent=, prior=, c=, ... by "
@@ -213,7 +216,22 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     )
     table: Part = spec.get("guide") or prior.usual_guide()
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp)
-    return VAE(prior, likelihood, guide, condition=condition)
+    vae = VAE(prior, likelihood, guide, condition=condition)
+    vae.columns = _columns(spec, event)
+    return vae
+
+
+def _columns(spec: dict[str, Any], event: torch.Size) -> list[str] | None:
+    names = spec.get("columns")
+    if names is None:
+        return None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or [len(names)] != list(event) or len(set(names)) < len(names):
+        raise ValueError(
+            f"columns: must be a list of {' x '.join(map(str, event))} different names, of data "
+            f"with one dimension; got {names!r:.60}"
+        )
+    return names
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:
@@ -232,7 +250,8 @@ def describe(vae: nn.Module) -> dict[str, Any]:
     if isinstance(vae, VAE):
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
         sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
-        spec = sizes | {role: describe(part) for role, part in parts.items()}
+        names = {} if vae.columns is None else {"columns": list(vae.columns)}
+        spec = sizes | names | {role: describe(part) for role, part in parts.items()}
         if vae.condition is not None:
             spec["condition"] = vae.condition.describe()
         modules = _modules(vae)

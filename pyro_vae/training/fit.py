@@ -20,6 +20,7 @@ import pyro
 import torch
 from pyro.infer import ELBO
 
+from ..data.columns import names_of
 from ..data.rows import DataError
 from ..density.problem import Problem
 from ..guards import device_of, mode, own_store, seeded, whole_number
@@ -62,7 +63,8 @@ def fit(
     Arguments:
         vae: The model; its trainable parameters are changed, and what its own layers track in train
             mode.
-        x: Data of shape ``(N, *X)``, NaN where missing.
+        x: Data of shape ``(N, *X)``, NaN where missing. Columns of a frame are put into the order
+            that the VAE knows; one that knows none learns their names here.
         c: What a conditional VAE is conditional on, a row for each datum.
         validation: Data for early stopping, for a conditional VAE a pair ``(x, c)``: the parameters
             with the lowest validation loss are restored at the end. Its KL term is weighed by the
@@ -124,6 +126,7 @@ def fit(
     if device is not None:
         vae.to(device_of(device))
     problem = Problem.of(vae, x, c).on_device()
+    vae.columns = vae.columns or names_of(problem.rows)
     batch_size = min(batch_size, len(problem))
     held_out = None if validation is None else _held_out(vae, validation)
 

@@ -1,0 +1,49 @@
+"""Columns by name: a table in another order is put right, one with other columns is refused."""
+
+from __future__ import annotations
+
+from .rows import DataError, Rows
+
+SHOWN = 5  # names, in a message
+
+
+def names_of(rows: Rows) -> list[str] | None:
+    """The names of the columns, if each has one of its own."""
+    columns = rows.columns or []
+    named = all(isinstance(name, str) for name in columns)
+    return columns if columns and named and len(set(columns)) == len(columns) else None
+
+
+def in_order(rows: Rows, names: list[str] | None) -> Rows:
+    """Rows with their columns in the order of `names`; rows without names as they are.
+
+    Raises:
+        DataError: A column is missing, or there are others.
+    """
+    own = names_of(rows)
+    if names is None or own is None or own == names:
+        return rows
+    missing = [name for name in names if name not in own]
+    others = [name for name in own if name not in names]
+    if missing or others:
+        got = [f"none named {_listed(missing)}"] if missing else []
+        got += [f"others named {_listed(others)}"] if others else []
+        raise DataError(
+            f"data need the columns {_listed(names)}; got {', and '.join(got)}; rename or select "
+            "columns, or give an array, whose order is taken as it is"
+        )
+    order = [own.index(name) for name in names]
+    return Rows(
+        lambda index: rows.fetch(index)[:, order],
+        len(rows),
+        rows.event_shape,
+        names,
+        rows.c,
+        is_fixed=rows.is_fixed,
+    )
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many others there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more

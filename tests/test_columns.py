@@ -1,0 +1,93 @@
+"""Columns by name: a model knows those of the frame it was made for, wherever it goes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyro_vae as pv
+
+FRAME = pd.DataFrame(
+    np.random.default_rng(0).normal([0.0, 5.0, -3.0], [1.0, 2.0, 0.5], (60, 3)),
+    columns=["age", "income", "height"],
+)
+OTHER = FRAME[["height", "age", "income"]]
+
+
+@pytest.fixture
+def vae():
+    return pv.build(FRAME, latent=1, hidden=[4])
+
+
+DOORS = {
+    "log_evidence": lambda vae, x: pv.log_evidence(vae, x, num_samples=20).log_evidence.values,
+    "encode": lambda vae, x: vae.encode(x).mean.detach().numpy(),
+    "reconstruct": lambda vae, x: vae.reconstruct(x).numpy(),
+    "impute": lambda vae, x: vae.impute(x, num_samples=5).numpy(),
+    "gaps": lambda vae, x: pv.gaps(vae, x, num_samples=25, steps=2).log_evidence.values,
+}
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+@pytest.mark.parametrize("door", DOORS)
+def test_another_order_is_put_right(door, vae):
+    found = [DOORS[door](vae, x) for x in (FRAME, OTHER, FRAME.to_numpy())]
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2]), "an array is taken as it is"
+
+
+def test_training_too(vae):
+    losses = []
+    for x in (FRAME, OTHER):
+        model = pv.build(FRAME, latent=1, hidden=[4])
+        history = pv.fit(model, x, validation=OTHER, epochs=2, progress=False)
+        losses.append(history[["loss", "validation"]])
+    pd.testing.assert_frame_equal(*losses)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (
+            FRAME.rename(columns={"age": "years"}),
+            "columns 'age', 'income', 'height'; got none named 'age', and others named 'years'",
+        ),
+        (FRAME.drop(columns="age"), "got none named 'age'; rename or select"),
+        (FRAME.assign(weight=1.0), "got others named 'weight'; rename or select"),
+    ],
+)
+def test_other_columns_are_refused(x, message, vae):
+    for door in (vae.encode, lambda x: pv.fit(vae, x, epochs=1, progress=False)):
+        with pytest.raises(pv.DataError, match=message):
+            door(x)
+
+
+def test_names_are_in_the_spec_and_the_file(vae, tmp_path):
+    assert pv.describe(vae)["columns"] == ["age", "income", "height"]
+    pv.save(vae, tmp_path / "model.safetensors")
+    again = pv.load(tmp_path / "model.safetensors")
+    assert torch.equal(again.encode(OTHER).mean, vae.encode(FRAME).mean)
+    assert pv.build(pv.describe(vae), OTHER).columns == ["age", "income", "height"]
+
+
+def test_a_model_without_names_learns_them_by_fitting():
+    vae = pv.build(FRAME.to_numpy(), latent=1, hidden=[4])
+    assert vae.columns is None
+    pv.fit(vae, OTHER, epochs=1, progress=False)
+    assert vae.columns == ["height", "age", "income"]
+
+
+@pytest.mark.parametrize(
+    "columns", [range(3), ["a", "a", "b"], ["a", "b", 3]], ids=["numbers", "one twice", "mixed"]
+)
+def test_columns_without_a_name_each_are_taken_in_order(columns):
+    x = pd.DataFrame(FRAME.to_numpy(), columns=columns)
+    vae = pv.build(x, latent=1, hidden=[4])
+    assert vae.columns is None
+    assert torch.equal(vae.encode(x).mean, vae.encode(FRAME).mean)
+
+
+@pytest.mark.parametrize("columns", ["abc", ["a", "b"], ["a", "b", "b"], ["a", "b", 3]])
+def test_columns_of_a_spec_that_do_not_fit(columns):
+    with pytest.raises(ValueError, match="columns: must be a list of 3 different names"):
+        pv.build({"event": [3], "latent": [1], "columns": columns})
