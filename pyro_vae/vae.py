@@ -196,7 +196,7 @@ class VAE(Assembly):
             seed: The seed of the draws.
 
         Returns:
-            A tensor of shape ``(N, *X)``.
+            A tensor of shape ``(N, *X)``, columns in the order of ``vae.columns``.
 
         Raises:
             DataError: The data do not fit the likelihood.

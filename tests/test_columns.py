@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
 import pyro_vae as pv
 
@@ -12,6 +14,13 @@ FRAME = pd.DataFrame(
     columns=["age", "income", "height"],
 )
 OTHER = FRAME[["height", "age", "income"]]
+
+
+def loss(vae, x):
+    """With the same draws at each call."""
+    pyro.set_rng_seed(0)
+    with pyro.get_param_store().scope():
+        return Trace_ELBO().loss(vae.model, vae.guide, x)
 
 
 @pytest.fixture
@@ -24,6 +33,7 @@ DOORS = {
     "encode": lambda vae, x: vae.encode(x).mean.detach().numpy(),
     "reconstruct": lambda vae, x: vae.reconstruct(x).numpy(),
     "impute": lambda vae, x: vae.impute(x, num_samples=5).numpy(),
+    "model and guide": lambda vae, x: loss(vae, x),
     "gaps": lambda vae, x: pv.gaps(vae, x, num_samples=25, steps=2).log_evidence.values,
 }
 
@@ -36,7 +46,7 @@ def test_another_order_is_put_right(door, vae):
     assert np.array_equal(found[0], found[2]), "an array is taken as it is"
 
 
-def test_training_too(vae):
+def test_training_too():
     losses = []
     for x in (FRAME, OTHER):
         model = pv.build(FRAME, latent=1, hidden=[4])
@@ -91,3 +101,17 @@ def test_columns_without_a_name_each_are_taken_in_order(columns):
 def test_columns_of_a_spec_that_do_not_fit(columns):
     with pytest.raises(ValueError, match="columns: must be a list of 3 different names"):
         pv.build({"event": [3], "latent": [1], "columns": columns})
+
+
+def test_columns_of_a_condition_too(tmp_path):
+    """In order, and known to the file."""
+    c = FRAME[["age", "income"]]
+    vae = pv.build(FRAME, c=c, latent=1, hidden=[4])
+    pv.save(vae, tmp_path / "given.safetensors")
+    for model in (vae, pv.load(tmp_path / "given.safetensors")):
+        first = vae.encode(FRAME, c).mean
+        assert torch.equal(model.encode(FRAME, c[["income", "age"]]).mean, first)
+        with pytest.raises(pv.DataError, match="got others named 'height'"):
+            model.encode(FRAME, FRAME)
+    with pytest.raises(ValueError, match="Condition needs columns as a list of 2 names"):
+        pv.Condition(size=2, columns=["a"])

@@ -154,7 +154,7 @@ def test_columns_of_0_and_1_are_numbers():
         (np.stack([LABELS, LABELS], 1), "has 2 columns of whole numbers, which may be numbers or"),
         (
             TensorDataset(torch.as_tensor(X), torch.as_tensor(LABELS)),
-            "got a data set of tuples, whose first parts are x; give the second",
+            "got a data set of pairs, whose first parts are x; give the second",
         ),
     ],
 )

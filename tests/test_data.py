@@ -472,6 +472,16 @@ def test_sparse_data_are_those_of_the_dense(kind):
     assert np.array_equal(found[0][2], found[1][2])
 
 
+def test_sparse_data_in_half_precision():
+    x = torch.tensor([[0.0, 1.5], [2.0, 0.0]], dtype=torch.float16)
+    assert torch.equal(as_rows(x.to_sparse()).take(slice(None)), x.to(torch.get_default_dtype()))
+
+
+def test_sparse_data_of_one_dimension_are_refused():
+    with pytest.raises(pv.DataError, match="sparse data need two dimensions"):
+        as_rows(sparse.coo_array([1.0, 2.0]))
+
+
 def test_sparse_data_of_complex_numbers_are_refused():
     with pytest.raises(pv.DataError, match="must be real numbers; got complex128"):
         as_rows(sparse.eye_array(3) * 1j)

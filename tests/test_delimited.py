@@ -30,6 +30,8 @@ FOUND = {
     "numbered columns": ("0,1\n3,4\n", {"0": [3], "1": [4]}),
     "labels of rows": (",a,b\n7,1,2\n3,4,5\n", {"a": [1, 4], "b": [2, 5]}),
     "labels in words": (",a,b\nx,1,2\ny,4,5\n", {"a": [1, 4], "b": [2, 5]}),
+    "labels of numbered columns": (",0,1\n0,1,2\n1,4,5\n", {"0": [1, 4], "1": [2, 5]}),
+    "a decimal comma after a zero": ("a;b\n0,123;2\n1,234;3\n", {"a": [0.123, 1.234], "b": [2, 3]}),
     "labels that were read and written": ("Unnamed: 0,a\n0,1\n1,4\n", {"a": [1, 4]}),
 }
 REFUSED = {
@@ -42,6 +44,15 @@ REFUSED = {
     "blanks": ("a b\n1 2\n3 4\n", "separated by blanks; separate its cells by commas or tabs"),
     "two decimal marks": ("a;b\n1.5;2\n1;2,5\n", "'1.5' in row 0 and '2,5' in row 1"),
     "thousands": ("a;b\n1.234,5;2\n", "'1.234,5' in row 0: marks between thousands"),
+    "commas between thousands": (
+        'price,n\n"1,234",2\n"12,500",3\n999,1\n',
+        "'1,234' in row 0: its c",
+    ),
+    "or in semicolons": ("a;b\n52,000;2\n48,500;3\n", "commas may be decimal or between thousands"),
+    "a word among numbers": (
+        "a,b\n1,2\n?,3\n4,5\n",
+        "'?' among the numbers of column 'a', in row 1",
+    ),
     "two separators": ("a,b;c\n1,2;3\n", "may be separated by commas or semicolons"),
     "labels that are equal": (",a\n1,1\n1,2\n", "do not label the rows"),
     "labels that are fractions": (",a\n0.5,1\n1,2\n", "do not label the rows"),
@@ -81,17 +92,24 @@ def test_a_row_that_is_another_after_thousands(tmp_path):
         pv.data.load(write(tmp_path, "\n".join(["a,b", *rows])))
 
 
+@pytest.mark.parametrize("names", ["abc", "012"])
 @pytest.mark.parametrize("index", [False, True])
-def test_what_pandas_writes(index, tmp_path):
+def test_what_pandas_writes(index, names, tmp_path):
     """With its row numbers, which are no column of the data, or without."""
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=list("abc"))
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=list(names))
     frame = frame.sample(frac=1, random_state=0)
     frame.to_csv(tmp_path / "x.csv", index=index)
     found = pv.data.load(tmp_path / "x.csv")
     pd.testing.assert_frame_equal(found, frame.reset_index(drop=True))
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.txt", "x.csv.gz"])
+def test_another_decimal_mark_after_thousands(tmp_path):
+    rows = ["1,5;2"] * 3000 + ["1.5;2"]
+    with pytest.raises(pv.DataError, match=r"'1.5' among the numbers of column 'a', in row 3000"):
+        pv.data.load(write(tmp_path, "\n".join(["a;b", *rows])))
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.txt", "x.csv.gz"])
 def test_names_of_files(name, tmp_path):
     path = write(tmp_path, "a\tb\n1\t2\n", name)
     if name.endswith(".gz"):
@@ -112,7 +130,7 @@ def test_the_log_says_what_was_read(tmp_path, caplog):
     ("name", "message"),
     [
         ("x.xlsx", "save the sheet as .csv"),
-        ("x.h5ad", r"give the matrix itself: anndata.read_h5ad\(...\).X, dense"),
+        ("x.h5ad", r"give the matrix itself: anndata.read_h5ad\(...\).X"),
     ],
 )
 def test_files_that_others_read(name, message, tmp_path):

@@ -431,6 +431,26 @@ class TestSurroundings:
         assert not any(name.startswith("posterior") for name in moved)
         assert [group["lr"] for group in made[0].param_groups] == [rate(2), 0.0]
 
+    def test_a_frozen_group_stays_frozen_in_a_warm_up(self):
+        """A rate that begins at 0 is that of the group too."""
+        vae = small()
+        before = [p.clone() for p in vae.posterior.parameters()]
+
+        def frozen_guide(parameters, lr):
+            guide = set(vae.posterior.parameters())
+            rest = [p for p in parameters if p not in guide]
+            return torch.optim.Adam([{"params": list(guide), "lr": 0.0}, {"params": rest}], lr=lr)
+
+        rate = lambda epoch: 1e-2 * epoch  # noqa: E731
+        history = quiet(vae, X, epochs=3, learning_rate=rate, optimizer=frozen_guide)
+        assert all(map(torch.equal, before, vae.posterior.parameters()))
+        assert history.learning_rate.tolist() == [0.0, 0.01, 0.02]
+
+    def test_an_optimiser_of_other_parameters_is_refused(self):
+        other = lambda _, lr: torch.optim.Adam(small().parameters(), lr)  # noqa: E731
+        with pytest.raises(ValueError, match="got one of none of them"):
+            quiet(small(), X, optimizer=other)
+
     def test_a_last_step_of_one_datum_is_joined_to_the_one_before(self):
         """Batch normalisation has no variance of one."""
         ends = lambda *given: [(s.start, s.stop) for s in steps_of(*given)]  # noqa: E731

@@ -21,6 +21,7 @@ from torch.distributions import Transform
 
 from ..conditionals.base import Conditional
 from ..data.arrays import as_rows
+from ..data.columns import in_order
 from ..distributions.joint import enumerable
 from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
 from .condition import Condition
@@ -173,7 +174,8 @@ class Assembly(nn.Module):
         plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
         if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
             return x.to(device=self.reference.device, dtype=self.reference.dtype)
-        return as_rows(x, self.likelihood.event_shape).take(slice(None), like=self.reference)
+        rows = as_rows(in_order(as_rows(x), self.columns), self.likelihood.event_shape)
+        return rows.take(slice(None), like=self.reference)
 
     def encode_condition(self, num: int, c: Any = None) -> Tensor | None:
         """A batch of c as the parts read it, of shape ``(num, width)``."""
@@ -187,7 +189,7 @@ class Assembly(nn.Module):
 
     def check_condition(self, num: int, c: Any) -> Tensor | None:
         """What a user has given as c, checked, as the parts read it."""
-        return self.encode_condition(num, c if c is None else as_rows(c))
+        return self.encode_condition(num, c if c is None else as_rows(c, pairs=False))
 
     def encoded_zeros(self) -> Tensor | None:
         """Some c for one datum, as the parts read it."""

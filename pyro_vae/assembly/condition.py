@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..data.arrays import as_rows
+from ..data.columns import in_order, names_of
 from ..data.rows import DataError, Rows, refuse
 from ..guards import whole_number
 
@@ -31,9 +32,11 @@ class Condition:
         categories: How many classes c has, for a categorical one, coded 0, 1, ...; it is made
             one-hot here.
         seen_by: The parts that see it: any of prior, likelihood, guide.
+        columns: The names of the numbers, by which frames are put in order.
 
     Raises:
-        ValueError: Both or neither of size and categories are given, or a part is unknown.
+        ValueError: Both or neither of size and categories are given, a part is unknown, or there
+            are not as many columns as numbers.
 
     Example:
         >>> Condition(categories=3).encode(torch.tensor([2.0, 0.0]))
@@ -47,6 +50,7 @@ class Condition:
         size: int | None = None,
         categories: int | None = None,
         seen_by: Sequence[str] = ("likelihood", "guide"),
+        columns: list[str] | None = None,
     ) -> None:
         if (size is None) == (categories is None):
             raise ValueError(
@@ -63,6 +67,11 @@ class Condition:
             raise ValueError(
                 f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
             )
+        if columns is not None and (not isinstance(columns, list) or len(columns) != size):
+            raise ValueError(
+                f"Condition needs columns as a list of {size} names; got {columns!r:.60}"
+            )
+        self.columns = columns
         self.size = size
         self.categories = categories
         self.seen_by = tuple(seen_by)
@@ -79,7 +88,7 @@ class Condition:
         rows = as_rows(c, pairs=False)
         size, largest = rows.event_shape.numel(), rows.largest()
         if not _is_whole(rows) or (size > 1 and largest <= 1):
-            return cls(size=size)
+            return cls(size=size, columns=names_of(rows) if size > 1 else None)
         if size > 1:
             raise DataError(
                 f"c has {size} columns of whole numbers, which may be numbers or classes; give "
@@ -104,7 +113,8 @@ class Condition:
     def describe(self) -> dict[str, Any]:
         """Names and plain values, as a spec writes them."""
         sizes = {"size": self.size} if self.categories is None else {"categories": self.categories}
-        return {**sizes, "seen_by": list(self.seen_by)}
+        columns = {} if self.columns is None else {"columns": self.columns}
+        return {**sizes, "seen_by": list(self.seen_by), **columns}
 
     def check(self, c: Any, length: int) -> Rows:
         """Data c as rows that fit.
@@ -115,7 +125,7 @@ class Condition:
         """
         if c is None:
             raise DataError("this VAE is conditional: give c, a row for each datum")
-        rows = as_rows(c, pairs=False)
+        rows = in_order(as_rows(c, pairs=False), self.columns)
         if len(rows) != length or rows.event_shape.numel() != (1 if self.categories else self.size):
             shape = (length,) if self.categories else (length, self.size)
             raise DataError(

@@ -15,6 +15,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from .rows import DataError, Rows, refuse
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True) -> Rows:
     """Anything array-like as :class:`Rows`.
@@ -24,7 +26,7 @@ def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True
             made dense as they are read), map-style torch ``Dataset`` (the first element where an
             item is a tuple), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
-        pairs: Whether the items of a data set may be tuples.
+        pairs: Whether the items of a data set may be pairs, of which the first part is taken.
 
     Raises:
         DataError: `x` is empty, not numeric, or its rows have another shape.
@@ -83,7 +85,7 @@ def _from_tensor(x: Tensor) -> Rows:
         from scipy import sparse
 
         cells = x.cpu().to_sparse_coo().coalesce()
-        values = cells.values().float() if x.dtype == torch.bfloat16 else cells.values()
+        values = cells.values().float() if x.dtype in HALF else cells.values()
         parts = values.numpy(), tuple(cells.indices().numpy())
         return _from_sparse(sparse.coo_array(parts, shape=tuple(x.shape)))
     return Rows(
@@ -96,6 +98,8 @@ def _from_tensor(x: Tensor) -> Rows:
 
 def _from_sparse(x: Any) -> Rows:
     """A sparse matrix or array of scipy's: rows are made dense as they are read."""
+    if x.ndim != 2:
+        raise DataError(f"sparse data need two dimensions; got shape {x.shape}; give x.toarray()")
     rows = x.tocsr()
     if rows.dtype.kind not in "biuf":
         raise DataError(f"data must be real numbers; got {rows.dtype}; use x.real or abs(x)")
@@ -158,9 +162,9 @@ def _from_frame(frame: Any) -> Rows:
 def _from_dataset(dataset: Any, pairs: bool) -> Rows:
     def item(index: int) -> Tensor:
         value = dataset[index]
-        if isinstance(value, (tuple, list)) and not pairs:
+        if isinstance(value, tuple) and len(value) > 1 and not pairs:
             raise DataError(
-                "c must be labels or covariates alone; got a data set of tuples, whose first parts "
+                "c must be labels or covariates alone; got a data set of pairs, whose first parts "
                 "are x; give the second, such as torch.tensor([c for _, c in data])"
             )
         value = value[0] if isinstance(value, (tuple, list)) else value

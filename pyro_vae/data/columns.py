@@ -1,4 +1,4 @@
-"""Columns by name: a table in another order is put right, one with other columns is refused."""
+"""Columns by name: a table in another order is reordered, one with other columns is refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def in_order(rows: Rows, names: list[str] | None) -> Rows:
     own = names_of(rows)
     if names is None or own is None or own == names:
         return rows
-    missing = [name for name in names if name not in own]
-    others = [name for name in own if name not in names]
+    place = {name: number for number, name in enumerate(own)}
+    missing = [name for name in names if name not in place]
+    known = set(names)
+    others = [name for name in own if name not in known]
     if missing or others:
         got = [f"none named {_listed(missing)}"] if missing else []
         got += [f"others named {_listed(others)}"] if others else []
@@ -32,7 +34,7 @@ def in_order(rows: Rows, names: list[str] | None) -> Rows:
             f"data need the columns {_listed(names)}; got {', and '.join(got)}; rename or select "
             "columns, or give an array, whose order is taken as it is"
         )
-    order = [own.index(name) for name in names]
+    order = [place[name] for name in names]
     return Rows(
         lambda index: rows.fetch(index)[:, order],
         len(rows),

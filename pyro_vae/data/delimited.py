@@ -22,8 +22,9 @@ LOOKED_AT = 1000  # rows that tell how the file is written
 
 WITH_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+MAY_BE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 WITH_BOTH = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})+[.,]\d+")
-UNNAMED = re.compile(r"|Unnamed: 0")  # of the labels of rows, as pandas writes and reads them
+UNNAMED = re.compile(r"|Unnamed: 0")  # the name of a column of row labels, as pandas writes them
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def read_delimited(path: Path) -> tuple[Any, str]:
         index_col=False,
         encoding="utf-8-sig",
     )
+    _refuse_odd_cells(path, frame, form.decimal)
     found = f"separated by {SEPARATORS[form.separator]}" if form.num_cells > 1 else "one to a line"
     if form.decimal == ",":
         found += ", with decimal commas"
@@ -136,20 +138,23 @@ def _refuse_irregular(path: Path, tables: dict[str, list[list[str]]]) -> None:
 
 
 def _refuse_names(path: Path, names: list[str]) -> None:
-    is_numbered = names == [str(number) for number in range(len(names))]
+    of_data = names[1:] if UNNAMED.fullmatch(names[0]) else names
+    is_numbered = of_data == [str(number) for number in range(len(of_data))]
     is_named = not all(_is_number(name) for name in names if name)
     if not (is_numbered or is_named):
         raise DataError(
             f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a "
             "header line"
         )
+    seen: set[str] = set()
     for column, name in enumerate(names):
         if not name and column:
             raise DataError(f"{path.name} has no name for column {column}; name every column")
-        if name in names[:column]:
+        if name in seen:
             raise DataError(
                 f"{path.name} has two columns named {name!r}; give each a name of its own"
             )
+        seen.add(name)
 
 
 def _is_number(text: str) -> bool:
@@ -163,6 +168,7 @@ def _is_number(text: str) -> bool:
 def _decimal(path: Path, rows: list[list[str]]) -> str:
     """The decimal mark."""
     marks: dict[str, tuple[int, str]] = {}
+    are_decimals = False
     for number, row in enumerate(rows):
         for cell in row:
             text = cell.strip()
@@ -174,11 +180,18 @@ def _decimal(path: Path, rows: list[list[str]]) -> str:
             for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
                 if pattern.fullmatch(text):
                     marks.setdefault(mark, (number, text))
+                    are_decimals |= not MAY_BE_THOUSANDS.fullmatch(text)
     if len(marks) == 2:
         (first, text), (second, other) = marks.values()
         raise DataError(
             f"{path.name} has {text!r} in row {first} and {other!r} in row {second}: decimal "
             "commas and decimal points; use one of them"
+        )
+    if "," in marks and not are_decimals:
+        number, text = marks[","]
+        raise DataError(
+            f"{path.name} has {text!r} in row {number}: its commas may be decimal or between "
+            "thousands; write points, or leave them out"
         )
     return next(iter(marks), ".")
 
@@ -195,6 +208,27 @@ def _refuse_other_lengths(path: Path, form: Form) -> None:
                     f"{path.name} has {len(row)} cells in row {number}, and {len(form.names)} "
                     "names in its header; give every row a cell for each column"
                 )
+
+
+def _refuse_odd_cells(path: Path, frame: Any, decimal: str) -> None:
+    """Raise where a column of numbers has a cell that is none."""
+    import pandas
+
+    for name in frame.columns:
+        column = frame[name]
+        if column.dtype.kind in "biufM":
+            continue
+        text = column.astype(str)
+        if decimal == ",":
+            text = text.str.replace(".", "no point", regex=False).str.replace(",", ".")
+        numbers = pandas.to_numeric(text, errors="coerce")
+        odd = numbers.isna() & column.notna()
+        if odd.any() and 2 * int(odd.sum()) < len(column):
+            row = int(odd.to_numpy().argmax())
+            raise DataError(
+                f"{path.name} has {column.iloc[row]!r:.40} among the numbers of column {name!r}, "
+                f"in row {row} (and {int(odd.sum()) - 1} more); mend it, or leave the cell empty"
+            )
 
 
 def _without_labels(path: Path, frame: Any) -> Any:

@@ -20,7 +20,7 @@ READ = ".npy, .npz, .csv, .tsv, .parquet, .feather or idx"
 BY_PYARROW = (".parquet", ".feather")
 SHEETS = "save the sheet as .csv, or give pandas.read_excel(...)"
 REMEDIES = {
-    ".h5ad": "give the matrix itself: anndata.read_h5ad(...).X, dense",
+    ".h5ad": "give the matrix itself: anndata.read_h5ad(...).X",
     **dict.fromkeys((".xls", ".xlsx", ".ods"), SHEETS),
 }
 SHOWN = 8  # names of columns
@@ -83,7 +83,8 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
         return _read_by_pyarrow(path), ""
     if path.suffix in REMEDIES:
         raise DataError(f"{path.suffix} files are not read; {REMEDIES[path.suffix]}")
-    if path.suffix in ENDINGS or path.with_suffix("").suffix in ENDINGS:
+    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if ending.lower() in ENDINGS:
         return read_delimited(path)
     return _read_idx(path), ""
 

@@ -127,7 +127,8 @@ def fit(
         vae.to(device_of(device))
     problem = Problem.of(vae, x, c).on_device()
     vae.columns = vae.columns or names_of(problem.rows)
-    batch_size = min(batch_size, len(problem))
+    if len(problem) <= batch_size + (batch_size > 1):  # one step, with a last datum joined to it
+        batch_size = len(problem)
     held_out = None if validation is None else _held_out(vae, validation)
 
     as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)

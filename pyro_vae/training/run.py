@@ -92,7 +92,7 @@ class Run:
                 "fit has nothing to train: no parameter of the VAE requires a gradient"
             )
 
-        rate = self.learning_rate(0.0)
+        rate = self.learning_rate(0.0) or 1e-3  # frozen groups have 0 as well
         made = made_by(optimizer, parameters, rate)
         self.scheduled = [group for group in made.param_groups if group["lr"] == rate]
         self.optim = OneOptimiser(made, self.clip_norm)
@@ -100,6 +100,10 @@ class Run:
         can_be = isinstance(self.elbo, Objective) and self.elbo.is_direct
         self.is_direct = can_be and problem.vae is not None
         trained = {id(p) for group in made.param_groups for p in group["params"]}
+        if trained.isdisjoint(map(id, parameters)):
+            raise ValueError(
+                "fit needs an optimizer of the parameters that it gives; got one of none of them"
+            )
         self.untrained = [p for p in self.vae.parameters() if id(p) not in trained]
         self.watched = Watched(len(problem))
         self.evaluate = Recorded(self._direct_loss, self.vae)
@@ -151,7 +155,7 @@ class Run:
                 "epoch": epoch,
                 "loss": total / num,
                 "beta": self.tempered.beta,
-                "learning_rate": self.optim.optimiser.param_groups[0]["lr"],
+                "learning_rate": [*self.scheduled, *self.optim.optimiser.param_groups][0]["lr"],
                 "seconds": time.perf_counter() - self.started,
             }
         )
@@ -271,9 +275,7 @@ class Run:
 
 
 def steps_of(num: int, batch_size: int) -> list[slice]:
-    """The rows of each step; a last one of a single row is joined to the one before, since batch
-    normalisation has no variance of one.
-    """
+    """The rows of each step; a last one alone, without a variance, is joined to those before."""
     starts = list(range(0, num, batch_size))
     if batch_size > 1 and num > batch_size and num - starts[-1] == 1:
         starts.pop()
