@@ -17,8 +17,10 @@ from pyro import poutine
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
+from ..distributions.supports import base_of, is_real
 from ..guards import own_store, seeded
 from .at_once import Mapped, total, traced_once
+from .target import NEARBY
 from .terms import Values
 from .traced import replay, sites
 
@@ -107,6 +109,18 @@ class Joint:
                     "model and data"
                 ) from None
         return torch.cat(parts, -1)
+
+    def at_edge(self, position: Tensor) -> Tensor:
+        """As of :meth:`.Target.at_edge`, for positions ``(K, D)``: ``(K,)``."""
+        found = torch.zeros(len(position), dtype=torch.bool)
+        for site, u in zip(self.sites, position.split(self.sizes, -1), strict=True):
+            support = site.transform.domain
+            if is_real(support):
+                continue
+            u = u.reshape(len(u), *site.shape)
+            same = (site.transform.inv(u) == site.transform.inv(u + NEARBY)).reshape(len(u), -1)
+            found |= same.any(-1) if base_of(support).event_dim == 0 else same.all(-1)
+        return found
 
     def _constrained(self, site: Site, u: Tensor | None) -> Tensor:
         u = torch.zeros(site.shape) if u is None else u

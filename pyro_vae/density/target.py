@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..distributions.supports import bijection_to, is_real
+from ..distributions.supports import base_of, bijection_to, is_real
 from .memory import tile_rows
 from .terms import Densities, Latent, Values
+
+NEARBY = 1 / 128  # between positions: within 64 roundings of 1 they have the same value
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Coordinates:
     bijection: Transform
     shape: torch.Size
     is_real: bool
+    of_elements: bool  # whether each element of it has a support of its own
 
 
 class Target:
@@ -95,6 +98,22 @@ class Target:
         u = torch.cat(flat, -1).to(self.densities.batch[0].dtype)
         return u if self.through is None else self.through.inv(u)
 
+    def at_edge(self, position: Tensor) -> Tensor:
+        """Where a latent is as near to the edge of its support as numbers can tell: it has the same
+        value a little further out, ``(K, N)``.
+        """
+        found = torch.zeros(position.shape[:-1], dtype=torch.bool, device=position.device)
+        if all(latent.is_real for latent in self.latents):
+            return found
+        both = position, position + NEARBY
+        here, there = (self.densities.rounded(self.constrain(each)) for each in both)
+        for latent in self.latents:
+            if latent.is_real:
+                continue
+            same = (here[latent.name] == there[latent.name]).reshape(*found.shape, -1)
+            found |= same.any(-1) if latent.of_elements else same.all(-1)
+        return found
+
     def select(self, index: Tensor) -> Target:
         """The same for some of the data."""
         return Target(self.densities.select(index), self.through)
@@ -127,4 +146,5 @@ def _coordinates(name: str, latent: Latent) -> Coordinates:
         )
     bijection = bijection_to(latent.support)
     shape = torch.Size(bijection.inverse_shape(latent.event_shape))
-    return Coordinates(name, bijection, shape, is_real(latent.support))
+    of_elements = base_of(latent.support).event_dim == 0
+    return Coordinates(name, bijection, shape, is_real(latent.support), of_elements)

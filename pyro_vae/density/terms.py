@@ -137,6 +137,10 @@ class Densities(abc.ABC):
     def draw_prior(self, num_samples: int) -> Values:
         """Draws of the model's latents."""
 
+    def rounded(self, values: Values) -> Values:
+        """Latents in the precision that their densities are computed in."""
+        return values
+
     @abc.abstractmethod
     def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(z) of given latents."""

@@ -103,7 +103,7 @@ class Traced(Densities):
 
     def log_model(self, values: Values) -> tuple[Tensor, Tensor]:
         num = len(next(iter(values.values()))) if values else 1
-        values = self._as_data(values)
+        values = self.rounded(values)
         trace = under_particles(replay(self.model, values), self.batch, num)
         latents, observed = (sites(trace, observed=flag) for flag in (False, True))
         self._refuse_other_latents(latents, values)
@@ -118,7 +118,7 @@ class Traced(Densities):
 
     def log_guide(self, values: Values) -> Tensor:
         num = len(next(iter(values.values())))
-        values = self._as_data(values)
+        values = self.rounded(values)
         trace = under_particles(replay(self.guide, values), self.batch, num)
         latents = [site for site in sites(trace, observed=False) if site["name"] in values]
         for site in latents:
@@ -150,7 +150,7 @@ class Traced(Densities):
         some = tuple(part[index.to(part.device)] for part in self.batch)
         return Traced(self.model, self.guide, some)
 
-    def _as_data(self, values: Values) -> Values:
+    def rounded(self, values: Values) -> Values:
         """Values in the precision of the data: that of the networks that read them. A VAE takes
         them in double near the edge of a support.
         """

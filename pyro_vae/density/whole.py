@@ -132,12 +132,12 @@ class Whole(Densities):
         trace = poutine.trace(replay(self.model, values)).get_trace(*self.data)
         return tuple(total(sites(trace, observed=flag)) for flag in (True, False))
 
+    def rounded(self, values: Values) -> Values:
+        return {name: values[name].to(s["value"].dtype) for name, s in self._latents.items()}
+
     def _as_drawn(self, values: Values) -> Values:
         """One draw of all data has no dimension for a datum, and the precision of the model."""
-        return {
-            name: values[name].squeeze(1).to(site["value"].dtype)
-            for name, site in self._latents.items()
-        }
+        return {name: value.squeeze(1) for name, value in self.rounded(values).items()}
 
     def _with_auxiliary(self, values: Values) -> Values:
         """What an AutoGuide draws in place of the latents that follow from it.

@@ -24,6 +24,7 @@ from ..guards import seed_of, seeded
 from ..posterior.adaptation import covariance_factor
 from ..posterior.diagnostics import ESS_LIMIT
 from ..posterior.trees import draws_by_site
+from .defence import EDGE
 from .flags import counted, flags, warn_of_flags
 from .optimal_bridge import bridged, effective_size
 from .results import means, one_number
@@ -39,6 +40,7 @@ REMEDY = "draw longer chains, or give symmetric=True"
 REMEDIES = {  # by flag
     "not mixed": "draw longer chains",
     "refuted": "draw from the posterior of this very model and these very data",
+    "edge": "compute in double precision, or write the model by the distance from the edge",
 }
 
 
@@ -68,7 +70,9 @@ def bridge_any(
     number = {"num_samples": np.array([position.shape[:2].numel()])}
     refuted = figures.pop("refuted").astype(bool) | doubtful
     good = mixed and middle["ess"] >= ESS_LIMIT
-    flag = flags(figures | number, not_mixed=np.array([not good]), refuted=refuted)
+    draws = position.flatten(0, 1).to(torch.get_default_dtype())
+    edge = np.array([float(joint.at_edge(draws).double().mean()) > EDGE])
+    flag = flags(figures | number, not_mixed=np.array([not good]), refuted=refuted, edge=edge)
     result = xarray.Dataset(
         {name: ("datum", value) for name, value in figures.items()},
         coords={"flag": ("datum", flag), "datum": [0]},

@@ -39,6 +39,7 @@ WIDTHS = (1.2, 2.5)  # of the Student-t, in standard deviations of the guide
 PRIOR_SHARE = 0.2  # of the draws beside those of the guide
 ALLOWED = (3.0, 3.5)  # standard errors of guide and mixture: chosen with benchmarks/light.py
 SAME = 1e-8  # in proportion: standard errors of weights that are equal are no smaller
+EDGE = 0.03  # of the mass, within 64 roundings of an edge, beyond which as much may be lost
 EQUAL = 0.9  # the share of effective draws above which the tail of the weights does not matter
 FINITE_VARIANCE = 0.5  # the largest k-hat of weights with a finite variance
 MOST_DIMENSIONS = 100  # of the latents: a Student-t of more hardly meets the posterior
@@ -48,12 +49,23 @@ WIDE = 1  # the stream of these draws: those of the guide are what they are with
 @dataclass(frozen=True)
 class Defended:
     """What is known of the weights of a tile: of the guide's own draws, and of all draws as one
-    mixture; and the draws of the largest of these, None if only the guide was drawn from.
+    mixture; the draws of the largest of these, and the log of their sum at the edge of a support,
+    ``(N,)``; None if only the guide was drawn from.
     """
 
     guide: Weights
     mixture: Weights
     heaviest: Heaviest | None = None
+    at_edge: Tensor | None = None
+
+    @property
+    def ends_early(self) -> Tensor:
+        """Of which data mass may lie beyond what numbers can tell from the edge of a support,
+        ``(N,)``.
+        """
+        if self.at_edge is None:
+            return torch.zeros(len(self.mixture.num), dtype=torch.bool)
+        return torch.exp(self.at_edge - self.mixture.log_sum) > EDGE
 
 
 def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
@@ -88,6 +100,7 @@ def defended_weights(
         defence = Defence.about(target, num_guide, num_wide)
         wide = defence.wide_draws()
     heaviest = Heaviest.none(wide)
+    at_edge = torch.full((len(tile),), -math.inf).double()
     done = 0
     with tile.seeded():
         for begin, end in watch.until_over(blocks(tile, num_guide)):
@@ -101,7 +114,9 @@ def defended_weights(
             drawn = _shuffled(parts)
             mixture.add(drawn.log_weight, drawn.controls)
             heaviest.add(slice(None), drawn.position, drawn.log_weight)
-    return Defended(guide.result(), mixture.result(), heaviest)
+            outermost = torch.where(target.at_edge(drawn.position), drawn.log_weight, -math.inf)
+            at_edge = torch.logaddexp(at_edge, outermost.double().logsumexp(0).cpu())
+    return Defended(guide.result(), mixture.result(), heaviest, at_edge)
 
 
 def _target(tile: Tile) -> Target | None:

@@ -53,6 +53,7 @@ class Climbed:
         elbo: The ELBO of the guide, of shape ``(N,)``.
         stopped: Which data would have climbed on, had there been time, of shape ``(N,)``.
         refuted: Which have a mode that their draws have missed, of shape ``(N,)``.
+        edge: Which may have mass beyond what numbers can tell from an edge, of shape ``(N,)``.
     """
 
     weights: Weights
@@ -60,6 +61,7 @@ class Climbed:
     elbo: Tensor
     stopped: Tensor
     refuted: Tensor
+    edge: Tensor
 
 
 def escalate(
@@ -83,7 +85,7 @@ def escalate(
         found.append(_missed(tile) if ended else _climbed(tile, budget, watch, seed, memory))
         if "measure" not in about:
             about["measure"] = tile.densities.measure
-    others = ("rung", "elbo", "stopped", "refuted")
+    others = ("rung", "elbo", "stopped", "refuted", "edge")
     figures = {name: torch.cat([getattr(part, name) for part in found]) for name in others}
     return Climbed(concatenate([part.weights for part in found]), **figures)
 
@@ -92,7 +94,7 @@ def _missed(tile: Tile) -> Climbed:
     """A tile that there was no time for."""
     nothing = unreached(len(tile), tile.precision)
     no_rung, all_of_them = torch.zeros(len(tile), dtype=torch.long), torch.ones(len(tile)).bool()
-    return Climbed(nothing, no_rung, nothing.total, all_of_them, ~all_of_them)
+    return Climbed(nothing, no_rung, nothing.total, all_of_them, ~all_of_them, ~all_of_them)
 
 
 def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory) -> Climbed:
@@ -129,4 +131,5 @@ def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory
     stopped = torch.zeros(len(tile), dtype=torch.bool)
     stopped[climb.needy] = watch.is_over
     elbo = of_guide.total / of_guide.num
-    return Climbed(climb.weights, climb.rung, elbo, stopped, ~climb.explained)
+    edge = torch.cat([part.ends_early for part in parts])
+    return Climbed(climb.weights, climb.rung, elbo, stopped, ~climb.explained, edge)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import xarray
 
 Found = tuple[Weights, dict[str, np.ndarray], dict[str, np.ndarray]]  # flags by reason, figures
-OfGuide = tuple[Weights, Weights | None, Tensor]  # its draws, all as a mixture, out of time
+OfGuide = tuple[Weights, Weights | None, Tensor, Tensor]  # its draws, a mixture; late, at an edge
 
 BESIDE = 4  # without a tolerance, one draw beside so many of the guide, to refute them
 LEAST_BESIDE, MOST_BESIDE = 50, 500
@@ -78,8 +78,9 @@ def log_evidence(
     tolerance other modes are found if one of 16 chains from the prior comes to them, or one of
     `num_samples` and 2,000 draws meets them, or of 4,000 more where the guide is not enough. A mode
     that none meets, such as a narrow one in several dimensions, is missed, unflagged
-    (:mod:`.search`). So is mass that numbers cannot tell from the edge of a support, nearer to 1
-    than 1e-16 (of a pair in single precision 6e-8): of a Beta(0.05, 0.05) one part in six.
+    (:mod:`.search`). Mass that numbers cannot tell from the edge of a support is lost, nearer to 1
+    than 1e-16 (of a pair in single precision 6e-8): flagged ("edge") where it is more than a few
+    percent, as of a Beta(0.05, 0.05).
     Masks count; ``poutine.scale``, which weighs data or latents for training, does not.
 
     Of data with missing cells (NaN) it is the evidence of the cells that are seen.
@@ -118,7 +119,8 @@ def log_evidence(
         log p(x) by all draws as one mixture. As coordinates: ``flag``, the reason not to trust a
         number, empty where there is none: "not finite", "heavy tail" (k-hat above 1 - 1 / log10 K,
         at most 0.7, at least 0.5, or above 0.5 in the second opinion), "refuted" (by the second
-        opinion, or by the :mod:`.search`), "low ESS" (fewer than 15 effective draws), "out of time"
+        opinion, or by the :mod:`.search`), "edge" (mass that numbers cannot tell from the edge of a
+        support), "low ESS" (fewer than 15 effective draws), "out of time"
         (by `max_seconds`), "few draws" (below 25, where k-hat is unknown); and, with a tolerance,
         ``rung``, the name of the rung that each datum needed.
 
@@ -196,6 +198,7 @@ def _by_the_ladder(
     rung = np.array(RUNGS)[climbed.rung.numpy()]
     extra = {"rung": rung, "elbo": climbed.elbo.numpy(force=True)}
     flagged = {"out_of_time": climbed.stopped.numpy(), "refuted": climbed.refuted.numpy()}
+    flagged["edge"] = climbed.edge.numpy()
     return climbed.weights, flagged, extra
 
 
@@ -204,14 +207,14 @@ def _by_the_guide(draws: OfGuide, earlier: Weights | None, more: xarray.Dataset 
 
     What one of more draws has refuted earlier, one of fewer does not clear.
     """
-    new, second, stopped = draws
+    new, second, stopped, edge = draws
     weights = new if earlier is None else earlier.merge(new)
     flagged = {} if second is None else refuted(weights, second)
     if more is not None and bool(new.num.max() < more.num_samples.max().item()):
         for reason in ("refuted", "heavy_tail"):
             before = more.flag.values == reason.replace("_", " ")
             flagged[reason] = flagged.get(reason, np.zeros_like(before)) | before
-    flagged["out_of_time"] = stopped.numpy()
+    flagged |= {"out_of_time": stopped.numpy(), "edge": edge.numpy()}
     opinion = {} if second is None else {"second_opinion": second.log_evidence.numpy()}
     return weights, flagged, opinion
 
@@ -226,7 +229,7 @@ def _of_guide(
     done: int,
 ) -> OfGuide:
     """The weights of draws of the guide, after so many; those of a mixture with other draws beside
-    them; and for which data there was not enough time.
+    them; for which data there was not enough time, and which have mass at an edge.
     """
     stream = (seed, done) if done else (seed,)  # added draws are others
     parts = []
@@ -247,7 +250,7 @@ def _of_guide(
     watch.draws[RUNGS[0]] += int(weights.num.sum())
     mixture = concatenate([part.mixture for part in parts]) if beside else None
     stopped = weights.num < (1 if problem.sums_exactly else num_samples)
-    return weights, mixture, stopped
+    return weights, mixture, stopped, torch.cat([part.ends_early for part in parts])
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:

@@ -20,6 +20,7 @@ SAID = {  # by reason, the gravest first
     "not finite": "it is not finite",
     "heavy tail": "the weights have too heavy a tail (k-hat)",
     "refuted": "other draws refute it",
+    "edge": "mass lies nearer to the edge of a support than numbers can tell, in double the least",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
     "low ESS": f"it rests on fewer than {LEAST_ESS} effective draws",
