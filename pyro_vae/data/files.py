@@ -32,14 +32,14 @@ def load(source: str | Path, key: str | None = None) -> Any:
     Arguments:
         source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
             path to ``.npy`` (memory-mapped), ``.npz`` (of arrays, or a sparse one of scipy's),
-            ``.csv``, ``.tsv`` or ``.txt`` (with a
-            header line; what separates the cells and marks the decimals is found), ``.parquet`` or
-            ``.feather`` (by pyarrow) or idx (which may be gzipped, as may text).
+            ``.csv``, ``.tsv`` or ``.txt`` (with a header line; what separates the cells and marks
+            the decimals is found), ``.parquet`` or ``.feather`` (by pyarrow) or idx (which may be
+            gzipped, as may text).
         key: The name of an array, for an ``.npz`` with several.
 
     Returns:
         An array, or a DataFrame of a table, of which the log of ``pyro_vae.data`` says what was
-            found.
+        found.
 
     Raises:
         DataError: The name, the file, its format or the key is unknown, the file is damaged, or a
