@@ -91,7 +91,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
 
     Example:
         >>> X = torch.randn(100, 3).numpy()
-        >>> estimator = VAEEstimator(latent=1, hidden=[], epochs=2).fit(X)
+        >>> estimator = VAEEstimator(latent=1, hidden=[2], epochs=5).fit(X)
         >>> estimator.score_samples(X).shape, estimator.transform(X).shape
         ((100,), (100, 1))
     """

@@ -466,7 +466,7 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
         [*FIT, "--spec", "spec.toml", "--prior", "normal"],
         "--spec says what to build: leave out --prior, or --spec",
     ),
-    ("diverges", [*NUMBERS, "--learning-rate", "1e30"], "fit: the "),
+    ("diverges", [*NUMBERS, "--learning-rate", "1e300"], "fit: the "),
     (
         "no folder",
         ["fit", "counts.npy", "-o", "one.npy/m"],

@@ -456,6 +456,8 @@ def test_nothing_goes_before_fit(method):
 
 def test_scores_that_cannot_be_trusted_are_warned_of():
     x = factors(60)
-    fitted = estimator(likelihood={"name": "normal", "scale": 0.01}, num_samples=100).fit(x)
+    sure = estimator(likelihood={"name": "normal", "scale": 0.01}, num_samples=100)
+    with pytest.warns(UserWarning, match="training has not reached the scale of the data"):
+        fitted = sure.fit(x)
     with pytest.warns(UserWarning, match=r"log p\(x\) of \d+ of 60 data cannot be trusted"):
         fitted.score_samples(x)

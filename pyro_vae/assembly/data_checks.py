@@ -155,10 +155,9 @@ def _refuse_what_rounding_merges(rows: Rows, found: _Extremes, who: str, like: T
     spread = exact.spread_and_size()[0].to(moved.device)
     for cell in ((spread > 0) & (moved > MERGED * spread)).nonzero().tolist():
         at = tuple(cell)
-        where = rows.locate(0, at).removeprefix("row 0").removeprefix(", ") or "its one number"
         raise DataError(
-            f"{who} needs values that single precision can tell apart; got in {where} values "
-            f"{float(spread[at]):.3g} apart at most, which rounding moves by up to "
+            f"{who} needs values that single precision can tell apart; got in {rows.name_of(at)} "
+            f"values {float(spread[at]):.3g} apart at most, which rounding moves by up to "
             f"{float(moved[at]):.2g}; subtract their mean, or compute in double precision "
             "(vae.double(), or torch.set_default_dtype(torch.float64) before the VAE is built)"
         )

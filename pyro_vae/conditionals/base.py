@@ -123,7 +123,7 @@ class Conditional(Declared, abc.ABC):
 
     def extra_repr(self) -> str:
         given = (
-            f"{name}={value!r}"
+            f"{name}={value!r:.60}"
             for name, value in self.options.items()
             if not isinstance(value, nn.Module)
         )

@@ -14,6 +14,16 @@ from pyro import distributions as dist
 from .. import distributions as dists
 from .base import Conditional
 from .parametric import Parametric
+from .units import (
+    Units,
+    divided,
+    geometric_mean,
+    location_and_scale,
+    mean,
+    mean_and_sd_of_logarithms,
+    root_mean_square,
+    scaled,
+)
 
 
 class Normal(Parametric, name="normal"):
@@ -38,6 +48,7 @@ class Normal(Parametric, name="normal"):
 
     family, params = dists.Normal, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
+    units = location_and_scale()
 
 
 class Laplace(Parametric, name="laplace"):
@@ -54,6 +65,7 @@ class Laplace(Parametric, name="laplace"):
 
     family, params = dist.Laplace, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
+    units = location_and_scale()
 
 
 class StudentT(Parametric, name="student_t"):
@@ -71,6 +83,7 @@ class StudentT(Parametric, name="student_t"):
 
     family, params = dists.StudentT, ("df", "loc", "scale")
     standard = {"df": 4.0, "loc": 0.0, "scale": 1.0}
+    units = location_and_scale()
 
 
 class Logistic(Parametric, name="logistic"):
@@ -85,6 +98,7 @@ class Logistic(Parametric, name="logistic"):
 
     family, params = dist.Logistic, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
+    units = location_and_scale()
 
 
 class HorseshoeLike(Parametric, name="horseshoe_like"):
@@ -108,6 +122,7 @@ class HorseshoeLike(Parametric, name="horseshoe_like"):
 
     family, params = dists.HorseshoeLike, ("scale",)
     standard = {"scale": 1.0}
+    units = Units(geometric_mean, {"scale": scaled})
 
 
 class LogNormal(Parametric, name="log_normal"):
@@ -124,6 +139,7 @@ class LogNormal(Parametric, name="log_normal"):
 
     family, params = dist.LogNormal, ("loc", "scale")
     standard = {"loc": 0.0, "scale": 1.0}
+    units = location_and_scale(mean_and_sd_of_logarithms)
 
 
 class Gamma(Parametric, name="gamma"):
@@ -140,6 +156,7 @@ class Gamma(Parametric, name="gamma"):
 
     family, params = dist.Gamma, ("concentration", "rate")
     standard = {"concentration": 1.0, "rate": 1.0}
+    units = Units(mean, {"rate": divided})
 
 
 class Exponential(Parametric, name="exponential"):
@@ -154,6 +171,7 @@ class Exponential(Parametric, name="exponential"):
 
     family, params = dist.Exponential, ("rate",)
     standard = {"rate": 1.0}
+    units = Units(mean, {"rate": divided})
 
 
 class HalfNormal(Parametric, name="half_normal"):
@@ -168,6 +186,7 @@ class HalfNormal(Parametric, name="half_normal"):
 
     family, params = dists.HalfNormal, ("scale",)
     standard = {"scale": 1.0}
+    units = Units(root_mean_square, {"scale": scaled})
 
 
 class HalfCauchy(Parametric, name="half_cauchy"):
@@ -182,6 +201,7 @@ class HalfCauchy(Parametric, name="half_cauchy"):
 
     family, params = dists.HalfCauchy, ("scale",)
     standard = {"scale": 1.0}
+    units = Units(geometric_mean, {"scale": scaled})
 
 
 class Beta(Parametric, name="beta"):

@@ -21,10 +21,13 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import AffineTransform, ReshapeTransform
 
+from ..data.rows import Rows
 from ..distributions import transforms as maps
 from ..guards import whole_number, whole_numbers
 from .base import Conditional, Shape, as_shape
 from .continuous import Normal
+from .parametric import Value
+from .units import in_shape, mean_and_sd
 
 
 class Flow(Conditional):
@@ -40,6 +43,9 @@ class Flow(Conditional):
             elements is raised to it.
         features: How many further numbers of the context the maps see.
         learned: Whether it stands alone, with learned maps, instead of reading a context.
+        center: Where the data lie, a number or one for each element; a likelihood takes it from the
+            data (:mod:`.units`).
+        unit: How far they spread.
 
     Raises:
         ValueError: An argument makes no sense, or the context has another shape.
@@ -55,6 +61,8 @@ class Flow(Conditional):
         hidden: Sequence[int] = (64,),
         features: int = 16,
         learned: bool = False,
+        center: Value | None = None,
+        unit: Value | None = None,
     ) -> None:
         super().__init__()
         whole_number("layers", layers, at_least=1)
@@ -63,7 +71,9 @@ class Flow(Conditional):
         self.event_shape = as_shape(event_shape)
         self.size = self.event_shape.numel()
         self.learned = learned
-        self.affine = Normal((self.size,), learned=learned)
+        given = {"center": center, "unit": unit}
+        flat = {key: self._flat(key, value) for key, value in given.items() if value is not None}
+        self.affine = Normal((self.size,), learned=learned, **flat)
         self.num_params = 0 if learned else self.affine.num_params + features
 
         widths = [max(width, self.size) for width in whole_numbers("hidden", hidden)]
@@ -93,9 +103,21 @@ class Flow(Conditional):
         standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale))
         return dist.TransformedDistribution(standard.to_event(1), bijections)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was built from, without the shape, and without units where it has none."""
+        return {key: value for key, value in super().options.items() if value is not None}
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return mean_and_sd(x)
+
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), hidden=[8], features=2)
+
+    def _flat(self, name: str, value: Value) -> Tensor:
+        return in_shape(name, value, self.event_shape).flatten()
 
     def _split(self, read: Tensor | None) -> tuple[Any, Tensor]:
         """The final shift and scale, and what the maps see."""
@@ -204,6 +226,10 @@ class PlanarFlow(Flow, name="planar_flow"):
         features: int = 16,
     ) -> None:
         super().__init__(event_shape, layers=layers, hidden=hidden, features=features)
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {}
 
     @classmethod
     def standalone(cls, given: dict[str, Any]) -> dict[str, Any]:

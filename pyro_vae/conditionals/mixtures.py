@@ -15,6 +15,7 @@ from ..distributions.supports import innermost
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape, declared
 from .declared import at
+from .units import InUnits, in_shape
 
 
 class Mixture(Conditional, name="mixture"):
@@ -67,7 +68,7 @@ class Mixture(Conditional, name="mixture"):
             self.component = (
                 declared(component, self.event_shape)
                 if each == "event"
-                else _of_one_element(component)
+                else _of_one_element(component, self.event_shape)
             )
 
         mixed = torch.Size([]) if each == "event" else self.event_shape
@@ -110,11 +111,24 @@ class Mixture(Conditional, name="mixture"):
         return cls((3,), components=2)
 
 
-def _of_one_element(component: str | dict[str, Any]) -> Conditional:
-    whole = declared(component, (2,))
+def _of_one_element(component: str | dict[str, Any], event_shape: torch.Size) -> Conditional:
+    """A family of single numbers; what it knows of the units of each stands beside the K."""
+    table: Any = {"name": component} if isinstance(component, str) else component
+    family: Any = Conditional.lookup(table.get("name") if isinstance(table, dict) else None)
+    units: Any = getattr(family, "units", None)
+    given = {key: table[key] for key in (units.arguments if units else ()) if key in table}
+    if given:
+        table = {key: value for key, value in table.items() if key not in given}
+
+    whole = declared(table, (2,))
     if innermost(whole(torch.zeros(whole.num_params))).event_shape != ():
         raise ValueError(f"{whole.name} is a family of whole vectors; use each='event'")
-    return declared(component, ())
+    single: Any = declared(table, ())
+    if given:
+        beside = {key: in_shape(key, value, event_shape) for key, value in given.items()}
+        each = {key: tensor.unsqueeze(-1) for key, tensor in beside.items()}
+        single.in_units = InUnits(units, torch.Size((*event_shape, 1)), **each)
+    return single
 
 
 class Vamp(Conditional, name="vamp"):

@@ -14,8 +14,10 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from ..data.rows import Rows
 from ..distributions.links import link
 from .base import Conditional, Shape, as_shape, support_at_zero
+from .units import InUnits, Units
 
 Value = float | Sequence[float] | Tensor | str
 
@@ -41,6 +43,10 @@ class Parametric(Conditional):
     the standard value, so a context of zeros gives the standard distribution. The context lists the
     parameters one after the other, in the order of ``params``.
 
+    A family with ``units`` takes ``unit``, and mostly ``center``: parameters that are read or
+    learned are then those of (x - center) / unit, and the density is that of x (:mod:`.units`).
+    :func:`.build` gives a likelihood those of the data.
+
     Arguments:
         event_shape: The shape of one draw.
         learned: Whether the parameters that are left out are learned, instead of read from the
@@ -48,6 +54,8 @@ class Parametric(Conditional):
         values: Fixed or learned parameters by name. Those left out are read from the context. Fixed
             ones are kept in torch's default dtype. One number for a matrix means a multiple of the
             identity.
+        center: Where the data lie, a number or one for each element.
+        unit: How far they spread, a number or one for each element.
 
     Raises:
         ValueError: A parameter is unknown, outside its domain, of the wrong shape, or cannot be
@@ -57,6 +65,7 @@ class Parametric(Conditional):
     family: ClassVar[type[TorchDistribution]]
     params: ClassVar[tuple[str, ...]]
     standard: ClassVar[dict[str, float]]
+    units: ClassVar[Units | None] = None
 
     def __init__(self, event_shape: Shape, *, learned: bool = False, **values: Value) -> None:
         super().__init__()
@@ -64,6 +73,10 @@ class Parametric(Conditional):
         self.read: dict[str, torch.Size] = {}  # what is read from the context, and its shape there
         self.links: dict[str, Transform] = {}
         self.origins: dict[str, float] = {}  # those that are one number for all elements
+        self.in_units: InUnits | None = None
+        if self.units is not None:
+            given = {key: values.pop(key) for key in self.units.arguments if key in values}
+            self.in_units = InUnits(self.units, self.event_shape, **given) if given else None
         for unknown in values.keys() - set(self.params):
             raise ValueError(
                 f"{type(self).__name__} has no parameter {unknown}; it has {', '.join(self.params)}"
@@ -82,12 +95,12 @@ class Parametric(Conditional):
     def distribution(self, read: Tensor | None) -> TorchDistribution:
         values = {name: self._buffers[name] for name in self.fixed_names}
         for name in self.learned_names:
-            values[name] = self.links[name](self._learned(name))
+            values[name] = self._linked(name, self._learned(name))
         if read is not None:
             # To split off a single piece would cost two passes over its gradient.
             pieces = read.split(self.sizes, dim=-1) if len(self.sizes) > 1 else (read,)
             for name, piece in zip(self.read, pieces, strict=True):
-                values[name] = self.links[name](self._from_origin(name, piece))
+                values[name] = self._linked(name, self._from_origin(name, piece))
 
         built = self.family(**values)
         return built.to_event(len(self.event_shape) - built.event_dim)
@@ -146,7 +159,12 @@ class Parametric(Conditional):
 
     @classmethod
     def takes(cls) -> list[str]:
-        return [name for name in super().takes() if name not in cls.params] + list(cls.params)
+        others = [name for name in super().takes() if name not in cls.params]
+        return [*others, *cls.params, *(cls.units.arguments if cls.units is not None else ())]
+
+    @classmethod
+    def implied(cls, x: Rows) -> dict[str, Any]:
+        return {} if cls.units is None else cls.units.of(x)
 
     @classmethod
     def required(cls) -> dict[str, Any]:
@@ -256,6 +274,11 @@ class Parametric(Conditional):
         """A learned parameter, unconstrained; one number for all elements is spread over them."""
         parameter = getattr(self, name)
         return parameter if parameter.dim() else parameter.expand(self._unconstrained_shape(name))
+
+    def _linked(self, name: str, unconstrained: Tensor) -> Tensor:
+        """A parameter from its unconstrained form, in the units of the data."""
+        value = self.links[name](unconstrained)
+        return value if self.in_units is None else self.in_units(name, value)
 
     def _from_origin(self, name: str, read: Tensor) -> Tensor:
         """What was read, counted from the origin; an origin of 0 costs no pass over wide data."""

@@ -19,6 +19,7 @@ from ..distributions.sphere import sphere
 from ..guards import whole_number
 from .base import Conditional, Shape, as_shape
 from .parametric import Parametric, Value
+from .units import Units, mean_and_sd, moved, scaled_rows, squared
 
 
 class _Vectors(Parametric):
@@ -50,6 +51,7 @@ class MultivariateNormal(_Vectors, name="multivariate_normal"):
 
     family, params = dist.MultivariateNormal, ("loc", "scale_tril")
     standard = {"loc": 0.0, "scale_tril": 1.0}
+    units = Units(mean_and_sd, {"loc": moved, "scale_tril": scaled_rows})
 
     def parameter_shape(self, name: str) -> torch.Size:
         if name == "scale_tril":
@@ -79,6 +81,7 @@ class LowRankNormal(_Vectors, name="low_rank_normal"):
 
     family, params = dist.LowRankMultivariateNormal, ("loc", "cov_factor", "cov_diag")
     standard = {"loc": 0.0, "cov_factor": 0.1, "cov_diag": 1.0}
+    units = Units(mean_and_sd, {"loc": moved, "cov_factor": scaled_rows, "cov_diag": squared})
 
     def __init__(
         self, event_shape: Shape, *, rank: int = 2, learned: bool = False, **values: Value

@@ -65,6 +65,7 @@ class Rows:
         self.event_shape = torch.Size(event_shape)
         self.device: torch.device | None = None  # where all rows are in memory, if they are
         self._summary: Summary | None = None
+        self._moments: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return self.length
@@ -74,7 +75,7 @@ class Rows:
         rows = Rows(
             self.fetch, self.length, self.event_shape, self.columns, c, is_fixed=self.is_fixed
         )
-        rows._summary = self._summary
+        rows._summary, rows._moments = self._summary, self._moments
         rows.device = self.device
         return rows
 
@@ -176,6 +177,11 @@ class Rows:
         picked = lambda index: self.take(index)[:, columns]  # noqa: E731
         return Rows(picked, len(self), shape, is_fixed=self.is_fixed)
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        """A function of each number, of the same rows, in double precision."""
+        like = torch.empty(0, dtype=torch.float64)
+        return Rows(lambda index: function(self.take(index, like)), len(self), self.event_shape)
+
     def largest(self) -> float:
         """The largest of the finite values; NaN and infinity are left to the check of the data."""
         return max(
@@ -193,6 +199,11 @@ class Rows:
         """Mean and standard deviation of each column, in double precision, each of the event shape;
         NaN is left out.
         """
+        if self._moments is None:
+            self._moments = self._read_moments()
+        return self._moments
+
+    def _read_moments(self) -> tuple[Tensor, Tensor]:
         like = torch.empty(0, dtype=torch.float64)
         first = second = count = torch.zeros(self.event_shape, dtype=torch.float64)
         origin = self.take(slice(0, 1), like)[0].nan_to_num(0.0)
@@ -215,11 +226,15 @@ class Rows:
 
     def locate(self, row: int, column: tuple[int, ...]) -> str:
         """Where a cell is, in the caller's terms."""
+        return f"row {row}, {self.name_of(column)}" if column else f"row {row}"
+
+    def name_of(self, column: tuple[int, ...]) -> str:
+        """A column, in the caller's terms."""
         if not column:
-            return f"row {row}"
+            return "its one number"
         if self.columns is not None:
-            return f"row {row}, column {self.columns[column[-1]]!r}"
-        return f"row {row}, column {column[0] if len(column) == 1 else tuple(column)}"
+            return f"column {self.columns[column[-1]]!r}"
+        return f"column {column[0] if len(column) == 1 else tuple(column)}"
 
 
 class Rereading:

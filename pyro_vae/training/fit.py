@@ -26,6 +26,7 @@ from ..density.problem import Problem
 from ..guards import device_of, mode, own_store, seeded, whole_number
 from ..vae import VAE
 from .losses import objective
+from .misfit import warn_of_columns_far_off
 from .monitor import Watch, warn_of_collapse
 from .progress import progress_bar
 from .run import Run
@@ -115,8 +116,9 @@ def fit(
             those before the step.
 
     Warns:
-        UserWarning: After at least 10 epochs no latent dimension is used; or a step is not compiled
-            that should be.
+        UserWarning: Values of a column lie far from where the model puts them, so training has not
+            reached their scale; after at least 10 epochs no latent dimension is used; or a step is
+            not compiled that should be.
     """
     _check_vae(vae)
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
@@ -147,7 +149,8 @@ def fit(
             show(len(problem), run.history[-1])
             if held_out is not None and patience is not None and epoch - run.best_epoch >= patience:
                 break
-    warn_of_collapse(seen, len(run.history))
+    if not warn_of_columns_far_off(vae, run.watched.batch, problem.rows):
+        warn_of_collapse(seen, len(run.history))
     return run.frame()
 
 
