@@ -197,3 +197,54 @@ def test_all_continuous_families_without_bounds_have_units():
     free = [*REAL, *POSITIVE, "horseshoe_like"]
     families = {name: Conditional.registry[name] for name in free}
     assert all(cls.units is not None for cls in families.values())
+
+
+def test_counts_start_at_their_mean():
+    x, unit = torch.tensor([[3.0, 9900.0]]), np.array([2.5, 1e4])
+    poisson = pv.Poisson((2,), unit=unit)(torch.zeros(1, 2)).log_prob(x)
+    np.testing.assert_allclose(poisson, scipy.stats.poisson(unit).logpmf(x).sum(1))
+    negative_binomial = pv.NegativeBinomial((2,), total_count=3.0, unit=unit)(torch.zeros(1, 2))
+    exact = scipy.stats.nbinom(3.0, 1 / (1 + unit)).logpmf(x).sum(1)
+    np.testing.assert_allclose(negative_binomial.log_prob(x), exact)
+    for name in ("zero_inflated_poisson", "zero_inflated_negative_binomial"):
+        head = Conditional.registry[name]((2,), unit=unit)
+        cell = head(torch.zeros(1, head.num_params)).base_dist
+        assert cell.gate_logits.unique().tolist() == [-2.0]
+        torch.testing.assert_close(cell.base_dist.mean, torch.tensor(unit)[None])
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "multinomial"])
+def test_guides_of_counts_see_logarithms(likelihood, tmp_path):
+    x = np.random.default_rng(0).poisson([3.0, 2000.0, 0.1], (50, 3))
+    vae = pv.build(x, latent=2, likelihood=likelihood, hidden=[4])
+    assert pv.describe(vae)["guide"]["network"]["log1p"] is True
+    network = vae.posterior.network
+    torch.testing.assert_close(network.mean, torch.tensor(np.log1p(x).mean(0)))
+    torch.testing.assert_close(network.sd, torch.tensor(np.log1p(x).std(0)))
+    torch.testing.assert_close(network(network.typical), network.layers(torch.zeros(1, 3))[0])
+    pv.save(vae, tmp_path / "a.pvae")
+    assert torch.equal(pv.load(tmp_path / "a.pvae").encode(x).mean, vae.encode(x).mean)
+
+    as_they_are = {"name": "normal", "network": {"name": "mlp", "hidden": [4], "log1p": False}}
+    vae = pv.build(x, latent=2, likelihood=likelihood, guide=as_they_are)
+    torch.testing.assert_close(vae.posterior.network.mean, torch.tensor(x.mean(0)))
+
+
+def test_logarithms_of_numbers_below_zero():
+    """What a guide sees beside counts, such as a condition, may be negative."""
+    x = np.random.default_rng(0).poisson(3.0, (50, 3))
+    c = np.random.default_rng(1).normal(size=(50, 2))
+    vae = pv.build(x, c=c, latent=2, likelihood="poisson", hidden=[4])
+    seen = np.hstack([np.log1p(x), np.sign(c) * np.log1p(np.abs(c))])
+    torch.testing.assert_close(vae.posterior.network.mean, torch.tensor(seen.mean(0)))
+    torch.testing.assert_close(vae.likelihood.network.mean[2:], torch.tensor(c.mean(0)))
+    pv.fit(vae, x, c, epochs=2, progress=False)
+
+
+def test_real_numbers_and_known_totals_are_seen_as_they_are():
+    for likelihood in ("normal", "binomial", "bernoulli"):
+        x = np.random.default_rng(0).integers(2, size=(50, 3))
+        vae = pv.build(x, latent=2, likelihood=likelihood, hidden=[4])
+        assert pv.describe(vae)["guide"]["network"]["log1p"] is False
+    with pytest.raises(ValueError, match="log1p must be true or false; got 1"):
+        pv.MLP(2, 3, log1p=1)

@@ -118,15 +118,15 @@ class Assembly(nn.Module):
         return self.posterior(self.guide_input(x, c, missing=missing))
 
     def guide_input(self, x: Tensor, c: Tensor | None, *, missing: bool = True) -> Tensor:
-        """What the guide reads: x beside c, missing cells at the mean that its network knows.
+        """What the guide reads: x beside c, missing cells at what is typical for its network.
 
         Where it is known that none is missing, ``missing=False`` saves a look at all of them.
         """
         x = self.join("guide", x, c, len(self.likelihood.event_shape))
         if not missing:
             return x
-        mean = getattr(getattr(self.posterior, "network", None), "mean", None)
-        return torch.where(x.isnan(), torch.zeros_like(x) if mean is None else mean, x)
+        typical = getattr(getattr(self.posterior, "network", None), "typical", None)
+        return torch.where(x.isnan(), torch.zeros_like(x) if typical is None else typical, x)
 
     def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:
         """The guide on the support of the prior."""

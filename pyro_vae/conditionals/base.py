@@ -68,6 +68,7 @@ class Conditional(Declared, abc.ABC):
     kind = "conditional"
     num_sizes = 1
     reads_guide: ClassVar[bool] = False  # whether its context, as a prior, is the guide
+    are_counts: ClassVar[bool] = False  # draws without a bound, which guides see as logarithms
     scores_any_value: bool = True  # False: it knows the density of its own draws only
 
     event_shape: torch.Size

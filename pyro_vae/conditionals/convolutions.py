@@ -31,6 +31,7 @@ class ConvEncoder(Standardized, name="conv_encoder"):
         out_features: How many numbers come out for each datum: the head's ``num_params``.
         channels: The channels that each convolution puts out.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
+        log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
 
     Raises:
         ValueError: The context is no image.
@@ -47,8 +48,9 @@ class ConvEncoder(Standardized, name="conv_encoder"):
         *,
         channels: Sequence[int] = (32, 64),
         activation: str = "relu",
+        log1p: bool = False,
     ) -> None:
-        super().__init__(in_shape)
+        super().__init__(in_shape, log1p=log1p)
         if len(self.in_shape) != 3:
             got = f"got a context of shape {tuple(self.in_shape)}"
             raise ValueError(f"ConvEncoder reads images of shape (C, H, W); {got}; {RESHAPE}")

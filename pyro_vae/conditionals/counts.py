@@ -17,6 +17,7 @@ from .. import distributions as dists
 from ..data.rows import Rows
 from .base import Conditional
 from .parametric import Parametric
+from .units import Units, mean, scaled, shifted
 
 
 class Binomial(Parametric, name="binomial"):
@@ -69,6 +70,8 @@ class Poisson(Parametric, name="poisson"):
 
     family, params = dist.Poisson, ("rate",)
     standard = {"rate": 1.0}
+    units = Units(mean, {"rate": scaled})
+    are_counts = True
 
 
 class NegativeBinomial(Parametric, name="negative_binomial"):
@@ -85,6 +88,8 @@ class NegativeBinomial(Parametric, name="negative_binomial"):
 
     family, params = dist.NegativeBinomial, ("total_count", "logits")
     standard = {"total_count": 1.0, "logits": 0.0}
+    units = Units(mean, {"logits": shifted})
+    are_counts = True
 
 
 class ZeroInflatedPoisson(Parametric, name="zero_inflated_poisson"):
@@ -102,6 +107,8 @@ class ZeroInflatedPoisson(Parametric, name="zero_inflated_poisson"):
 
     family, params = dist.ZeroInflatedPoisson, ("rate", "gate_logits")
     standard = {"rate": 1.0, "gate_logits": -2.0}
+    units = Units(mean, {"rate": scaled})
+    are_counts = True
 
 
 class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_binomial"):
@@ -124,6 +131,8 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
     family = dists.ZeroInflatedNegativeBinomial
     params = ("total_count", "logits", "gate_logits")
     standard = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
+    units = Units(mean, {"logits": shifted})
+    are_counts = True
 
 
 class DiscretizedLogistic(Parametric, name="discretized_logistic"):
@@ -176,6 +185,7 @@ class Multinomial(Parametric, name="multinomial"):
 
     family, params = dists.Multinomial, ("total_count", "logits")
     standard = {"total_count": 1.0, "logits": 0.0}
+    are_counts = True
 
     def parameter_shape(self, name: str) -> torch.Size:
         return self.event_shape[:-1] if name == "total_count" else self.event_shape

@@ -78,7 +78,7 @@ class Network(Declared):
         return {}
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
-        """Take the mean and standard deviation of the inputs, if the network has a use for them."""
+        """Take mean and standard deviation of what it sees, if the network has a use for them."""
 
 
 class Standardized(Network):
@@ -90,15 +90,19 @@ class Standardized(Network):
 
     Arguments:
         in_shape: The shape of the context of one datum.
+        log1p: Whether it sees sign(x) log(1 + |x|) for x, standardised after that.
     """
 
     mean: Tensor
     sd: Tensor
     layers: nn.Module
 
-    def __init__(self, in_shape: Shape) -> None:
+    def __init__(self, in_shape: Shape, *, log1p: bool = False) -> None:
         super().__init__()
+        if not isinstance(log1p, bool):
+            raise ValueError(f"log1p must be true or false; got {log1p!r}")
         self.in_shape = as_shape(in_shape)
+        self.log1p = log1p
         self.register_buffer("mean", torch.zeros(self.in_shape))
         self.register_buffer("sd", torch.ones(self.in_shape))
 
@@ -109,8 +113,17 @@ class Standardized(Network):
             raise ValueError(
                 f"{who} reads a context of shape {('*', *self.in_shape)}; got {tuple(x.shape)}"
             )
-        standardized = (x - self.mean).div_(self.sd)
+        standardized = (self.seen(x) - self.mean).div_(self.sd)
         return fold(self._rows, standardized, event_dim)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The inputs as they are standardised."""
+        return x.sign() * x.abs().log1p() if self.log1p else x
+
+    @property
+    def typical(self) -> Tensor:
+        """The input whose every number is 0 when standardised."""
+        return self.mean.sign() * self.mean.abs().expm1() if self.log1p else self.mean
 
     def standardize(self, mean: Tensor, sd: Tensor) -> None:
         self.mean.copy_(mean)
@@ -128,6 +141,7 @@ class MLP(Standardized, name="mlp"):
         out_features: How many numbers come out for each datum: the head's ``num_params``.
         hidden: The widths of the hidden layers.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
+        log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
 
     Example:
         >>> MLP((28, 28), 10, hidden=[100])(torch.zeros(5, 7, 28, 28)).shape
@@ -141,8 +155,9 @@ class MLP(Standardized, name="mlp"):
         *,
         hidden: Sequence[int] = (400,),
         activation: str = "relu",
+        log1p: bool = False,
     ) -> None:
-        super().__init__(in_shape)
+        super().__init__(in_shape, log1p=log1p)
         make = activation_of(activation)
         whole_numbers("hidden", hidden)
         widths = (self.in_shape.numel(), *hidden, out_features)
@@ -176,6 +191,7 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         width: The width of every layer.
         blocks: How many blocks there are, of two layers each.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
+        log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
 
     Example:
         >>> ResidualMLP((28, 28), 10, width=100, blocks=3)(torch.zeros(5, 7, 28, 28)).shape
@@ -190,8 +206,9 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         width: int = 256,
         blocks: int = 2,
         activation: str = "relu",
+        log1p: bool = False,
     ) -> None:
-        super().__init__(in_shape)
+        super().__init__(in_shape, log1p=log1p)
         make = activation_of(activation)
         whole_number("width", width, at_least=1)
         whole_number("blocks", blocks, at_least=0)

@@ -49,6 +49,11 @@ def divided(value: Tensor, center: Tensor, unit: Tensor) -> Tensor:
     return value / unit
 
 
+def shifted(value: Tensor, center: Tensor, unit: Tensor) -> Tensor:
+    """The logarithm of a scale."""
+    return value + unit.log()
+
+
 def mean_and_sd(x: Rows) -> dict[str, Any]:
     """Center and unit of real numbers."""
     return _written(*x.moments())

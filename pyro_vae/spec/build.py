@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..assembly.condition import Condition
 from ..conditionals.base import Amortised, Conditional, Shape, as_shape
 from ..conditionals.declared import Declared, at, nearest
-from ..conditionals.networks import Network
+from ..conditionals.networks import Network, Standardized
 from ..data.arrays import as_rows
 from ..data.columns import in_order, names_of
 from ..data.rows import Rows
@@ -151,34 +151,42 @@ def _initialize(vae: VAE, rows: Rows) -> None:
     know of their inputs.
     """
     vae.prior.initialize(rows)
-    mean, sd = rows.moments()
-    condition = vae.condition
-    if condition is None or rows.c is None:
-        _standardize(vae.posterior, mean, sd)
+    zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
+    _standardize(vae, "guide", vae.posterior, _moments_seen(vae.posterior, rows), rows.c)
+    if rows.c is not None:
+        _standardize(vae, "likelihood", vae.likelihood, (zeros, zeros + 1), rows.c)
+        _standardize(vae, "prior", vae.prior, (zeros[:0], zeros[:0]), rows.c)
+
+
+Moments = tuple[Tensor, Tensor]
+
+
+def _standardize(vae: VAE, role: str, part: Conditional, moments: Moments, c: Rows | None) -> None:
+    """Tell the network of a part the mean and spread of its context, and of c where it sees c."""
+    if not isinstance(part, Amortised) or not isinstance(part.network, Network):
         return
+    if vae.condition is not None and c is not None:
+        of_c = _moments_of_c(vae.condition, part, c)
+        both = zip(moments, of_c, strict=True)
+        mean, sd = (vae.condition.join(role, own, other, own.dim()) for own, other in both)
+        moments = mean, sd
+    part.network.standardize(*moments)
 
-    c_mean, c_sd = (moment.flatten() for moment in rows.c.moments())
+
+def _moments_seen(part: Conditional, rows: Rows) -> Moments:
+    """Mean and spread of rows as the network of a part sees them."""
+    network: Any = getattr(part, "network", None)
+    is_changed = isinstance(network, Standardized) and network.log1p
+    return (rows.mapped(network.seen) if is_changed else rows).moments()
+
+
+def _moments_of_c(condition: Condition, part: Conditional, c: Rows) -> Moments:
+    """Mean and spread of the numbers that a part sees of c; classes are left as they are."""
     if condition.categories:
-        c_mean = mean.new_zeros(condition.width)
-        c_sd = mean.new_ones(condition.width)
-
-    def joined(role: str, moment: Tensor, of_c: Tensor) -> Tensor:
-        return condition.join(role, moment, of_c, moment.dim())
-
-    zeros = mean.new_zeros(vae.prior.visible_shape)
-    _standardize(vae.posterior, joined("guide", mean, c_mean), joined("guide", sd, c_sd))
-    _standardize(
-        vae.likelihood,
-        joined("likelihood", zeros, c_mean),
-        joined("likelihood", zeros + 1, c_sd),
-    )
-    if "prior" in condition.seen_by:
-        _standardize(vae.prior, c_mean, c_sd)
-
-
-def _standardize(part: Conditional, mean: Tensor, sd: Tensor) -> None:
-    if isinstance(part, Amortised) and isinstance(part.network, Network):
-        part.network.standardize(mean, sd)
+        zeros = torch.zeros(condition.width, dtype=torch.float64)
+        return zeros, zeros + 1
+    mean, sd = _moments_seen(part, c)
+    return mean.flatten(), sd.flatten()
 
 
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:
@@ -215,7 +223,8 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
         "likelihood", spec.get("likelihood", "normal"), (event,), rows, likelihood_context, mlp
     )
     table: Part = spec.get("guide") or prior.usual_guide()
-    guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp)
+    counts = rows is not None and getattr(likelihood, "head", likelihood).are_counts
+    guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp, counts)
     vae = VAE(prior, likelihood, guide, condition=condition)
     vae.columns = _columns(spec, event)
     return vae

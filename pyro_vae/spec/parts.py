@@ -52,6 +52,7 @@ def named_part(
     rows: Rows | None,
     context: torch.Size | None,
     mlp: dict[str, Any],
+    log1p: bool = False,
 ) -> Conditional:
     """One part of a VAE.
 
@@ -61,7 +62,8 @@ def named_part(
         sizes: The shapes that the constructor may take: one draw, and for a prior one datum.
         rows: The data, where they may imply arguments.
         context: The shape of the context, which is read through a network. None: it has none.
-        mlp: Arguments for a network that the table does not name.
+        mlp: Arguments for an MLP that the table does not give.
+        log1p: Whether a network that can see logarithms of counts does, unless the table says.
     """
     given = {"name": table} if isinstance(table, str) else dict(as_table(role, table))
     network: Any = given.pop("network", {})
@@ -97,8 +99,10 @@ def named_part(
 
     with at(f"{role}.network"):
         reader: Any = _named(Network, network.pop("name", "mlp"))
-        defaults = mlp if reader is MLP else {}
-        options = {**reader.implied(head.event_shape), **defaults, **network}
+        usual = dict(mlp) if reader is MLP else {}
+        if log1p and "log1p" in reader.takes():
+            usual["log1p"] = True
+        options = {**reader.implied(head.event_shape), **usual, **network}
         return Amortised(_construct(reader, context, head.num_params, **options), head)
 
 
