@@ -30,6 +30,7 @@ from .criticism.report import report as report
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
 from .data.rows import DataError as DataError
+from .data.sealed import CheckpointError as CheckpointError
 from .density.problem import Problem as Problem
 from .density.problem import terms as terms
 from .density.terms import Terms as Terms
@@ -43,7 +44,6 @@ from .evidence.pareto import khat as khat
 from .posterior.mcmc import sample_posterior as sample_posterior
 from .spec.build import build as build
 from .spec.build import describe as describe
-from .spec.checkpoint import CheckpointError as CheckpointError
 from .spec.checkpoint import load as load
 from .spec.checkpoint import save as save
 from .training.em import MonteCarloEM as MonteCarloEM

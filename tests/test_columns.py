@@ -80,6 +80,7 @@ def test_names_are_in_the_spec_and_the_file(vae, tmp_path):
     assert pv.build(pv.describe(vae), OTHER).columns == ["age", "income", "height"]
 
 
+@pytest.mark.filterwarnings("ignore:fit. training has not reached")  # columns in another order
 def test_a_model_without_names_learns_them_by_fitting():
     vae = pv.build(FRAME.to_numpy(), latent=1, hidden=[4])
     assert vae.columns is None

@@ -156,7 +156,7 @@ def test_the_base_space_of_a_flow_gives_the_same_posterior():
     vae = pv.VAE(
         vae.prior, vae.likelihood, pv.Amortised(pv.MLP(6, head.num_params, hidden=[16]), head)
     )
-    tree = pv.sample_posterior(vae, X[:30], num_samples=500, warmup=300, neutra=True)
+    tree = pv.sample_posterior(vae, X[:30], num_samples=800, warmup=300, neutra=True)
     covariance, gain = TRUTH.posterior()
     check_moments(draws(tree), (X[:30] - TRUTH.bias) @ gain.T, np.diag(covariance))
 

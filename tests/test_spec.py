@@ -18,7 +18,7 @@ COUNTS = np.arange(40).reshape(10, 4)
 
 def test_build_works_out_what_the_data_imply():
     spec = pv.describe(pv.build(COUNTS, latent=3, likelihood="binomial", hidden=[5]))
-    network = {"name": "mlp", "hidden": [5], "activation": "relu"}
+    network = {"name": "mlp", "hidden": [5], "activation": "relu", "log1p": False}
     assert spec == {
         "event": [4],
         "latent": [3],
@@ -228,7 +228,7 @@ class Twice(pv.Network, name="twice"):
 def test_a_network_of_the_user_is_described_saved_and_loaded(tmp_path):
     part = {"name": "poisson", "network": {"name": "twice", "power": 2}}
     vae = pv.build(COUNTS, likelihood=part, latent=3, hidden=[5])
-    assert pv.describe(vae)["likelihood"] == part
+    assert pv.describe(vae)["likelihood"] == {**part, "unit": COUNTS.mean(0).tolist()}
     pv.save(vae, tmp_path / "model.safetensors")
     again = pv.load(tmp_path / "model.safetensors")
     assert isinstance(again.likelihood.network, Twice)

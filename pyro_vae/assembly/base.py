@@ -58,6 +58,7 @@ class Assembly(nn.Module):
         self.posterior = guide
         self.condition = condition
         self.columns: list[str] | None = None  # their names, if it was made for a frame
+        self.times_fitted = 0  # each time with other noise
         self._name = next(_names)
 
     @property

@@ -61,6 +61,11 @@ Particles = Annotated[
 ]
 Epochs = Annotated[int, option("The most passes over the data.", "N", min=1)]
 BatchSize = Annotated[int, option("The number of data in a step.", "N", min=1)]
+CheckpointFolder = Annotated[
+    Path | None,
+    option("A folder for the state after each epoch, and history.csv.", "FOLDER", "--checkpoint"),
+]
+Resume = Annotated[bool, option("Go on from the newest state in that folder.", "", "--resume")]
 LearningRate = Annotated[float, option("The learning rate of Adam.", "RATE", min=0)]
 NumSamples = Annotated[int, option("Samples of z for each datum, for log p(x).", "K", min=1)]
 ArrayKey = Annotated[str | None, option("The array to read, of an .npz file with several.", "NAME")]
@@ -94,6 +99,8 @@ def fit(
     key: ArrayKey = None,
     condition: ConditionFile = None,
     device: Device = "cpu",
+    checkpoint: CheckpointFolder = None,
+    resume: Resume = False,
 ) -> None:
     """Fit a VAE to data and save it.
 
@@ -103,7 +110,8 @@ def fit(
     200,200 -o m.safetensors`
 
     The VAE is built for all data, trained on most of them, and scored on the share held out: log
-    p(x) by importance sampling, in nats per datum."""
+    p(x) by importance sampling, in nats per datum. Ctrl-C saves the best so far; after that, or
+    after a crash, the same command with --resume goes on from --checkpoint."""
     prepare_file(out)
     if loss not in losses:
         raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
@@ -124,11 +132,22 @@ def fit(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "checkpoint": checkpoint,
+        "resume": resume,
     }
     x_held_out, c_held_out = x.only(held_out), select(c, held_out)
     if len(held_out):
         options["validation"] = x_held_out if c_held_out is None else (x_held_out, c_held_out)
-    typer.echo(_train(vae, x.only(train), select(c, train), **options))
+    try:
+        typer.echo(_train(vae, x.only(train), select(c, train), **options))
+    except KeyboardInterrupt as interrupted:
+        history = getattr(interrupted, "history", None)
+        if history is None:  # nothing was trained yet
+            raise
+        save(vae, out)
+        told = f"Interrupted after {len(history)} epochs; the model so far is in {out}."
+        typer.echo(told, err=True)
+        raise typer.Exit(130) from None
     save(vae, out)
     if len(held_out):
         typer.echo(_score(vae, x_held_out, c_held_out, num_samples, seed))

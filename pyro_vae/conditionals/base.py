@@ -124,7 +124,7 @@ class Conditional(Declared, abc.ABC):
 
     def extra_repr(self) -> str:
         given = (
-            f"{name}={value!r:.60}"
+            f"{name}={value!r:.120}"
             for name, value in self.options.items()
             if not isinstance(value, nn.Module)
         )

@@ -5,7 +5,6 @@ Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from importlib import metadata
@@ -16,15 +15,12 @@ import torch
 from torch import Tensor
 
 from ..data.files import write
+from ..data.sealed import CheckpointError, sealed, unsealed
 from ..guards import device_of
 from ..vae import VAE
 from .build import build, describe
 
 FORMAT = "pyro_vae/1"
-
-
-class CheckpointError(ValueError):
-    """A model file cannot be read: the message names the file and the reason."""
 
 
 def save(vae: VAE, path: str | Path) -> None:
@@ -37,15 +33,11 @@ def save(vae: VAE, path: str | Path) -> None:
     Raises:
         TypeError: A part is not registered, or no spec can build it again; nothing is written.
     """
-    path = Path(path)
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in vae.state_dict().items()
-    }
     versions = {name: metadata.version(name) for name in ("pyro-ppl", "torch")}
     about = {"format": FORMAT, "spec": _verified(vae), "versions": json.dumps(versions)}
-    content = _serialized(tensors, {**about, "sha256": _digest(tensors, about)})
-    write(path, content)
+    if vae.times_fitted:
+        about["times_fitted"] = str(vae.times_fitted)
+    write(Path(path), sealed(vae.state_dict(), about))
 
 
 def _verified(vae: VAE) -> str:
@@ -84,23 +76,15 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> VAE:
     """
     place = device_of(device)
     path = Path(path)
-    tensors, about = _contents(path)
-    digest = about.pop("sha256", None)
-    if about.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path.name} is no pyro_vae model of format {FORMAT}; got {about.get('format')!r}"
-        )
-    if digest != _digest(tensors, about):
-        raise CheckpointError(
-            f"{path.name} is damaged: its content does not match its SHA-256; copy it again"
-        )
-
+    tensors, about = unsealed(path, "model", FORMAT)
     try:
-        return _rebuilt(json.loads(about["spec"]), tensors).to(place)
+        vae = _rebuilt(json.loads(about["spec"]), tensors).to(place)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path.name} holds a model that cannot be built here: {error}"
         ) from error
+    vae.times_fitted = int(about.get("times_fitted", 0))
+    return vae
 
 
 def _rebuilt(spec: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
@@ -113,34 +97,5 @@ def _rebuilt(spec: dict[str, Any], tensors: dict[str, Tensor]) -> VAE:
             )
     with torch.inference_mode(False):
         vae = build(spec)
-        # A view into the file may be unaligned in memory, and sums over it round differently.
-        copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        vae.load_state_dict(copies, assign=True)
+        vae.load_state_dict(tensors, assign=True)
     return vae
-
-
-def _serialized(tensors: dict[str, Tensor], about: dict[str, str]) -> bytes:
-    import safetensors.torch
-
-    return safetensors.torch.save(tensors, about)
-
-
-def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-            return tensors, dict(file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path.name} could not be read as a model: {error}") from None
-
-
-def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        contiguous = tensor.flatten().clone(memory_format=torch.contiguous_format)
-        digest.update(contiguous.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

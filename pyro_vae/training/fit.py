@@ -14,6 +14,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -22,12 +23,14 @@ from pyro.infer import ELBO
 
 from ..data.columns import names_of
 from ..data.rows import DataError
+from ..density.identity import data_digest
 from ..density.problem import Problem
-from ..guards import device_of, mode, own_store, seeded, whole_number
+from ..guards import device_of, mode, own_store, seed_of, seeded, whole_number
 from ..vae import VAE
+from .callbacks import Callback
+from .checkpoints import Checkpoints
+from .epochs import Plan, history_of_what_was_interrupted, train, warn_of_what_was_not_reached
 from .losses import objective
-from .misfit import warn_of_columns_far_off
-from .monitor import Watch, warn_of_collapse
 from .progress import progress_bar
 from .run import Run
 from .schedules import Schedule, as_schedule
@@ -56,6 +59,10 @@ def fit(
     patience: int | None = 20,
     compile: bool | str = "auto",
     device: str | torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    callback: Callback | None = None,
+    on_nonfinite: str = "stop",
     seed: int = 0,
     progress: bool = True,
 ) -> pandas.DataFrame:
@@ -98,7 +105,16 @@ def fit(
             pass does beside its result (print, count) is then done once.
         device: Where the VAE is moved first, and stays; "auto" for a GPU where there is one
             (default: where it is).
-        seed: The seed of shuffling and sampling.
+        checkpoint: A folder for the state of the training after each epoch (the last two), and for
+            ``history.csv``. A run that was killed and resumed ends bit for bit as one that was not:
+            with the same arguments, threads, device and versions.
+        resume: Whether to go on from the newest checkpoint there, if there is one; of a run that
+            had ended, with more epochs.
+        callback: A function of a :class:`.State`, called after each epoch: to log, save, or return
+            True to stop.
+        on_nonfinite: What a step does whose loss or gradient is not finite: "stop" the training, or
+            "skip" itself, counted in the history; then steps are not compiled.
+        seed: The seed of shuffling and sampling; a VAE that was fitted before draws other numbers.
         progress: Whether a terminal shows a progress bar.
 
     Returns:
@@ -113,7 +129,10 @@ def fit(
             something else than a number from 0, and training stops there.
         TypeError: `vae` is no VAE, `loss` no ELBO, or `optimizer` makes no torch optimiser.
         FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are
-            those before the step.
+            those before the step. With "skip": those of all steps of an epoch.
+        CheckpointError: There are checkpoints to resume from, and none can be read.
+        KeyboardInterrupt: Training was interrupted. The VAE can be used, with its best parameters
+            if there are validation data; the error has the ``history`` so far.
 
     Warns:
         UserWarning: Values of a column lie far from where the model puts them, so training has not
@@ -123,8 +142,9 @@ def fit(
     _check_vae(vae)
     schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
     elbo = objective(vae, loss, particles, beta, free_bits)
-    run = Run(vae, elbo, *schedules, clip_norm, compile)
+    run = Run(vae, elbo, *schedules, clip_norm, compile, skips=on_nonfinite == "skip")
     _check_numbers(epochs, batch_size, patience, clip_norm, compile)
+    _check_choices(checkpoint, resume, on_nonfinite)
     if device is not None:
         vae.to(device_of(device))
     problem = Problem.of(vae, x, c).on_device()
@@ -133,25 +153,42 @@ def fit(
         batch_size = len(problem)
     held_out = None if validation is None else _held_out(vae, validation)
 
+    checkpoints = None
+    if checkpoint is not None:
+        about = _identity(problem, elbo, batch_size, seed, clip_norm)
+        checkpoints = Checkpoints(checkpoint, resume=resume, about=about)
+        checkpoints.freeze(vae)
+
     as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
+    drawn_from = seed_of(seed, vae.times_fitted) if vae.times_fitted else seed
     bar = progress_bar(epochs, progress)
-    with own_store(), seeded(seed), as_in_training, no_validation, run, bar as show:
+    with own_store(), seeded(drawn_from), as_in_training, no_validation, run, bar as show:
         run.start(optimizer, problem)
-        watch = Watch(vae)
         run.choose_whether_to_compile(steps=epochs * math.ceil(len(problem) / batch_size))
-        for epoch in range(epochs):
-            run.epoch(epoch, batch_size)
-            if held_out is not None:
-                run.validate(epoch, held_out, epochs, batch_size / len(problem))
-            with mode(vae, training=False):
-                seen = watch(run.watched.batch)
-            run.history[-1].update(seen)
-            show(len(problem), run.history[-1])
-            if held_out is not None and patience is not None and epoch - run.best_epoch >= patience:
-                break
-    if not warn_of_columns_far_off(vae, run.watched.batch, problem.rows):
-        warn_of_collapse(seen, len(run.history))
+        plan = Plan(epochs, batch_size, patience, held_out, checkpoints, callback)
+        with history_of_what_was_interrupted(run):
+            train(run, plan, show)
+    vae.times_fitted += 1
+    warn_of_what_was_not_reached(run)
     return run.frame()
+
+
+def _identity(
+    problem: Problem,
+    elbo: ELBO,
+    batch_size: int,
+    seed: int,
+    clip_norm: float,
+) -> dict[str, Any]:
+    """What a run must share with one that it resumes."""
+    rows = problem.rows
+    return {
+        "data": data_digest(rows) if rows.is_fixed else f"{len(rows)} rows that change",
+        "loss": type(elbo).__name__,
+        "batch_size": batch_size,
+        "seed": seed,
+        "clip_norm": clip_norm,
+    }
 
 
 def _check_vae(vae: VAE) -> None:
@@ -176,6 +213,13 @@ def _check_numbers(
     counts = {"epochs": epochs, "batch_size": batch_size}
     for name, value in (counts if patience is None else counts | {"patience": patience}).items():
         whole_number(name, value, at_least=1)
+
+
+def _check_choices(checkpoint: Any, resume: bool, on_nonfinite: str) -> None:
+    if on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f"on_nonfinite must be 'stop' or 'skip'; got {on_nonfinite!r}")
+    if resume and checkpoint is None:
+        raise ValueError("resume needs the folder to resume from: checkpoint='runs/a'")
 
 
 def _held_out(vae: VAE, validation: Any) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -28,7 +29,8 @@ def warn_of_columns_far_off(vae: VAE, batch: Batch, rows: Rows) -> bool:
     Returns:
         Whether there is such a column.
     """
-    with torch.no_grad(), seeded(0), mode(vae, training=False):
+    no_validation = pyro.validation_enabled(False)
+    with torch.no_grad(), seeded(0), mode(vae, training=False), no_validation:
         gap = _below_own_draws(vae, *batch)
     columns = [] if gap is None else (gap > FAR).nonzero().tolist()
     if gap is None or not columns:
@@ -43,7 +45,7 @@ def warn_of_columns_far_off(vae: VAE, batch: Batch, rows: Rows) -> bool:
         "fit: training has not reached the scale of the data; values have less density than the "
         f"model's own draws, by ({', '.join(told)}{more}); pv.build(x, ...) starts a likelihood at "
         "the center and unit of x, rescaling the column does too, and more epochs may",
-        stacklevel=3,
+        stacklevel=4,
     )
     return True
 

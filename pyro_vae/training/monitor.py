@@ -55,6 +55,13 @@ class Watched:
         for place in np.flatnonzero(self._is_watched[index]).tolist():
             self._kept[int(index[place])] = tuple(part[place : place + 1].clone() for part in batch)
 
+    def put_back(self, batch: Batch) -> None:
+        """Keep what :attr:`batch` gave before."""
+        self._kept = {
+            int(number): tuple(part[place : place + 1] for part in batch)
+            for place, number in enumerate(self.index)
+        }
+
     @property
     def batch(self) -> Batch:
         """x, and c if there is one, in the order of the data."""
@@ -153,5 +160,5 @@ def warn_of_collapse(seen: dict[str, float], epochs: int) -> None:
             f"posterior collapse: after {epochs} epochs no latent dimension moves with x (KL "
             f"{seen['kl']:.3f} nats per datum); try beta=pv.linear_warmup(20), free_bits=0.1, a "
             "weaker likelihood, or more epochs",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -36,7 +36,7 @@ def progress_bar(epochs: int, progress: bool) -> Iterator[Callable[[int, dict[st
             held_out = f", validation {row['validation']:.3f}" if "validation" in row else ""
             bar.update(
                 task,
-                advance=1,
+                completed=row["epoch"] + 1,
                 description=f"loss {row['loss']:.3f}{held_out} nats, {rate:,.0f} data/s",
             )
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO, SVI
 from torch import Tensor
 
@@ -23,9 +22,11 @@ from ..guards import mode, no_kept_casts, seeded
 from ..recorded import Recorded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered, made_by
+from .callbacks import State
 from .compiled import CompiledStep, NotCompiled, repaid_from, why_not
 from .ledger import NotFinite
 from .monitor import Watched
+from .nonfinite import ADVICE, told
 from .objectives import Objective
 
 if TYPE_CHECKING:
@@ -39,11 +40,6 @@ NOT_COMPILED = (
     "warning out"
 )
 ONE_STEP = "the first step never is, and it was the only one"
-ADVICE = (
-    "; training stopped, the parameters are those before this step, or the best so far if there "
-    "are validation data. Try a lower learning_rate, clip_norm=10, rescaled data, or a likelihood "
-    "with fixed or learned scale"
-)
 
 
 @dataclass
@@ -56,10 +52,13 @@ class Run:
     learning_rate: Callable[[float], float]
     clip_norm: float
     compile: bool | str
+    skips: bool = False  # steps whose loss or gradient is not finite
     history: list[dict[str, float]] = field(default_factory=list)
     tempered: Tempered = field(default_factory=Tempered)
     largest_beta: float | None = None
     steps: int = 0
+    skipped: int = 0  # steps, in all
+    left_out: int = 0  # data of this epoch, with the steps that were skipped
     best_epoch: int = -1
     best_loss: float = math.inf
     best_state: dict[str, Tensor] | None = None
@@ -71,9 +70,8 @@ class Run:
         """Clear existing gradients; enable gradients even under ``no_grad``."""
         self.vae.zero_grad(set_to_none=True)
         self.grad = contextlib.ExitStack()
-        self.grad.enter_context(torch.inference_mode(False))
-        self.grad.enter_context(torch.enable_grad())
-        self.grad.enter_context(no_kept_casts())
+        for each in (torch.inference_mode(False), torch.enable_grad(), no_kept_casts()):
+            self.grad.enter_context(each)
 
     def __exit__(self, *_: object) -> None:
         """Restore the best parameters, if validation data told them, and leave no gradient."""
@@ -94,7 +92,7 @@ class Run:
 
         rate = self.learning_rate(0.0) or 1e-3  # frozen groups have 0 as well
         made = made_by(optimizer, parameters, rate)
-        self.scheduled = [group for group in made.param_groups if group["lr"] == rate]
+        self.scheduled = [n for n, group in enumerate(made.param_groups) if group["lr"] == rate]
         self.optim = OneOptimiser(made, self.clip_norm)
         self.problem = self.seen = problem
         can_be = isinstance(self.elbo, Objective) and self.elbo.is_direct
@@ -116,6 +114,8 @@ class Run:
         reason = why_not(self.elbo, self.is_direct)
         if self.compile is False:
             self.not_compiled = "compile=False"
+        elif self.skips:
+            self._go_on_without("on_nonfinite='skip' looks at each step", stacklevel=4)
         elif reason:
             self._go_on_without(reason, stacklevel=4)
         elif self.compile == "auto" and steps < repaid_from(self.vae.reference.device):
@@ -126,7 +126,7 @@ class Run:
         num = len(self.problem)
         order = torch.randperm(num, device="cpu").numpy()
         index = self.problem.rows.as_index(order)
-        self.seen, total, start = self.problem, 0.0, 0
+        self.seen, total, start, self.left_out = self.problem, 0.0, 0, 0
         try:
             for rows in steps_of(num, batch_size):
                 start = rows.start
@@ -143,22 +143,25 @@ class Run:
                 else:
                     total += self._compiled_step(batch, start)
             total += self._read()
+            if self.left_out == num:
+                raise FloatingPointError("loss or gradient of every step")
         except FloatingPointError as error:
             bad = self.unread[error.steps] if isinstance(error, NotFinite) else start
             if bad != start:
                 batch = self.problem.batch(index[bad : bad + batch_size])
-            where = f"epoch {epoch}, batch {bad // batch_size}"
-            raise FloatingPointError(self._report(error, where, batch)) from None
+            place = epoch, bad // batch_size
+            message = told(error, place, self.vae, batch, self.problem.rows)
+            raise FloatingPointError(message) from None
 
-        self.history.append(
-            {
-                "epoch": epoch,
-                "loss": total / num,
-                "beta": self.tempered.beta,
-                "learning_rate": [*self.scheduled, *self.optim.optimiser.param_groups][0]["lr"],
-                "seconds": time.perf_counter() - self.started,
-            }
-        )
+        groups = self.optim.optimiser.param_groups
+        row = {
+            "epoch": epoch,
+            "loss": total / (num - self.left_out),
+            "beta": self.tempered.beta,
+            "learning_rate": groups[min(self.scheduled, default=0)]["lr"],
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.history.append({**row, "skipped": self.skipped} if self.skips else row)
 
     def validate(self, epoch: int, held_out: Problem, epochs: int, stride: float) -> None:
         """The loss on held-out data: with the same draws each time, and the largest beta."""
@@ -222,7 +225,7 @@ class Run:
             warnings.warn(NOT_COMPILED.format(reason), stacklevel=stacklevel)
 
     def _step(self, batch: Batch, validate: bool) -> float:
-        """One step of SVI; the first one under Pyro's validation."""
+        """One step of SVI, the first one under Pyro's validation: its loss, 0 if it is skipped."""
         self.optim.batch = 1 if self.is_direct else len(batch[0])
         for parameter in self.untrained:
             parameter.grad = None
@@ -233,12 +236,20 @@ class Run:
         except ValueError as error:
             if "invalid values" not in str(error):
                 raise
-            raise FloatingPointError(f"first step ({str(error).splitlines()[0]})") from None
+            if not self.skips:
+                raise FloatingPointError(f"first step ({str(error).splitlines()[0]})") from None
+        except FloatingPointError:
+            if not self.skips:
+                raise
+        self.vae.zero_grad(set_to_none=True)
+        self.skipped += 1
+        self.left_out += len(batch[0])
+        return 0.0
 
     def _schedule(self, epoch: float) -> None:
         self.tempered.beta = self.beta(epoch)
-        for group in self.scheduled:
-            group["lr"] = self.learning_rate(epoch)
+        for number in self.scheduled:
+            self.optim.optimiser.param_groups[number]["lr"] = self.learning_rate(epoch)
 
     def _direct_loss(self, beta: Any, *batch: Tensor) -> tuple[Tensor]:
         assert isinstance(self.elbo, Objective)
@@ -258,8 +269,9 @@ class Run:
             raise FloatingPointError(f"loss ({_scalar(loss)})")
         return loss
 
-    def _report(self, error: FloatingPointError, where: str, batch: Batch) -> str:
-        return f"fit: the {error} is not finite at {where}{_culprit(self.vae, batch)}{ADVICE}"
+    def state(self) -> State:
+        """What a callback is told."""
+        return State(self.vae, len(self.history) - 1, dict(self.history[-1]), self.frame())
 
     def frame(self) -> pandas.DataFrame:
         """The history, and in its attributes what of a step was one compiled call."""
@@ -285,15 +297,3 @@ def steps_of(num: int, batch_size: int) -> list[slice]:
 def _scalar(loss: Any) -> float:
     """Wake-sleep gives a loss for the model and one for the guide: the model's counts."""
     return float(loss[0] if isinstance(loss, tuple) else loss)
-
-
-def _culprit(vae: VAE, batch: Batch) -> str:
-    """The first site whose log density is not finite, as far as one more look can tell."""
-    with torch.no_grad():
-        guide_trace = poutine.trace(vae.guide).get_trace(*batch)
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch)
-    for role, trace in (("guide", guide_trace), ("model", model_trace)):
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and not site["fn"].log_prob(site["value"]).isfinite().all():
-                return f" (site {name!r} of the {role})"
-    return ""
