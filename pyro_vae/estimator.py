@@ -27,7 +27,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_random_
 from torch import Tensor
 
 from .conditionals.base import Shape
-from .distributions.summaries import mean_of, mode_of
+from .data.columns import as_array
+from .distributions.summaries import mean_or_mode
 from .evidence.evidence import log_evidence
 from .guards import mode, seeded, whole_number
 from .spec.build import build
@@ -35,6 +36,7 @@ from .spec.parts import Part
 from .training.fit import fit
 from .training.schedules import Schedule
 
+ROWS = 4096  # of latents, decoded at once
 BUILD_OPTIONS = ("latent", "prior", "likelihood", "guide", "hidden")
 FIT_OPTIONS = (
     "loss",
@@ -197,8 +199,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         return float(self.score_samples(X).mean())
 
     def transform(self, X: Any) -> np.ndarray:
-        r"""The mean of :math:`q(z \mid x)`; where the guide has no known mean, the average of
-        `num_samples` draws.
+        r"""The mean of :math:`q(z \mid x)`; where it is not finite, the average of `num_samples`
+        draws.
 
         Returns:
             An array of shape ``(N, latents)`` in the precision of the VAE; latents of another shape
@@ -231,10 +233,11 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         if Z.shape[1] == shape.numel():
             Z = Z.reshape(len(Z), *shape)
 
+        pieces = []
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
-            decoded = self.vae_.decode(Z)
-            mean = mean_of(decoded)
-            return torch.where(mean.isfinite(), mean, mode_of(decoded)).numpy(force=True)
+            for start in range(0, len(Z), ROWS):
+                pieces.append(mean_or_mode(self.vae_.decode(Z[start : start + ROWS])))
+        return torch.cat(pieces).numpy(force=True)
 
     def sample(self, n_samples: int = 1, random_state: int | RandomState | None = 0) -> np.ndarray:
         """Data drawn from the model. As with ``KernelDensity``, the result is an array.
@@ -252,7 +255,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """
         check_is_fitted(self)
         whole_number("n_samples", n_samples, at_least=1)
-        return self.vae_.sample(n_samples, seed=_seed(random_state)).numpy(force=True)
+        return as_array(self.vae_.sample(n_samples, seed=_seed(random_state)))
 
     @property
     def _n_features_out(self) -> int:
@@ -284,11 +287,8 @@ def _seed(random_state: int | RandomState | None) -> int:
 
 
 def _mean(guide: TorchDistribution, num_samples: int) -> Tensor:
-    """The mean of shape ``(N, *Z)``; where it is not known or not finite, the average of draws."""
-    try:
-        mean = guide.mean
-    except NotImplementedError:
-        mean = math.nan * guide.sample()
+    """The mean of shape ``(N, *Z)``; where it is not finite, the average of draws."""
+    mean = guide.mean
     known = mean.isfinite()
     if known.all():
         return mean

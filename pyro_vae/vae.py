@@ -20,6 +20,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from .assembly import streams
 from .assembly.base import Assembly
 from .assembly.compatibility import check_parts
 from .assembly.condition import Condition
@@ -28,8 +29,8 @@ from .assembly.imputation import impute
 from .assembly.missing import is_missing, masked
 from .assembly.refinement import refine
 from .conditionals.base import Conditional
+from .data.columns import as_given, framed
 from .data.rows import DataError, Rows
-from .distributions.summaries import mean_of, mode_of
 from .guards import mode, seeded, whole_number
 
 
@@ -135,14 +136,14 @@ class VAE(Assembly):
 
         Returns:
             A distribution of batch shape ``(N,)`` and event shape ``Z``. Where the prior is not
-            real-valued, its draws are in double precision.
+            real-valued, its draws are in double precision, and its mean is that of 1,000 of them.
 
         Raises:
             DataError: The data do not fit the likelihood.
         """
-        x, *given = self.check(x, c).batch(slice(None), like=self.reference)
+        rows = self.check(x, c)
         with mode(self, training=False):
-            return self.guide_of(x, self.encode_condition(len(x), *given))
+            return streams.encode(self, rows)
 
     def decode(self, z: Any, c: Any = None) -> TorchDistribution:
         r""":math:`p(x \mid z)`, with the VAE in eval mode.
@@ -167,7 +168,7 @@ class VAE(Assembly):
                 z, self.check_condition(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c)
             )
 
-    def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Tensor:
+    def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Any:
         """Data drawn from the model, with the VAE in eval mode: the same for the same seed.
 
         Arguments:
@@ -176,15 +177,14 @@ class VAE(Assembly):
             seed: The seed of the draws.
 
         Returns:
-            A tensor of shape ``(size, *X)``.
+            A tensor of shape ``(size, *X)``; a frame, if the VAE knows the names of its columns.
         """
         whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            c = self.check_condition(size, c)
-            z = self.prior_of(c).expand(torch.Size([size])).sample()
-            return self.likelihood_of(z, c).sample()
+            drawn = streams.sample(self, size, self.check_condition(size, c))
+        return drawn if self.columns is None else framed(drawn.numpy(force=True), self.columns)
 
-    def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Tensor:
+    def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Any:
         r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, with z from the guide.
 
         Where the likelihood has no mean (classes, heaviest tails), the mode for one z stands in.
@@ -196,18 +196,15 @@ class VAE(Assembly):
             seed: The seed of the draws.
 
         Returns:
-            A tensor of shape ``(N, *X)``, columns in the order of ``vae.columns``.
+            A tensor of shape ``(N, *X)``; of a frame, a frame with its rows and columns.
 
         Raises:
             DataError: The data do not fit the likelihood.
         """
         whole_number("num_samples", num_samples, at_least=1)
+        rows = self.check(x, c)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            z = self.encode(x, c).sample(torch.Size([num_samples]))
-            decoded = self.likelihood_of(z, self.check_condition(z.shape[1], c))
-            mean = mean_of(decoded).mean(0)
-            known = mean.isfinite()
-            return mean if known.all() else torch.where(known, mean, mode_of(decoded)[0])
+            return as_given(streams.reconstruct(self, rows, num_samples), x, self.columns)
 
     def impute(
         self,
@@ -217,7 +214,7 @@ class VAE(Assembly):
         num_samples: int = 1000,
         draws: int | None = None,
         seed: int = 0,
-    ) -> Tensor:
+    ) -> Any:
         r"""Missing cells filled in: the mean of :math:`p(x_{missing} \mid x_{seen})`, or draws from
         it.
 
@@ -233,7 +230,7 @@ class VAE(Assembly):
             seed: The seed of the draws.
 
         Returns:
-            A tensor of shape ``(N, *X)``, or ``(draws, N, *X)``; what was seen is as it was.
+            A tensor of shape ``(N, *X)``, or ``(draws, N, *X)``; of a frame a frame, or a list.
 
         Raises:
             DataError: The data do not fit the likelihood, or it does not factorise over cells.
@@ -243,7 +240,10 @@ class VAE(Assembly):
             whole_number("draws", draws, at_least=1)
         rows = self.check(x, c)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            return impute(self, rows, num_samples, draws)
+            filled = impute(self, rows, num_samples, draws)
+        if draws is None or not hasattr(x, "columns"):
+            return as_given(filled, x, self.columns)
+        return [as_given(each, x, self.columns) for each in filled]
 
     def refine(
         self,

@@ -28,11 +28,18 @@ def vae():
     return pv.build(FRAME, latent=1, hidden=[4])
 
 
+def in_order(given_back):
+    """The numbers of a frame in the order of FRAME; those of a tensor."""
+    return np.asarray(
+        given_back if isinstance(given_back, torch.Tensor) else given_back[list(FRAME.columns)]
+    )
+
+
 DOORS = {
     "log_evidence": lambda vae, x: pv.log_evidence(vae, x, num_samples=20).log_evidence.values,
     "encode": lambda vae, x: vae.encode(x).mean.detach().numpy(),
-    "reconstruct": lambda vae, x: vae.reconstruct(x).numpy(),
-    "impute": lambda vae, x: vae.impute(x, num_samples=5).numpy(),
+    "reconstruct": lambda vae, x: in_order(vae.reconstruct(x)),
+    "impute": lambda vae, x: in_order(vae.impute(x, num_samples=5)),
     "model and guide": lambda vae, x: loss(vae, x),
     "gaps": lambda vae, x: pv.gaps(vae, x, num_samples=25, steps=2).log_evidence.values,
 }

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Transform
@@ -23,6 +22,7 @@ from ..conditionals.base import Conditional
 from ..data.arrays import as_rows
 from ..data.columns import in_order
 from ..distributions.joint import enumerable
+from ..distributions.pushed import Pushed
 from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
 from .condition import Condition
 from .missing import is_missing, masked
@@ -137,7 +137,7 @@ class Assembly(nn.Module):
         if bijection is None:
             return unconstrained
         to_support = [ToDouble(self.reference.dtype), bijection.with_cache()]
-        return dist.TransformedDistribution(unconstrained, to_support)
+        return Pushed(unconstrained, to_support)
 
     def join(self, part: str, context: Tensor, c: Tensor | None, event_dim: int) -> Tensor:
         """A context beside c, for the parts that see c."""

@@ -9,8 +9,7 @@ from torch import Tensor
 from ..data.rows import Rows
 from ..distributions.summaries import mean_of, mode_of
 from .base import Assembly
-
-ROWS = 2**16  # decoder rows at once
+from .streams import joined, rows_at_once
 
 
 def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
@@ -18,8 +17,8 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
 
     Draws of the guide stand for the posterior, each with its self-normalised importance weight.
     """
-    filled = []
-    for chunk in rows.chunks(max(1, ROWS // num_samples)):
+
+    def filled(chunk: slice) -> Tensor:
         x, *given = rows.batch(chunk, like=vae.reference)
         c = vae.encode_condition(len(x), *given)
         guide = vae.guide_of(x, c)
@@ -31,8 +30,11 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
             particle = torch.multinomial(weight.T, draws, replacement=True).T
             drawn = z[particle, torch.arange(len(x), device=x.device)]
             guess = vae.likelihood_of(drawn, c).sample()
-        filled.append(torch.where(x.isnan(), guess.to(x), x))
-    return torch.cat(filled, dim=0 if draws is None else 1)
+        return torch.where(x.isnan(), guess.to(x), x)
+
+    chunks = rows.chunks(rows_at_once(vae, num_samples))
+    pieces = ((chunk, filled(chunk)) for chunk in chunks)
+    return joined(pieces, len(rows), dim=0 if draws is None else 1)
 
 
 def _mean(decoded: TorchDistribution, weight: Tensor) -> Tensor:

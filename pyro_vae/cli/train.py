@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ..data.columns import as_array
 from ..data.rows import Rows
 from ..evidence.evidence import log_evidence
 from ..spec.build import build, describe
@@ -244,7 +245,7 @@ def sample(
 
     if num is None:
         num = NUM_DRAWN if c is None else len(c)
-    drawn = vae.sample(num, c, seed=seed).numpy(force=True)
+    drawn = as_array(vae.sample(num, c, seed=seed))
 
     if out is None:
         typer.echo(_csv(drawn, vae.columns), nl=False)

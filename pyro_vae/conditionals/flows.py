@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import AffineTransform, ReshapeTransform
 
+from .. import distributions as dists
 from ..data.rows import Rows
 from ..distributions import transforms as maps
 from ..guards import whole_number, whole_numbers
@@ -101,7 +102,7 @@ class Flow(Conditional):
             bijections.append(ReshapeTransform(flat, self.event_shape, cache_size=1))
 
         standard = dist.Normal(torch.zeros_like(affine.loc), torch.ones_like(affine.scale))
-        return dist.TransformedDistribution(standard.to_event(1), bijections)
+        return dists.Pushed(standard.to_event(1), bijections)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
 from .rows import DataError, Rows
+
+if TYPE_CHECKING:
+    import pandas
 
 SHOWN = 5  # names, in a message
 
@@ -49,3 +57,33 @@ def _listed(names: list[str]) -> str:
     """The first names, and how many others there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(repr, names[:SHOWN])) + more
+
+
+def as_given(values: Tensor, x: Any, names: list[str] | None) -> Any:
+    """Values as a frame with the rows and columns of x, if x is a frame; else as they are.
+
+    Arguments:
+        values: A tensor of shape ``(N, columns)``.
+        x: What the user gave.
+        names: The order of the columns of `values`, if they have names.
+    """
+    if values.dim() != 2 or not hasattr(x, "to_numpy") or not hasattr(x, "columns"):
+        return values
+    numbers = values.numpy(force=True)
+    order = list(x.columns)
+    names = order if names is None else names
+    if hasattr(x, "iloc"):
+        return framed(numbers, names, x.index)[order]
+    return type(x)({name: numbers[:, names.index(name)] for name in order})
+
+
+def framed(numbers: np.ndarray, names: list[str], index: Any = None) -> pandas.DataFrame:
+    """Numbers of shape ``(N, columns)`` as a frame."""
+    import pandas
+
+    return pandas.DataFrame(numbers, columns=names, index=index)
+
+
+def as_array(values: Tensor | pandas.DataFrame) -> np.ndarray:
+    """A tensor or a frame as an array."""
+    return values.numpy(force=True) if isinstance(values, Tensor) else values.to_numpy()

@@ -6,6 +6,7 @@ from .joint import Joint as Joint
 from .mixture import Mixture as Mixture
 from .multivariate import LogisticNormal as LogisticNormal
 from .multivariate import Multinomial as Multinomial
+from .pushed import Pushed as Pushed
 from .sphere import VonMisesFisher as VonMisesFisher
 from .univariate import Bernoulli as Bernoulli
 from .univariate import Categorical as Categorical

@@ -6,9 +6,13 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from .pushed import Pushed
+
 
 def mean_of(distribution: TorchDistribution) -> Tensor:
     """The mean; of a distribution that does not know it a draw, which has that mean."""
+    if isinstance(distribution, Pushed):
+        return distribution.sample()
     try:
         return distribution.mean
     except NotImplementedError:
