@@ -41,6 +41,7 @@ from .evidence.annealing import annealed_log_evidence as annealed_log_evidence
 from .evidence.bridge import bridge_log_evidence as bridge_log_evidence
 from .evidence.evidence import log_evidence as log_evidence
 from .evidence.pareto import khat as khat
+from .evidence.shards import concat as concat
 from .posterior.mcmc import sample_posterior as sample_posterior
 from .spec.build import build as build
 from .spec.build import describe as describe
@@ -50,6 +51,7 @@ from .training.em import MonteCarloEM as MonteCarloEM
 from .training.fit import fit as fit
 from .training.free_bits import FreeBits as FreeBits
 from .training.importance_weighted import ImportanceWeighted as ImportanceWeighted
+from .training.loss import Loss as Loss
 from .training.schedules import cyclical_warmup as cyclical_warmup
 from .training.schedules import linear_warmup as linear_warmup
 from .vae import VAE as VAE
