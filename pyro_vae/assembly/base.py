@@ -94,7 +94,7 @@ class Assembly(nn.Module):
         """p(z | c): of batch shape ``()``, or ``(N,)`` where the prior sees c."""
         if self.prior.reads_guide:
             return self.prior(self.posterior)
-        return enumerable(self.prior(c if self._prior_sees_c else None))
+        return enumerable(self.prior(self._seen_by_prior(c)))
 
     def likelihood_of(
         self, z: Tensor, c: Tensor | None, *, like: Tensor | None = None
@@ -106,7 +106,11 @@ class Assembly(nn.Module):
         like = self.reference if like is None else like
         z = z if z.dtype == like.dtype else to_single(z, self.prior.support, like)
         visible = self.prior.visible(z)
-        return self.likelihood(self.join("likelihood", visible, c, len(self.prior.visible_shape)))
+        context = self.join("likelihood", visible, c, len(self.prior.visible_shape))
+        exposure = None if self.condition is None else self.condition.exposure_in(c)
+        if exposure is None:
+            return self.likelihood(context)
+        return self.likelihood.exposed(context, exposure)
 
     def guide_of(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
         """q(z | x, c) on the support of the prior, of batch shape ``(N,)``."""
@@ -190,19 +194,26 @@ class Assembly(nn.Module):
 
     def check_condition(self, num: int, c: Any) -> Tensor | None:
         """What a user has given as c, checked, as the parts read it."""
-        return self.encode_condition(num, c if c is None else as_rows(c, pairs=False))
+        if self.condition is None or c is None:
+            return self.encode_condition(num, c)
+        return self.encode_condition(num, self.condition.rows_of(c))
 
     def encoded_zeros(self) -> Tensor | None:
         """Some c for one datum, as the parts read it."""
-        return None if self.condition is None else self.reference.new_zeros(self.condition.width)
+        return (
+            None
+            if self.condition is None
+            else self.reference.new_zeros(self.condition.encoded_width)
+        )
 
     def prior_context(self) -> Tensor | None:
         """Some context of the prior, if it sees c."""
-        return self.encoded_zeros() if self._prior_sees_c else None
+        return self._seen_by_prior(self.encoded_zeros())
 
-    @property
-    def _prior_sees_c(self) -> bool:
-        return self.condition is not None and "prior" in self.condition.seen_by
+    def _seen_by_prior(self, c: Tensor | None) -> Tensor | None:
+        if c is None or self.condition is None or "prior" not in self.condition.seen_by:
+            return None
+        return self.condition.seen("prior", c)
 
     # Parameters
 

@@ -52,6 +52,7 @@ def check_parts(vae: Assembly) -> None:
             f"Condition(..., seen_by=['likelihood']), or another prior"
         )
 
+    _check_exposure(vae)
     head = getattr(vae.prior, "head", vae.prior)
     if head is not vae.prior and head.visible_shape != head.event_shape:
         raise ValueError(
@@ -70,6 +71,19 @@ def check_parts(vae: Assembly) -> None:
         if not vae.prior.reads_guide:
             guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
             _check_guide(vae, guide)
+
+
+def _check_exposure(vae: Assembly) -> None:
+    if vae.condition is None or vae.condition.exposure is None:
+        return
+    likelihood = getattr(vae.likelihood, "head", vae.likelihood)
+    units = getattr(likelihood, "units", None)
+    if units is None or not units.have_rates:
+        raise ValueError(
+            f"VAE: an exposure multiplies a rate, and {likelihood.title} has none; use a family of "
+            "counts or amounts, such as poisson, negative_binomial or gamma, or leave exposure out "
+            "of the condition"
+        )
 
 
 def _check_prior(vae: Assembly) -> Any:

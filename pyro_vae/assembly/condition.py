@@ -4,7 +4,7 @@ r"""What a conditional VAE is conditional on: :math:`p(z \mid c)`, :math:`p(x \m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,43 +12,57 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..data.arrays import as_rows
-from ..data.columns import in_order, names_of
+from ..data.columns import in_order
+from ..data.labels import Labels, coded, with_labels
 from ..data.rows import DataError, Rows, refuse
 from ..guards import whole_number
+from .covariates import suggested
 
 PARTS = ("prior", "likelihood", "guide")
-RARE = 3  # times as many classes as occur are no classes, but years
+Classes = int | Sequence[Any]  # how many, or their names
 
 
 class Condition:
     """How a condition c is written, and which parts of the VAE see it.
 
-    A part that sees it reads it beside its own context: a vector is lengthened by c, an image (C,
-    H, W) gets one constant channel for each number of c, any other shape is flattened first; the
-    prior reads c alone.
+    A column of c is a number, a class (made one-hot here), or the exposure. A part that sees c
+    reads it beside its own context: a vector is lengthened by c, an image (C, H, W) gets one
+    constant channel for each number of c, any other shape is flattened first; the prior reads c
+    alone.
+
+    The exposure, such as the time that was observed or the size factor of a cell, multiplies the
+    rate of a likelihood of counts or amounts: it is known, and no network need learn it. The guide
+    sees its logarithm.
 
     Arguments:
-        size: How many numbers c has, for a numeric condition.
-        categories: How many classes c has, for a categorical one, coded 0, 1, ...; it is made
-            one-hot here.
+        size: How many columns c has.
+        categories: For one column of classes: how many, coded 0, 1, ..., or their names.
+        classes: Which of several columns are classes: how many, or their names, by column.
+        exposure: The column that is the exposure.
         seen_by: The parts that see it: any of prior, likelihood, guide.
-        columns: The names of the numbers, by which frames are put in order.
+        columns: The names of the columns, by which frames are put in order; `classes` and
+            `exposure` name columns by these, or by their numbers.
 
     Raises:
-        ValueError: Both or neither of size and categories are given, a part is unknown, or there
-            are not as many columns as numbers.
+        ValueError: Both or neither of size and categories are given, a part or a column is unknown,
+            or there are not as many names as columns.
 
     Example:
         >>> Condition(categories=3).encode(torch.tensor([2.0, 0.0]))
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
+        >>> mixed = Condition(size=2, columns=["age", "batch"], classes={"batch": ["a", "b"]})
+        >>> mixed.encode(torch.tensor([[0.5, 1.0]]))
+        tensor([[0.5000, 0.0000, 1.0000]])
     """
 
     def __init__(
         self,
         *,
         size: int | None = None,
-        categories: int | None = None,
+        categories: Classes | None = None,
+        classes: Mapping[str, Classes] | None = None,
+        exposure: str | int | None = None,
         seen_by: Sequence[str] = ("likelihood", "guide"),
         columns: list[str] | None = None,
     ) -> None:
@@ -57,8 +71,8 @@ class Condition:
                 f"Condition needs size= for numbers, or categories= for classes; got {size!r} and "
                 f"{categories!r}"
             )
-        name, given = ("size", size) if categories is None else ("categories", categories)
-        whole_number(name, given, at_least=1)
+        if size is not None:
+            whole_number("size", size, at_least=1)
         if (
             not isinstance(seen_by, (list, tuple))
             or not seen_by
@@ -67,67 +81,70 @@ class Condition:
             raise ValueError(
                 f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
             )
-        if columns is not None and (not isinstance(columns, list) or len(columns) != size):
+        num = 1 if size is None else size
+        if columns is not None and (not isinstance(columns, list) or len(columns) != num):
             raise ValueError(
-                f"Condition needs columns as a list of {size} names; got {columns!r:.60}"
+                f"Condition needs columns as a list of {num} names; got {columns!r:.60}"
             )
+        self.given = {"size": size, "categories": categories, "classes": classes}
+        self.given |= {"exposure": exposure, "columns": columns}
         self.columns = columns
-        self.size = size
-        self.categories = categories
+        self.size = num
         self.seen_by = tuple(seen_by)
+
+        self.labels: list[Labels] = [None] * num
+        if categories is not None:
+            self.labels[0] = _labels("categories", categories)
+        for column, some in (classes or {}).items():
+            self.labels[self._place("classes", column)] = _labels("classes", some)
+        self.exposure = None if exposure is None else self._place("exposure", exposure)
+        if self.exposure is not None and self.labels[self.exposure] is not None:
+            raise ValueError(f"exposure: column {exposure!r} is one of classes; name another")
+        self._numbers = [
+            place
+            for place, labels in enumerate(self.labels)
+            if labels is None and place != self.exposure
+        ]
 
     @classmethod
     def of(cls, c: Any) -> Condition:
-        """The condition that data c suggest: one column of whole numbers is classes; fractions, and
-        columns of 0 and 1, are numbers.
+        """The condition that data c suggest: strings, categories, and one column of whole numbers
+        are classes; fractions, and columns of 0 and 1, are numbers.
 
         Raises:
             DataError: c may be either: several columns of whole numbers, or numbers such as years,
                 of which few occur.
         """
-        rows = as_rows(c, pairs=False)
-        size, largest = rows.event_shape.numel(), rows.largest()
-        if not _is_whole(rows) or (size > 1 and largest <= 1):
-            return cls(size=size, columns=names_of(rows) if size > 1 else None)
-        if size > 1:
-            raise DataError(
-                f"c has {size} columns of whole numbers, which may be numbers or classes; give "
-                f"condition={{'size': {size}}} for numbers, and classes as one column, or as "
-                "columns of 0 and 1"
-            )
-        categories, seen = int(largest) + 1, _count(rows)
-        if categories > RARE * seen:
-            raise DataError(
-                f"c has whole numbers up to {categories - 1}, of which {seen} occur; number "
-                "classes from 0, as np.unique(c, return_inverse=True)[1] does, or give "
-                f"condition={{'size': 1}} for numbers, {{'categories': {categories}}} for so many "
-                "classes"
-            )
-        return cls(categories=categories)
+        return cls(**suggested(c))
 
     @property
     def width(self) -> int:
-        """How many numbers the parts see."""
-        return self.categories or self.size or 0
+        """How many numbers prior and likelihood see; the guide sees the exposure too."""
+        return len(self._numbers) + sum(len(labels) for labels in self.labels if labels is not None)
+
+    @property
+    def encoded_width(self) -> int:
+        """How many numbers :meth:`encode` gives."""
+        return self.width + (self.exposure is not None)
 
     def describe(self) -> dict[str, Any]:
         """Names and plain values, as a spec writes them."""
-        sizes = {"size": self.size} if self.categories is None else {"categories": self.categories}
-        columns = {} if self.columns is None else {"columns": self.columns}
-        return {**sizes, "seen_by": list(self.seen_by), **columns}
+        given = {key: _plain(value) for key, value in self.given.items() if value is not None}
+        return {**given, "seen_by": list(self.seen_by)}
 
     def check(self, c: Any, length: int) -> Rows:
         """Data c as rows that fit.
 
         Raises:
-            DataError: There is none, it has another length or shape, or values that are no classes
-                or not finite.
+            DataError: There is none, it has another length or shape, or values that are no classes,
+                no exposure, or not finite.
         """
         if c is None:
             raise DataError("this VAE is conditional: give c, a row for each datum")
-        rows = in_order(as_rows(c, pairs=False), self.columns)
-        if len(rows) != length or rows.event_shape.numel() != (1 if self.categories else self.size):
-            shape = (length,) if self.categories else (length, self.size)
+        rows = in_order(self.rows_of(c), self.columns)
+        if len(rows) != length or rows.event_shape.numel() != self.size:
+            is_one = self.size == 1 and self.labels[0] is not None
+            shape = (length,) if is_one else (length, self.size)
             raise DataError(
                 f"c must have shape {shape}, a row for each datum; got "
                 f"{(len(rows), *rows.event_shape)}"
@@ -137,56 +154,136 @@ class Condition:
             refuse(
                 ~x.isfinite(), x, rows, chunk, "c needs finite numbers", "drop or impute these rows"
             )
-            if self.categories:
-                known = (x == x.round()) & (x >= 0) & (x < self.categories)
-                needs = f"c needs classes from 0 to {self.categories - 1}"
-                refuse(
-                    ~known, x, rows, chunk, needs, "build the VAE with more categories, or recode"
-                )
+            self._check_columns(x.reshape(len(x), -1), rows, chunk)
+        return rows
+
+    def rows_of(self, c: Any) -> Rows:
+        """Data c as rows of numbers: labels as the numbers of their classes.
+
+        Raises:
+            DataError: A label is none of the classes, or c is no table of the right columns.
+        """
+        frame = with_labels(c)
+        if frame is None:
+            return as_rows(c, pairs=False)
+        if self.columns is not None and set(frame.columns) == set(self.columns):
+            frame = frame[self.columns]
+        if frame.shape[1] != self.size:
+            raise DataError(f"c needs {self.size} columns; got {list(frame.columns)!r:.80}")
+        rows = as_rows(coded(frame, self.labels))
+        rows.columns = list(frame.columns)
         return rows
 
     def fits(self, c: Any, length: int) -> bool:
         """Whether c is a tensor of the right shape: a batch, its values checked at the door."""
         plain = isinstance(c, Tensor) and c.is_floating_point() and c.dim() > 0 and len(c) == length
-        return plain and c.shape[1:].numel() == (1 if self.categories else self.size)
+        return plain and c.shape[1:].numel() == self.size
 
     def encode(self, c: Tensor) -> Tensor:
-        """Numbers ``(N, width)`` for c of shape ``(N,)`` or ``(N, size)``; classes one-hot."""
+        """Numbers ``(N, encoded_width)`` for c of shape ``(N,)`` or ``(N, size)``: its numbers, its
+        classes one-hot, the logarithm of the exposure.
+        """
         flat = c.reshape(len(c), -1)
-        return one_hot(flat[:, 0].long(), self.categories).to(c.dtype) if self.categories else flat
+        if len(self._numbers) == self.size:
+            return flat
+        pieces = [flat[:, self._numbers]]
+        pieces += [
+            one_hot(flat[:, place].long(), len(labels)).to(c.dtype)
+            for place, labels in enumerate(self.labels)
+            if labels is not None
+        ]
+        if self.exposure is not None:
+            pieces.append(flat[:, self.exposure, None].log())
+        return torch.cat(pieces, -1)
+
+    def as_numbers(self, c: Rows) -> Rows | None:
+        """The columns of c that are numbers, and the logarithm of the exposure; None for none."""
+        if len(self._numbers) == self.size:
+            return c
+        places = self.places_of_numbers
+        if not places:
+            return None
+
+        def fetch(index: Any) -> Tensor:
+            return self.encode(c.take(index, torch.empty(0, dtype=torch.float64)))[:, places]
+
+        return Rows(fetch, len(c), (len(places),))
+
+    @property
+    def places_of_numbers(self) -> list[int]:
+        """Where in encoded c the numbers are."""
+        first = list(range(len(self._numbers)))
+        return first if self.exposure is None else [*first, self.encoded_width - 1]
+
+    def exposure_in(self, encoded: Tensor | None) -> Tensor | None:
+        """The exposure of each datum, ``(N,)``, if there is one."""
+        if self.exposure is None or encoded is None:
+            return None
+        return encoded[..., -1].exp()
 
     def joined_shape(self, part: str, shape: torch.Size) -> torch.Size:
         """The shape of the context that `part` reads, `shape` being its shape without c."""
         if part not in self.seen_by:
             return shape
+        width = self.encoded_width if part == "guide" else self.width
         if len(shape) == 3:
-            return torch.Size((shape[0] + self.width, *shape[1:]))
-        return torch.Size([shape.numel() + self.width])
+            return torch.Size((shape[0] + width, *shape[1:]))
+        return torch.Size([shape.numel() + width])
+
+    def seen(self, part: str, encoded: Tensor) -> Tensor:
+        """What a part sees of encoded c: the guide all of it, others all but the exposure."""
+        return encoded if part == "guide" else encoded[..., : self.width]
 
     def join(self, part: str, context: Tensor, c: Tensor, event_dim: int) -> Tensor:
-        """A context of shape ``(*, ...)`` beside encoded c of shape ``(N, width)``, for the parts
-        that see it.
-        """
+        """A context of shape ``(*, ...)`` beside encoded c, for the parts that see it."""
         if part not in self.seen_by:
             return context
+        c = self.seen(part, c)
         batch = torch.broadcast_shapes(context.shape[: context.dim() - event_dim], c.shape[:-1])
         context = context.expand(batch + context.shape[context.dim() - event_dim :])
         if event_dim == 3:
-            channels = c[..., None, None].expand(*batch, self.width, *context.shape[-2:])
+            channels = c[..., None, None].expand(*batch, c.shape[-1], *context.shape[-2:])
             return torch.cat([context, channels], -3)
-        return torch.cat([context.reshape(*batch, -1), c.expand(*batch, self.width)], -1)
+        return torch.cat([context.reshape(*batch, -1), c.expand(*batch, c.shape[-1])], -1)
+
+    def _place(self, argument: str, column: Any) -> int:
+        """The number of a column that was given by name or number."""
+        names = [] if self.columns is None else self.columns
+        if column in names:
+            return names.index(column)
+        if str(column).isdigit() and int(column) < self.size:
+            return int(column)
+        known = ", ".join(map(repr, names)) if names else f"0 to {self.size - 1}"
+        raise ValueError(f"{argument}: c has no column {column!r}; there are {known}")
+
+    def _check_columns(self, x: Tensor, rows: Rows, chunk: slice) -> None:
+        """Raise for a value that is no class or no exposure."""
+        for place, labels in enumerate(self.labels):
+            value, bad = x[:, place], torch.zeros_like(x, dtype=torch.bool)
+            if labels is not None:
+                bad[:, place] = ~((value == value.round()) & (value >= 0) & (value < len(labels)))
+                needs = f"c needs classes from 0 to {len(labels) - 1}"
+                remedy = "build the VAE with more categories, or recode"
+            elif place == self.exposure:
+                bad[:, place] = ~(value > 0)
+                needs, remedy = "c needs exposures above 0", "drop these rows"
+            else:
+                continue
+            shown = x.reshape(-1, *rows.event_shape)
+            refuse(bad.reshape(shown.shape), shown, rows, chunk, needs, remedy)
 
 
-def _count(rows: Rows) -> int:
-    """How many values occur."""
-    values = torch.empty(0)
-    for chunk in rows.chunks():
-        values = torch.cat([values, rows.take(chunk).flatten()]).unique()
-    return len(values)
+def _labels(argument: str, classes: Any) -> list[Any]:
+    """The names of classes: those given, or their numbers."""
+    if isinstance(classes, (list, tuple)):
+        if not classes or len(set(classes)) < len(classes):
+            raise ValueError(f"{argument} must be different names; got {classes!r:.60}")
+        return list(classes)
+    whole_number(argument, classes, at_least=1)
+    return list(range(classes))
 
 
-def _is_whole(rows: Rows) -> bool:
-    return all(
-        bool(((x := rows.take(chunk)) == x.round()).all() and (x >= 0).all())
-        for chunk in rows.chunks()
-    )
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from .. import data
+from ..data.labels import with_labels
 from ..data.rows import Rows
 from ..spec.checkpoint import load
 from ..spec.files import importable
@@ -128,17 +129,22 @@ def read_rows(source: str, key: str | None = None) -> Rows:
     return data.as_rows(data.load(source, key))
 
 
-def read_condition(source: str | None) -> Rows | None:
-    """What the data are conditional on."""
-    return None if source is None else read_rows(source)
+def read_condition(source: str | None) -> Any:
+    """What the data are conditional on: a frame where the file has labels, else rows."""
+    if source is None:
+        return None
+    table = data.load(source)
+    return table if with_labels(table) is not None else data.as_rows(table)
 
 
-def select(rows: Rows | None, index: np.ndarray) -> Rows | None:
-    """Some of the rows, if there are any, still read a few at a time."""
-    return None if rows is None else rows.only(index)
+def select(c: Any, index: np.ndarray) -> Any:
+    """Some of the rows, if there are any; where c has no labels, still read a few at a time."""
+    if isinstance(c, Rows) or c is None:
+        return c if c is None else c.only(index)
+    return c.iloc[index]
 
 
-def require_condition(vae: VAE, model: Path, c: Rows | None, unit: str) -> None:
+def require_condition(vae: VAE, model: Path, c: Any, unit: str) -> None:
     """Raise unless a conditional model is given c.
 
     Arguments:
@@ -163,7 +169,7 @@ def load_model_and_data(
     num: int | None,
     modules: list[str] | None,
     device: str,
-) -> tuple[VAE, Rows, Rows | None]:
+) -> tuple[VAE, Rows, Any]:
     """A saved model, the first `num` data of a source (None: all), and their rows of c."""
     import_modules(modules)
     vae = load(model, device=device)

@@ -142,12 +142,7 @@ def fit(
     try:
         typer.echo(_train(vae, x.only(train), select(c, train), **options))
     except KeyboardInterrupt as interrupted:
-        history = getattr(interrupted, "history", None)
-        if history is None:  # nothing was trained yet
-            raise
-        save(vae, out)
-        told = f"Interrupted after {len(history)} epochs; the model so far is in {out}."
-        typer.echo(told, err=True)
+        _save_what_was_interrupted(vae, out, interrupted)
         raise typer.Exit(130) from None
     save(vae, out)
     if len(held_out):
@@ -199,7 +194,7 @@ def _summary(vae: VAE) -> str:
     return f"Built a VAE: {parts}; {shapes}, {number:,} parameters."
 
 
-def _train(vae: VAE, x: Rows, c: Rows | None, **options: Any) -> str:
+def _train(vae: VAE, x: Rows, c: Any, **options: Any) -> str:
     """Train, and say in a sentence how it went."""
     start = time.perf_counter()
     history = fit_vae(vae, x, c, **options)
@@ -214,7 +209,16 @@ def _train(vae: VAE, x: Rows, c: Rows | None, **options: Any) -> str:
     )
 
 
-def _score(vae: VAE, x: Rows, c: Rows | None, num_samples: int, seed: int) -> str:
+def _save_what_was_interrupted(vae: VAE, out: Path, interrupted: KeyboardInterrupt) -> None:
+    history = getattr(interrupted, "history", None)
+    if history is None:  # nothing was trained yet
+        raise interrupted
+    save(vae, out)
+    told = f"Interrupted after {len(history)} epochs; the model so far is in {out}."
+    typer.echo(told, err=True)
+
+
+def _score(vae: VAE, x: Rows, c: Any, num_samples: int, seed: int) -> str:
     """log p(x) of the data held out, in a sentence."""
     score = log_evidence(vae, x, c, num_samples=num_samples, seed=seed).attrs
     return (

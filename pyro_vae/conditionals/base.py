@@ -95,6 +95,12 @@ class Conditional(Declared, abc.ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} writes neither distribution nor forward")
 
+    def exposed(self, context: Tensor | None, exposure: Tensor) -> TorchDistribution:
+        """The distribution given `context`, its rate multiplied by an exposure ``(N,)``: for
+        families of counts and amounts.
+        """
+        raise NotImplementedError(f"{self.title} has no rate that an exposure could multiply")
+
     @classmethod
     @abc.abstractmethod
     def example(cls) -> Conditional:
@@ -251,6 +257,9 @@ class Amortised(Conditional):
         if read.element_size() < 4 and torch.is_autocast_enabled(read.device.type):
             return read.float()
         return read
+
+    def exposed(self, context: Tensor | None, exposure: Tensor) -> TorchDistribution:
+        return self.head.exposed(self.read(context), exposure)
 
     def usual_guide(self) -> str | dict[str, Any]:
         return self.head.usual_guide()

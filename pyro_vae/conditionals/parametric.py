@@ -17,6 +17,7 @@ from torch.distributions import Transform
 from ..data.rows import Rows
 from ..distributions.links import link
 from .base import Conditional, Shape, as_shape, support_at_zero
+from .parameters import check_jointly, fixed
 from .units import InUnits, Units
 
 Value = float | Sequence[float] | Tensor | str
@@ -90,10 +91,26 @@ class Parametric(Conditional):
         self.learned_names = [name for name in self.params if name in self._parameters]
         self.sizes = [shape.numel() for shape in self.read.values()]
         self.num_params = sum(self.sizes)
-        self._check_jointly()
+        if self.params and self.fixed_names == list(self.params):
+            check_jointly(self, {name: getattr(self, name) for name in self.params})
 
     def distribution(self, read: Tensor | None) -> TorchDistribution:
-        values = {name: self._buffers[name] for name in self.fixed_names}
+        return self._built(self._values(read))
+
+    def exposed(self, read: Tensor | None, exposure: Tensor) -> TorchDistribution:
+        """The distribution with its rate multiplied by the exposure of each datum."""
+        assert self.units is not None
+        values = self._values(read if self.num_params else None)
+        built = self._built(self.units.multiplied(values, exposure, self.event_shape))
+        return built if read is None else built.expand(read.shape[:-1])
+
+    def _built(self, values: dict[str, Any]) -> TorchDistribution:
+        built = self.family(**values)
+        return built.to_event(len(self.event_shape) - built.event_dim)
+
+    def _values(self, read: Tensor | None) -> dict[str, Any]:
+        """The parameters: fixed, learned, and those that were read."""
+        values: dict[str, Any] = {name: self._buffers[name] for name in self.fixed_names}
         for name in self.learned_names:
             values[name] = self._linked(name, self._learned(name))
         if read is not None:
@@ -101,9 +118,7 @@ class Parametric(Conditional):
             pieces = read.split(self.sizes, dim=-1) if len(self.sizes) > 1 else (read,)
             for name, piece in zip(self.read, pieces, strict=True):
                 values[name] = self._linked(name, self._from_origin(name, piece))
-
-        built = self.family(**values)
-        return built.to_event(len(self.event_shape) - built.event_dim)
+        return values
 
     @property
     def support(self) -> constraints.Constraint:
@@ -228,33 +243,7 @@ class Parametric(Conditional):
 
     def _fixed(self, name: str, value: float | Sequence[float] | Tensor) -> Tensor:
         """A fixed parameter, checked."""
-        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype())
-        shape = self.parameter_shape(name)
-        if tensor.dim() == 0:
-            tensor = self.filled(name, float(tensor)).to(tensor)
-        try:
-            tensor = tensor.detach().expand(shape).clone()
-        except RuntimeError:
-            raise ValueError(
-                f"{self.title} needs {name} of shape {tuple(shape)}; got {tuple(tensor.shape)}"
-            ) from None
-
-        domain = self.domain(name)
-        if not constraints.is_dependent(domain) and not bool(domain.check(tensor).all()):
-            raise ValueError(f"{self.title} needs {name} in {domain}; got {value}")
-        return tensor
-
-    def _check_jointly(self) -> None:
-        """Fixed values can be valid singly but not jointly, e.g. low > high."""
-        if not self.params or self.fixed_names != list(self.params):
-            return
-        try:
-            self.family(**{name: self._buffers[name] for name in self.params}, validate_args=True)
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{self.title} got values that do not fit together: {reason}"
-            ) from None
+        return fixed(self, name, value)
 
     def _initial(self, name: str, role: str) -> Tensor:
         """A learned parameter starts at its origin."""

@@ -95,7 +95,23 @@ class Units:
     @property
     def arguments(self) -> tuple[str, ...]:
         """The arguments that the family takes for them."""
-        return ("center", "unit") if moved in self.rules.values() else ("unit",)
+        return ("unit",) if self.have_rates else ("center", "unit")
+
+    @property
+    def have_rates(self) -> bool:
+        """Whether the family is of counts or amounts, whose rate an exposure can multiply."""
+        return moved not in self.rules.values()
+
+    def multiplied(
+        self, values: dict[str, Any], exposure: Tensor, event_shape: torch.Size
+    ) -> dict[str, Any]:
+        """Parameters at an exposure of shape ``(N,)``: that of each datum is one more unit."""
+        unit = exposure.reshape(exposure.shape + (1,) * len(event_shape))
+        changed = {
+            name: rule(values[name], torch.zeros_like(unit), unit)
+            for name, rule in self.rules.items()
+        }
+        return values | changed
 
 
 class InUnits(nn.Module):

@@ -21,14 +21,14 @@ class Pushed(dist.TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._moments()[0]
+        return self._mean_and_square()[0]
 
     @property
     def variance(self) -> Tensor:
-        mean, square = self._moments()
+        mean, square = self._mean_and_square()
         return (square - mean.square()).clamp(min=0.0)
 
-    def _moments(self) -> tuple[Tensor, Tensor]:
+    def _mean_and_square(self) -> tuple[Tensor, Tensor]:
         """The means of draws and of their squares, without a gradient."""
         at_once = max(1, min(DRAWS, NUMBERS // max(1, self.shape().numel())))
         total, square, drawn = 0.0, 0.0, 0

@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..assembly.condition import Condition
-from ..conditionals.base import Amortised, Conditional, Shape, as_shape
+from ..assembly.covariates import suggested
+from ..conditionals.base import Amortised, Shape, as_shape
 from ..conditionals.declared import Declared, at, nearest
-from ..conditionals.networks import Network, Standardized
 from ..data.arrays import as_rows
 from ..data.columns import in_order, names_of
 from ..data.rows import Rows
 from ..guards import device_of, seeded
 from ..vae import VAE
 from .files import import_modules, importable, read_toml
+from .initial import initialize, per_exposure
 from .parts import Part, as_table, condition_of, named_part, unconstrained
 
 REQUIRED = ("event", "latent")
@@ -112,12 +112,13 @@ def build(
         rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
     mlp = {} if hidden is None else {"hidden": _plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
-        vae = _from_spec(spec, rows, mlp)
+        seen = rows if c is None else per_exposure(condition_of(spec), rows, c)
+        vae = _from_spec(spec, seen, mlp)
 
     if rows is not None:
         rows = vae.check(rows, c)
         with seeded(seed):
-            _initialize(vae, rows)
+            initialize(vae, rows)
     return vae if place is None else vae.to(place)
 
 
@@ -143,50 +144,9 @@ def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
     """The table of the condition, completed by what c suggests: numbers or classes, how many."""
     if "size" in table or "categories" in table:
         return table
-    return {**Condition.of(c).describe(), **table}
-
-
-def _initialize(vae: VAE, rows: Rows) -> None:
-    """Set what starts at the data: pseudo-inputs of a prior, and the mean and spread that networks
-    know of their inputs.
-    """
-    vae.prior.initialize(rows)
-    zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
-    _standardize(vae, "guide", vae.posterior, _moments_seen(vae.posterior, rows), rows.c)
-    if rows.c is not None:
-        _standardize(vae, "likelihood", vae.likelihood, (zeros, zeros + 1), rows.c)
-        _standardize(vae, "prior", vae.prior, (zeros[:0], zeros[:0]), rows.c)
-
-
-Moments = tuple[Tensor, Tensor]
-
-
-def _standardize(vae: VAE, role: str, part: Conditional, moments: Moments, c: Rows | None) -> None:
-    """Tell the network of a part the mean and spread of its context, and of c where it sees c."""
-    if not isinstance(part, Amortised) or not isinstance(part.network, Network):
-        return
-    if vae.condition is not None and c is not None:
-        of_c = _moments_of_c(vae.condition, part, c)
-        both = zip(moments, of_c, strict=True)
-        mean, sd = (vae.condition.join(role, own, other, own.dim()) for own, other in both)
-        moments = mean, sd
-    part.network.standardize(*moments)
-
-
-def _moments_seen(part: Conditional, rows: Rows) -> Moments:
-    """Mean and spread of rows as the network of a part sees them."""
-    network: Any = getattr(part, "network", None)
-    is_changed = isinstance(network, Standardized) and network.log1p
-    return (rows.mapped(network.seen) if is_changed else rows).moments()
-
-
-def _moments_of_c(condition: Condition, part: Conditional, c: Rows) -> Moments:
-    """Mean and spread of the numbers that a part sees of c; classes are left as they are."""
-    if condition.categories:
-        zeros = torch.zeros(condition.width, dtype=torch.float64)
-        return zeros, zeros + 1
-    mean, sd = _moments_seen(part, c)
-    return mean.flatten(), sd.flatten()
+    found = suggested(c, declared="classes" in table or "exposure" in table)
+    classes = {**found.pop("classes", {}), **table.get("classes", {})}
+    return {**found, **table, **({"classes": classes} if classes else {})}
 
 
 def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> VAE:

@@ -1,0 +1,95 @@
+"""What data c suggest: which of their columns are classes, and which numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.arrays import as_rows
+from ..data.columns import names_of
+from ..data.labels import labels_of, with_labels
+from ..data.rows import DataError, Rows
+
+if TYPE_CHECKING:
+    import pandas
+
+RARE = 3  # times as many classes as occur are no classes, but years
+
+
+def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
+    """The arguments of :class:`.Condition` that suit c.
+
+    Arguments:
+        c: What the data are to be conditional on.
+        declared: Whether it is said elsewhere which columns are classes and which the exposure, so
+            that the rest are numbers.
+
+    Raises:
+        DataError: c may be either: several columns of whole numbers, or numbers such as years, of
+            which few occur.
+    """
+    frame = with_labels(c)
+    if frame is not None:
+        return _of_labels(frame)
+    rows = as_rows(c, pairs=False)
+    if not declared:
+        return _of_numbers(rows)
+    names = names_of(rows)
+    size = {"size": rows.event_shape.numel()}
+    return size if names is None else {**size, "columns": names}
+
+
+def _of_labels(frame: pandas.DataFrame) -> dict[str, Any]:
+    """Columns of labels are classes; beside them whole numbers are numbers too."""
+    labels = {name: labels_of(frame[name]) for name in frame.columns}
+    if frame.shape[1] == 1:
+        return {"categories": next(iter(labels.values()))}
+    names = [str(name) for name in frame.columns]
+    classes = {str(name): some for name, some in labels.items() if some is not None}
+    return {"size": len(names), "classes": classes, "columns": names}
+
+
+def _of_numbers(rows: Rows) -> dict[str, Any]:
+    """One column of whole numbers is classes, anything else is numbers."""
+    size, largest = rows.event_shape.numel(), rows.largest()
+    if size > 1 or not _is_whole(rows):
+        _refuse_whole(rows)
+        names = names_of(rows) if size > 1 else None
+        return {"size": size, **({} if names is None else {"columns": names})}
+
+    categories, seen = int(largest) + 1, _count(rows)
+    if categories > RARE * seen:
+        raise DataError(
+            f"c has whole numbers up to {categories - 1}, of which {seen} occur; number "
+            "classes from 0, as np.unique(c, return_inverse=True)[1] does, or give "
+            f"condition={{'size': 1}} for numbers, {{'categories': {categories}}} for so many "
+            "classes"
+        )
+    return {"categories": categories}
+
+
+def _refuse_whole(rows: Rows) -> None:
+    """Raise for several columns that may be numbers or classes: whole, and not only 0 and 1."""
+    size = rows.event_shape.numel()
+    if rows.largest() > 1 and _is_whole(rows):
+        raise DataError(
+            f"c has {size} columns of whole numbers, which may be numbers or classes; give "
+            f"condition={{'size': {size}}} for numbers; classes={{column: how many}} beside it, or "
+            "labels as strings, for classes"
+        )
+
+
+def _count(rows: Rows) -> int:
+    """How many values occur."""
+    values = torch.empty(0)
+    for chunk in rows.chunks():
+        values = torch.cat([values, rows.take(chunk).flatten()]).unique()
+    return len(values)
+
+
+def _is_whole(rows: Rows) -> bool:
+    return all(
+        bool(((x := rows.take(chunk)) == x.round()).all() and (x >= 0).all())
+        for chunk in rows.chunks()
+    )

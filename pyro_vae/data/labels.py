@@ -1,0 +1,85 @@
+"""Tables with labels: columns of strings or categories as classes, whose names are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .rows import DataError
+
+if TYPE_CHECKING:
+    import pandas
+
+SHOWN = 8  # classes, in a message
+Labels = list[Any] | None  # of a column; None for numbers
+
+
+def with_labels(c: Any) -> pandas.DataFrame | None:
+    """What was given as a frame, where a column of it holds labels; else None."""
+    if hasattr(c, "iloc"):
+        frame = c if hasattr(c, "columns") else c.to_frame()
+        has_labels = any(labels_of(frame.iloc[:, j]) is not None for j in range(frame.shape[1]))
+        return frame if has_labels else None
+    if not isinstance(c, (list, tuple, np.ndarray)) or len(c) == 0:
+        return None
+    first = np.ravel(np.asarray(c[0], dtype=object))
+    if not any(isinstance(value, str) for value in first):
+        return None
+
+    import pandas
+
+    return pandas.DataFrame(np.asarray(c, dtype=object).reshape(len(c), -1)).infer_objects()
+
+
+def labels_of(column: pandas.Series) -> Labels:
+    """The classes of a column: its categories, or the strings in it, sorted; None for numbers."""
+    if hasattr(column, "cat"):
+        return column.cat.categories.tolist()
+    if column.dtype.kind in "biufc":
+        return None
+    values = [value for value in column.unique() if isinstance(value, str)]
+    return sorted(values) if values else None
+
+
+def coded(frame: pandas.DataFrame, labels: list[Labels]) -> np.ndarray:
+    """A frame as numbers: each label as the number of its class.
+
+    Arguments:
+        frame: A column for each entry of `labels`.
+        labels: The classes of each column.
+
+    Raises:
+        DataError: A label is missing, or none of the classes; the message names it.
+    """
+    numbers = np.empty(frame.shape)
+    for place, classes in enumerate(labels):
+        column = frame.iloc[:, place]
+        where = f"column {frame.columns[place]!r}"
+        if labels_of(column) is None:
+            numbers[:, place] = column.to_numpy(dtype=float, na_value=np.nan)
+        elif classes is None:
+            raise DataError(
+                f"c needs numbers in {where}; got {column.iloc[0]!r:.40}; give its numbers, or "
+                "build the VAE with these classes"
+            )
+        else:
+            numbers[:, place] = _codes(column, classes, where)
+    return numbers
+
+
+def _codes(column: pandas.Series, classes: list[Any], where: str) -> np.ndarray:
+    """The number of the class of each label."""
+    number = {label: code for code, label in enumerate(classes)}
+    codes = np.array([number.get(label, -1) for label in column], dtype=float)
+    unknown = np.flatnonzero(codes < 0)
+    if len(unknown):
+        row = int(unknown[0])
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        shown = ", ".join(map(repr, classes[:SHOWN]))
+        others = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+        raise DataError(
+            f"c needs one of the classes {shown}{others} in {where}; got {column.iloc[row]!r:.40} "
+            f"at row {row}{more}; build the VAE with this class too, or recode"
+        )
+    return codes
