@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ..data.arrays import as_rows
+from ..data.arrays import as_rows, with_c
 from ..data.columns import in_order
 from ..data.rows import DataError, Rows, refuse
 from ..distributions.supports import base_of, innermost, inside
@@ -79,6 +79,7 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
                 f"the parameter {name} of the VAE is not finite; build or load it again"
             )
 
+    x, c = (x, c) if vae.condition is None else with_c(x, c)
     rows = as_rows(in_order(as_rows(x), vae.columns), vae.likelihood.event_shape)
     if vae.condition is None and c is not None:
         raise ValueError(UNCONDITIONAL)

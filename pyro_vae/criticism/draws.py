@@ -9,7 +9,6 @@ import torch
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 
-from ..data.arrays import as_rows
 from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream
 from ..density.terms import Batch, Values
@@ -93,7 +92,7 @@ def simulated(
 def _templates(vae: VAE | Pair | Problem, x: Any, c: Any, num: int, seed: int) -> Problem:
     """Rows of the right shape, repeated as often as it takes; a VAE makes its own."""
     if isinstance(vae, VAE) and x is None:
-        given = None if c is None else as_rows(c)
+        given = c if c is None or vae.condition is None else vae.condition.rows_of(c)
         given = given and given.only(np.resize(np.arange(len(given)), num))
         return Problem.of(vae, vae.sample(num, given, seed=seed), given)
     problem = Problem.of(vae, x, c)

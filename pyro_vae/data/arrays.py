@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
 
+from .datasets import from_dataset, is_dataset, pairs_of
 from .rows import DataError, Rows, refuse
 
 HALF = (torch.float16, torch.bfloat16)
@@ -23,8 +23,8 @@ def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True
 
     Arguments:
         x: A tensor, array, memory map, DataFrame, sparse matrix of scipy's or torch's (rows are
-            made dense as they are read), map-style torch ``Dataset`` (the first element where an
-            item is a tuple), nested list, or :class:`Rows`.
+            made dense as they are read), torch ``Dataset`` or ``DataLoader`` (of pairs the first
+            parts; a stream is read once, into a temporary file), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
         pairs: Whether the items of a data set may be pairs, of which the first part is taken.
 
@@ -50,12 +50,9 @@ def _dispatch(x: Any, pairs: bool) -> Rows:
         return _from_tensor(x)
     if hasattr(x, "to_numpy") and hasattr(x, "columns"):
         return _from_frame(x)
-    if isinstance(x, Dataset):
-        if isinstance(x, IterableDataset) or not hasattr(x, "__len__"):
-            raise DataError(
-                f"data need a length; got {type(x).__name__}; use a map-style Dataset with __len__"
-            )
-        return _from_dataset(x, pairs)
+    if is_dataset(x):
+        _refuse_pairs_as_c(x, pairs)
+        return from_dataset(x, _number)
     if isinstance(x, tuple) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
         raise DataError(
             "data are one array with a row for each datum; got a tuple of arrays. A tuple is taken "
@@ -159,35 +156,24 @@ def _from_frame(frame: Any) -> Rows:
     return _from_array(cells, columns)
 
 
-def _from_dataset(dataset: Any, pairs: bool) -> Rows:
-    def item(index: int) -> Tensor:
-        value = dataset[index]
-        if isinstance(value, tuple) and len(value) > 1 and not pairs:
-            raise DataError(
-                "c must be labels or covariates alone; got a data set of pairs, whose first parts "
-                "are x; give the second, such as torch.tensor([c for _, c in data])"
-            )
-        value = value[0] if isinstance(value, (tuple, list)) else value
-        try:
-            rows = as_rows(value[None] if isinstance(value, Tensor) else np.asarray(value)[None])
-            return rows.take(slice(0, 1), like=torch.empty(0, dtype=torch.float64))[0]
-        except DataError as error:
-            raise DataError(f"item {index} of {type(dataset).__name__}: {error}") from None
+def with_c(x: Any, c: Any) -> tuple[Any, Any]:
+    """x and c, where c may be the second parts of a data set of pairs."""
+    found = pairs_of(x, _number) if c is None else None
+    return (x, c) if found is None else found
 
-    def fetch(index: np.ndarray) -> Tensor:
-        items = [known.pop(i) if i in known else item(i) for i in index.tolist()]
-        for i, value in zip(index, items, strict=True):
-            if value.shape != shape:
-                raise DataError(
-                    f"item {i} of {type(dataset).__name__} has shape {tuple(value.shape)}, item 0 "
-                    f"has {tuple(shape)}; pad or select first"
-                )
-        return torch.stack(items)
 
-    length = len(dataset)
-    known = {0: item(0)} if length else {}  # read for its shape, and handed out at the first fetch
-    shape = known[0].shape if length else torch.Size([0])
-    return Rows(fetch, length, shape)
+def _number(value: Any) -> Tensor:
+    """One item as a tensor in double precision."""
+    rows = as_rows(value[None] if isinstance(value, Tensor) else np.asarray(value)[None])
+    return rows.take(slice(0, 1), like=torch.empty(0, dtype=torch.float64))[0]
+
+
+def _refuse_pairs_as_c(x: Any, pairs: bool) -> None:
+    if not pairs and pairs_of(x, _number) is not None:
+        raise DataError(
+            "c must be labels or covariates alone; got a data set of pairs, whose first parts "
+            "are x; give the second, such as torch.tensor([c for _, c in data])"
+        )
 
 
 def _wrong_shape(rows: Rows, event_shape: torch.Size) -> str:

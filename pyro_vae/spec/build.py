@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..assembly.covariates import suggested
 from ..conditionals.base import Amortised, Shape, as_shape
 from ..conditionals.declared import Declared, at, nearest
-from ..data.arrays import as_rows
+from ..data.arrays import as_rows, with_c
 from ..data.columns import in_order, names_of
 from ..data.rows import Rows
 from ..guards import device_of, seeded
@@ -101,6 +101,8 @@ def build(
         "condition": condition,
     }
     given = {key: value for key, value in parts.items() if value is not None}
+    x, c = (x, c) if x is None or "condition" not in source else with_c(x, c)
+    source, c = (source, c) if condition is None else with_c(source, c)
     spec, rows = _spec_and_rows(source, x, given)
 
     if c is not None:

@@ -22,6 +22,7 @@ import torch
 from pyro.infer import ELBO
 
 from ..data.columns import names_of
+from ..data.datasets import is_dataset
 from ..data.rows import DataError
 from ..density.identity import data_digest
 from ..density.problem import Problem
@@ -225,6 +226,8 @@ def _check_choices(checkpoint: Any, resume: bool, on_nonfinite: str) -> None:
 def _held_out(vae: VAE, validation: Any) -> Problem:
     try:
         if vae.condition is None:
+            return Problem.of(vae, validation).on_device()
+        if is_dataset(validation):  # of pairs
             return Problem.of(vae, validation).on_device()
         if not (isinstance(validation, tuple) and len(validation) == 2):
             raise DataError(
