@@ -123,3 +123,22 @@ def test_columns_of_a_condition_too(tmp_path):
             model.encode(FRAME, FRAME)
     with pytest.raises(ValueError, match="Condition needs columns as a list of 2 names"):
         pv.Condition(size=2, columns=["a"])
+
+
+def test_blocks_may_name_their_columns():
+    def likelihood(*blocks):
+        return {"name": "columns", "blocks": [{"columns": c, "name": n} for c, n in blocks]}
+
+    by_name = likelihood((["income"], "log_normal"), (["age", "height"], "normal"))
+    by_number = likelihood(
+        ([list(FRAME.columns).index("income")], "log_normal"),
+        ([list(FRAME.columns).index(name) for name in ("age", "height")], "normal"),
+    )
+    positive = FRAME.abs() + 1.0
+    specs = [
+        pv.describe(pv.build(positive, latent=1, hidden=[4], likelihood=likelihood))
+        for likelihood in (by_name, by_number)
+    ]
+    assert specs[0] == specs[1]
+    with pytest.raises(ValueError, match=r"blocks\[0\].columns: no column is named 'incom'; did"):
+        pv.build(positive, likelihood=likelihood((["incom"], "normal")))

@@ -356,3 +356,12 @@ def test_a_context_of_another_shape_is_refused(name, batch):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         network(torch.zeros(*batch, 5))
     assert str(caught.value) == expected
+
+
+def test_channels_that_are_last_are_refused():
+    images = torch.zeros(5, 28, 20, 3)
+    for part in ("guide", "likelihood"):
+        network = {"guide": "conv_encoder", "likelihood": "conv_decoder"}[part]
+        with pytest.raises(ValueError, match=r"got \(28, 20, 3\), whose channels are last; move"):
+            pv.build(images, **{part: {"name": "normal", "network": network}})
+    assert pv.ConvEncoder((3, 8, 3), 2)(torch.zeros(2, 3, 8, 3)).shape == (2, 2)

@@ -25,9 +25,9 @@ class Columns(Conditional, name="columns"):
 
     Arguments:
         event_shape: The shape of one row, a vector.
-        blocks: Tables. Each has ``columns``, a list of column numbers; ``name``, a family whose
-            elements are independent; and that family's own arguments. Each column is in exactly one
-            block.
+        blocks: Tables. Each has ``columns``, a list of column numbers (in a spec for a frame, of
+            names); ``name``, a family whose elements are independent; and that family's own
+            arguments. Each column is in exactly one block.
 
     Raises:
         ValueError: A column is in no block or in several, or a family is unknown or is one of whole

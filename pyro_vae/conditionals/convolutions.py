@@ -14,6 +14,8 @@ from ..guards import whole_numbers
 from .base import Shape, as_shape
 from .networks import Standardized, activation_of
 
+CHANNELS = (1, 3, 4)  # of grey images, coloured ones, those with transparency
+LARGE = 7  # more than the channels that an image has beside such a width
 RESHAPE = "reshape the data, grey images to (N, 1, H, W), or use MLP"
 
 
@@ -54,6 +56,7 @@ class ConvEncoder(Standardized, name="conv_encoder"):
         if len(self.in_shape) != 3:
             got = f"got a context of shape {tuple(self.in_shape)}"
             raise ValueError(f"ConvEncoder reads images of shape (C, H, W); {got}; {RESHAPE}")
+        _refuse_channels_last("ConvEncoder reads", self.in_shape)
 
         make = activation_of(activation)
         whole_numbers("channels", channels)
@@ -111,6 +114,7 @@ class ConvDecoder(Standardized, name="conv_decoder"):
         if len(self.image) != 3:
             got = f"got image={tuple(self.image)}"
             raise ValueError(f"ConvDecoder writes images of shape (C, H, W); {got}; {RESHAPE}")
+        _refuse_channels_last("ConvDecoder writes", self.image)
 
         pixels = math.prod(self.image[1:])
         if out_features < 1 or out_features % pixels:
@@ -138,6 +142,16 @@ class ConvDecoder(Standardized, name="conv_decoder"):
     def _rows(self, x: Tensor) -> Tensor:
         _, height, width = self.image
         return super()._rows(x)[..., :height, :width].flatten(1)
+
+
+def _refuse_channels_last(who: str, image: torch.Size) -> None:
+    """Raise for shapes that are surely (H, W, C): a last size of 1, 3 or 4 behind large ones."""
+    *others, last = image
+    if last in CHANNELS and min(others) > LARGE:
+        raise ValueError(
+            f"{who} images of shape (C, H, W); got {tuple(image)}, whose channels are last; move "
+            "them: np.moveaxis(x, -1, 1), or x.movedim(-1, 1)"
+        )
 
 
 def _halved(image: torch.Size, times: int) -> list[int]:

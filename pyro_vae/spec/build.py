@@ -35,7 +35,7 @@ from ..guards import device_of, seeded
 from ..vae import VAE
 from .files import import_modules, importable, read_toml
 from .initial import initialize, per_exposure
-from .parts import Part, as_table, condition_of, named_part, unconstrained
+from .parts import Part, as_table, condition_of, named_part, numbered, unconstrained
 
 REQUIRED = ("event", "latent")
 KEYS = (*REQUIRED, "columns", "prior", "likelihood", "guide", "condition", "modules")
@@ -182,7 +182,12 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
         likelihood_context = condition.joined_shape("likelihood", likelihood_context)
         guide_context = condition.joined_shape("guide", guide_context)
     likelihood = named_part(
-        "likelihood", spec.get("likelihood", "normal"), (event,), rows, likelihood_context, mlp
+        "likelihood",
+        numbered(spec.get("likelihood", "normal"), spec.get("columns")),
+        (event,),
+        rows,
+        likelihood_context,
+        mlp,
     )
     table: Part = spec.get("guide") or prior.usual_guide()
     counts = rows is not None and getattr(likelihood, "head", likelihood).are_counts

@@ -10,6 +10,7 @@ import torch
 
 from ..assembly.condition import Condition
 from ..conditionals.base import Amortised, Conditional
+from ..conditionals.columns import Columns
 from ..conditionals.declared import at, nearest
 from ..conditionals.networks import MLP, Network
 from ..data.rows import Rows
@@ -112,6 +113,29 @@ def _num_params(role: str, head: Conditional) -> int:
             f"{role}: {head.name} needs num_params, the number of values it reads from a network"
         )
     return head.num_params
+
+
+def numbered(part: Part, columns: Any) -> Part:
+    """A likelihood whose blocks may name their columns, with numbers in place of the names."""
+    if not isinstance(part, dict) or not isinstance(columns, list):
+        return part
+    blocks = part.get("blocks")
+    if Conditional.lookup(part.get("name")) is not Columns or not isinstance(blocks, list):
+        return part
+    place = {name: number for number, name in enumerate(columns)}
+    mended = []
+    for number, block in enumerate(blocks):
+        named = block.get("columns") if isinstance(block, dict) else None
+        if not isinstance(named, list):
+            return part  # refused by its constructor
+        for name in named:
+            if isinstance(name, str) and name not in place:
+                raise ValueError(
+                    f"likelihood.blocks[{number}].columns: no column is named {name!r}"
+                    f"{nearest(name, columns)}"
+                )
+        mended.append({**block, "columns": [place.get(name, name) for name in named]})
+    return {**part, "blocks": mended}
 
 
 def as_table(path: str, value: Any) -> dict[str, Any]:
