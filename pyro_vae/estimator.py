@@ -287,8 +287,11 @@ def _seed(random_state: int | RandomState | None) -> int:
 
 
 def _mean(guide: TorchDistribution, num_samples: int) -> Tensor:
-    """The mean of shape ``(N, *Z)``; where it is not finite, the average of draws."""
-    mean = guide.mean
+    """The mean of shape ``(N, *Z)``; where it is not known or not finite, the average of draws."""
+    try:
+        mean = guide.mean
+    except NotImplementedError:
+        mean = math.nan * guide.sample()
     known = mean.isfinite()
     if known.all():
         return mean

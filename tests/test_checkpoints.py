@@ -150,7 +150,7 @@ def test_frozen_parameters_stay_frozen(tmp_path):
 def test_the_last_two_are_kept_and_the_history(tmp_path):
     history = fit(small(), epochs=5, checkpoint=tmp_path / "new" / "run")
     names = sorted(path.name for path in (tmp_path / "new" / "run").iterdir())
-    assert names == ["epoch-000003.safetensors", "epoch-000004.safetensors", "history.csv"]
+    assert names == ["history.csv", "state-000003.safetensors", "state-000004.safetensors"]
     written = pd.read_csv(tmp_path / "new" / "run" / "history.csv")
     np.testing.assert_allclose(written.loss, history.loss, rtol=1e-12)
 
@@ -164,9 +164,13 @@ def test_the_last_two_are_kept_and_the_history(tmp_path):
         ({"batch_size": 8}, "batch_size 16; got 8"),
         ({"seed": 1}, "seed 0; got 1"),
         ({"loss": "iwae"}, "loss 'Elbo'; got 'Renyi'"),
+        ({"particles": 3}, "with options of the loss {'.*'num_particles': 1"),
+        ({"validation": HELD_OUT}, "with validation data None; got "),
+        ({"clip_norm": 3.0}, "clip_norm inf; got 3"),
         ({"x": X[:30]}, "is of a run with data "),
         ({"x": X + 1}, "is of a run with data "),
-        ({"vae": small(hidden=[7])}, "is of another model: likelihood.network.layers.0.bias"),
+        ({"vae": small(hidden=[7])}, "with likelihood .*hidden"),
+        ({"vae": small(prior="laplace")}, "with prior .*normal.*; got .*laplace"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
@@ -179,10 +183,82 @@ def test_another_run_is_not_resumed(options, message, tmp_path):
     assert all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (torch.optim.SGD, "type 'Adam', got 'SGD'"),
+        (
+            functools.partial(torch.optim.Adam, fused=True, weight_decay=0.1),
+            "weight_decay 0, got 0",
+        ),
+        (groups, "another optimizer, with"),
+    ],
+    ids=["kind", "setting", "groups"],
+)
+def test_another_optimiser_does_not_go_on(optimizer, message, tmp_path):
+    fit(small(), epochs=2, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        fit(small(), epochs=4, checkpoint=tmp_path, resume=True, optimizer=optimizer)
+
+
+def test_a_refused_resumption_freezes_nothing(tmp_path):
+    frozen = small()
+    frozen.likelihood.requires_grad_(False)
+    fit(frozen, epochs=1, checkpoint=tmp_path)
+    vae = small()
+    with pytest.raises(ValueError, match="seed 0; got 1"):
+        fit(vae, epochs=2, checkpoint=tmp_path, resume=True, seed=1)
+    assert all(parameter.requires_grad for parameter in vae.parameters())
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    def callback(state):
+        pv.save(state.vae, tmp_path / f"epoch-{state.epoch}.safetensors")
+
+    whole, resumed = small(), small()
+    history = fit(whole, epochs=5)
+    fit(small(), epochs=4, checkpoint=tmp_path, callback=callback)
+    assert len(list(tmp_path.glob("epoch-*"))) == 4
+    (tmp_path / ".state-000009.safetensors.999999999").write_bytes(b"killed as it wrote")
+    same(fit(resumed, epochs=5, checkpoint=tmp_path, resume=True), history)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    options = {"seed": np.int64(3), "batch_size": np.int64(16), "clip_norm": np.float64(5.0)}
+    fit(small(), epochs=2, checkpoint=tmp_path, **options)
+    vae, whole = small(), small()
+    fit(vae, epochs=3, checkpoint=tmp_path, resume=True, **options)
+    fit(whole, epochs=3, **options)
+    assert equal(vae, whole)
+    first, second = (fit(each, epochs=1, learning_rate=0.0).loss[0] for each in (vae, whole))
+    assert first == second  # of the draws that come after
+
+
+def test_a_longer_warm_up_forgets_what_less_weight_found_best(tmp_path):
+    options = {"validation": HELD_OUT, "beta": pv.linear_warmup(3), "learning_rate": 0.02}
+    fit(small(), epochs=2, checkpoint=tmp_path, **options)
+    vae, whole = small(), small()
+    fit(vae, epochs=4, checkpoint=tmp_path, resume=True, **options)
+    fit(whole, epochs=4, **options)
+    loss = [
+        pv.fit(
+            each, X, validation=HELD_OUT, epochs=1, learning_rate=0.0, progress=False
+        ).validation[0]
+        for each in (vae, whole)
+    ]
+    assert loss[0] == loss[1]
+
+
 def test_checkpoints_are_not_written_over(tmp_path):
     fit(small(), epochs=2, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="holds checkpoints of a run; resume=True goes on"):
         fit(small(), epochs=2, checkpoint=tmp_path)
+    for wrong in ("", 3, True):
+        with pytest.raises(TypeError, match="checkpoint must be the name of a folder"):
+            fit(small(), epochs=1, checkpoint=wrong)
+    with pytest.raises(TypeError, match="callback must be a function of the state; got 'x'"):
+        fit(small(), epochs=1, callback="x")
     with pytest.raises(ValueError, match="resume needs the folder"):
         fit(small(), epochs=2, resume=True)
     (tmp_path / "file").write_text("")
@@ -198,7 +274,7 @@ def test_an_optimiser_whose_state_is_no_plain_value(tmp_path):
             super().step()
             self.state[self.param_groups[0]["params"][0]]["thing"] = object()
 
-    with pytest.raises(TypeError, match="thing, is a object, which no checkpoint holds"):
+    with pytest.raises(TypeError, match="thing, is of type object, which no checkpoint holds"):
         fit(small(), epochs=1, checkpoint=tmp_path, optimizer=Odd)
 
 
@@ -221,15 +297,15 @@ def test_the_one_before_takes_the_place_of_a_damaged_one(how, tmp_path, caplog):
     whole, resumed = small(), small()
     history = fit(whole, epochs=4)
     fit(small(), epochs=3, checkpoint=tmp_path)
-    damaged(tmp_path / "epoch-000002.safetensors", how)
+    damaged(tmp_path / "state-000002.safetensors", how)
     same(fit(resumed, epochs=4, checkpoint=tmp_path, resume=True), history)
     assert equal(resumed, whole)
-    assert "epoch-000002.safetensors" in caplog.text
+    assert "state-000002.safetensors" in caplog.text
 
 
 def test_nothing_is_trained_where_all_are_damaged(tmp_path):
     fit(small(), epochs=3, checkpoint=tmp_path)
-    for path in tmp_path.glob("epoch-*"):
+    for path in tmp_path.glob("state-*"):
         damaged(path, "half")
     with pytest.raises(pv.CheckpointError, match="has no checkpoint that can be read"):
         fit(small(), epochs=4, checkpoint=tmp_path, resume=True)
@@ -237,7 +313,7 @@ def test_nothing_is_trained_where_all_are_damaged(tmp_path):
 
 def test_every_truncation_and_every_flipped_bit_is_seen(tmp_path):
     fit(small(), epochs=1, checkpoint=tmp_path)
-    (path,) = tmp_path.glob("epoch-*")
+    (path,) = tmp_path.glob("state-*")
     content = path.read_bytes()
     generator = random.Random(0)
     cases = [content[:end] for end in generator.sample(range(len(content)), 64)]
@@ -344,15 +420,17 @@ def test_a_callback_is_told_and_may_stop(tmp_path):
     assert not equal(vae, small())
     same(fit(resumed, epochs=9, checkpoint=tmp_path, resume=True), history)  # stays stopped
     assert equal(resumed, vae)
+    assert len(fit(resumed, epochs=10, checkpoint=tmp_path, resume=True)) == 10
+    assert len(fit(small(), epochs=9, callback=lambda s: np.bool_(s.epoch == 1))) == 2
     with pytest.raises(TypeError, match=r"callback must return True to stop, or None; got 1\.5"):
         fit(small(), epochs=2, callback=lambda state: 1.5)
 
 
 def test_a_callback_changes_no_draw():
-    """What it draws by functions of this package comes from their own seeds."""
     alone, watched = small(), small()
     history = fit(alone, epochs=3)
-    same(fit(watched, epochs=3, callback=lambda state: state.vae.sample(3) is None), history)
+    draw = lambda state: state.vae.encode(X).sample() is None  # noqa: E731
+    same(fit(watched, epochs=3, callback=draw), history)
     assert equal(alone, watched)
 
 
@@ -500,7 +578,7 @@ def test_a_second_fit_draws_other_numbers(tmp_path):
 
 def test_a_checkpoint_says_what_it_is(tmp_path):
     fit(small(), epochs=1, checkpoint=tmp_path)
-    tensors, about = unsealed(next(tmp_path.glob("epoch-*")), "checkpoint", "pyro_vae/run/1")
+    tensors, about = unsealed(next(tmp_path.glob("state-*")), "checkpoint", "pyro_vae/run/1")
     state = json.loads(about["state"])
     assert state["epoch"] == 0
     assert state["run"]["batch_size"] == 16

@@ -62,6 +62,32 @@ def test_a_class_that_was_not_seen_is_named():
         vae.sample(2, pd.Series([None, "skin"]))
 
 
+def test_numbers_are_not_taken_for_names_that_are_numbers():
+    vae = conditional(CODES.astype(str))
+    with pytest.raises(pv.DataError, match="c has classes named '0', '1', '2': give their names"):
+        vae.sample(1, [1])
+    assert vae.sample(1, ["1"]).shape == (1, 3)
+    with pytest.raises(ValueError, match="categories must be how many, or names that are strings"):
+        conditional(pd.Series(CODES + 1, dtype="category"))
+    assert conditional(pd.Series(CODES, dtype="category")).condition.describe()["categories"] == 3
+
+
+def test_scalar_latents_and_images_of_latents_take_c():
+    for latent, seen_by in (([], ["likelihood", "guide"]), ([1, 2, 2], ["prior", "guide"])):
+        c = RNG.normal(size=(40, 2))
+        condition = {"size": 2, "seen_by": seen_by}
+        vae = pv.build(
+            X,
+            c=c,
+            latent=latent,
+            likelihood="poisson",
+            hidden=[4],
+            condition=condition,
+            prior={"name": "normal"} if "prior" in seen_by else "normal",
+        )
+        pv.fit(vae, X, c, epochs=1, progress=False)
+
+
 def test_categories_keep_their_order_and_those_that_do_not_occur():
     c = pd.Series(NAMES, dtype=pd.CategoricalDtype(["skin", "bone", "liver", "blood"]))
     vae = conditional(c)
@@ -88,7 +114,7 @@ def test_columns_of_several_kinds():
     other = FRAME[["plate", "tissue", "age"]]
     assert torch.equal(vae.encode(X, other).mean, vae.encode(X, FRAME).mean)
     pv.fit(vae, X, other, epochs=1, progress=False)
-    with pytest.raises(pv.DataError, match="need the columns 'tissue', 'age', 'plate'; got none"):
+    with pytest.raises(pv.DataError, match="c needs the columns 'tissue', 'age', 'plate'; got"):
         vae.encode(X, FRAME.rename(columns={"age": "years"}))
     with pytest.raises(pv.DataError, match="c needs numbers in column 'age'; got 'blood'"):
         vae.encode(X, FRAME.assign(age=NAMES))
@@ -211,8 +237,13 @@ def encoded_rows(c):
 
 def test_what_cannot_be_an_exposure_is_refused():
     c = np.linspace(1.0, 2.0, 40)
-    with pytest.raises(ValueError, match=r"an exposure multiplies a rate, and Normal.* has none"):
-        pv.build(X.astype(float), c=c, condition={"exposure": 0}, latent=2, hidden=[8])
+    for name in ("normal", "binomial", "multinomial"):
+        with pytest.raises(ValueError, match=r"an exposure multiplies a rate, and .* has none"):
+            pv.build(X, c=c, condition={"exposure": 0}, latent=2, hidden=[8], likelihood=name)
+    with pytest.raises(ValueError, match="the prior does not see the exposure, and there is noth"):
+        pv.Condition(size=1, exposure=0, seen_by=["prior", "guide"])
+    depth = pd.Series(c, name="depth")
+    assert conditional(depth, condition={"exposure": "depth"}).condition.exposure == 0
     vae = conditional(c, condition={"exposure": 0})
     with pytest.raises(pv.DataError, match=r"c needs exposures above 0; got 0\.0 at row 3"):
         vae.encode(X, np.where(np.arange(40) == 3, 0.0, c))

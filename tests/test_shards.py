@@ -63,6 +63,8 @@ def test_shards_from_files_and_of_other_numbers_of_draws(tmp_path):
     assert joined.num_samples.values.tolist() == [50] * 20 + [1000] * 21
     assert "curve" not in joined
     assert joined.sizes == {"datum": 41}
+    more = pv.log_evidence(vae, X[:5] + 1, num_samples=50)
+    assert pv.concat([joined, more]).sizes == {"datum": 46}
 
 
 def test_what_is_no_result_of_one_model_is_not_joined():
@@ -70,6 +72,12 @@ def test_what_is_no_result_of_one_model_is_not_joined():
     one = pv.log_evidence(vae, X)
     with pytest.raises(ValueError, match="at least one result"):
         pv.concat([])
+    with pytest.raises(TypeError, match="needs a list of results; got Dataset"):
+        pv.concat(one)
+    with pytest.raises(ValueError, match="parts 0 and 1 are of the same"):
+        pv.concat([one, one])
+    with pytest.raises(ValueError, match="all computed with a tolerance, or all without"):
+        pv.concat([one, pv.log_evidence(vae, X[:5], tolerance=0.1)])
     with pytest.raises(TypeError, match="got dict as part 1"):
         pv.concat([one, {}])
     other = pv.log_evidence(counts(prior="one_hot", seed=1), X)
@@ -127,6 +135,10 @@ def test_losses_with_a_gradient_of_their_own_are_refused():
     for name in ("dreg", "piwae", "mcem", "wake_sleep"):
         with pytest.raises(TypeError, match=f"got '{name}', which has one of its own; fit trains"):
             pv.Loss(counts(), name)
+    with pytest.raises(TypeError, match="Loss needs a VAE; got NoneType"):
+        pv.Loss(None)
+    with pytest.raises(ValueError, match="needs beta as a number from 0; got <function"):
+        pv.Loss(counts(), beta=pv.linear_warmup(2))
     with pytest.raises(ValueError, match="no loss is named 'elb'"):
         pv.Loss(counts(), "elb")
 

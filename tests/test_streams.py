@@ -12,8 +12,10 @@ from scipy import integrate, stats
 
 import pyro_vae as pv
 from pyro_vae.assembly import streams
+from tests.setting import setting
 
 X = np.random.default_rng(0).poisson(3.0, (50, 3))
+RNG_FAR = np.random.default_rng(3)
 FRAME = pd.DataFrame(X.astype(float), columns=["a", "b", "c"], index=range(100, 150))
 
 
@@ -144,7 +146,21 @@ def test_a_frame_for_a_model_without_names():
     assert list(found.columns) == ["c", "a", "b"]
 
 
+def test_names_that_occur_twice():
+    twice = pd.concat([FRAME, FRAME[["a"]]], axis=1)
+    found = counts(twice).reconstruct(twice)
+    assert list(found.columns) == ["a", "b", "c", "a"]
+
+
 # Means
+
+
+def test_the_variance_of_numbers_far_from_zero():
+    x = RNG_FAR.normal(1e4, 1.0, (50, 2))
+    with setting(torch.float32):
+        vae = pv.build(x, latent=1, hidden=[4], likelihood="spline_flow")
+        variance = vae.decode(torch.zeros(1, 1)).variance
+    assert bool(((variance > 0.1) & (variance < 10)).all())
 
 
 @pytest.mark.parametrize("prior", ["gamma", "log_normal", "beta"])

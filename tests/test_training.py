@@ -17,7 +17,7 @@ from sklearn.decomposition import FactorAnalysis
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
-from pyro_vae.training.run import steps_of
+from pyro_vae.training.step import steps_of
 
 quiet = functools.partial(pv.fit, progress=False)
 X = LinearGaussian.with_diagonal_posterior(features=6, latents=3).draw(100)

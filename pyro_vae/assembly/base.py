@@ -28,7 +28,8 @@ from .condition import Condition
 from .missing import is_missing, masked
 
 UNCONDITIONAL = (
-    "this VAE has no condition, so it takes no c; VAE(..., condition=Condition(...)) does"
+    "this VAE has no condition, so it takes no c; build(x, c=...) and VAE(..., "
+    "condition=Condition(...)) make one that does"
 )
 _names = (f"vae_{number}" for number in itertools.count())
 
@@ -130,7 +131,8 @@ class Assembly(nn.Module):
         x = self.join("guide", x, c, len(self.likelihood.event_shape))
         if not missing:
             return x
-        typical = getattr(getattr(self.posterior, "network", None), "typical", None)
+        network = getattr(self.posterior, "network", None)
+        typical = getattr(network, "typical", getattr(network, "mean", None))
         return torch.where(x.isnan(), torch.zeros_like(x) if typical is None else typical, x)
 
     def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from ..data.arrays import as_rows
 from ..data.columns import in_order
-from ..data.labels import Labels, coded, with_labels
+from ..data.labels import Labels, class_names, coded, refuse_numbers_for_names, with_labels
 from ..data.rows import DataError, Rows, refuse
 from ..guards import whole_number
 from .covariates import suggested
@@ -69,7 +69,7 @@ class Condition:
         if (size is None) == (categories is None):
             raise ValueError(
                 f"Condition needs size= for numbers, or categories= for classes; got {size!r} and "
-                f"{categories!r}"
+                f"{categories!r}; pv.build(x, c=...) finds them"
             )
         if size is not None:
             whole_number("size", size, at_least=1)
@@ -83,28 +83,34 @@ class Condition:
             )
         num = 1 if size is None else size
         if columns is not None and (not isinstance(columns, list) or len(columns) != num):
-            raise ValueError(
-                f"Condition needs columns as a list of {num} names; got {columns!r:.60}"
-            )
-        self.given = {"size": size, "categories": categories, "classes": classes}
-        self.given |= {"exposure": exposure, "columns": columns}
+            needs = f"Condition needs columns as a list of {num} names"
+            raise ValueError(f"{needs}; got {columns!r:.60}")
         self.columns = columns
         self.size = num
         self.seen_by = tuple(seen_by)
 
         self.labels: list[Labels] = [None] * num
+        self.is_one_of_classes = categories is not None
         if categories is not None:
-            self.labels[0] = _labels("categories", categories)
+            self.labels[0] = class_names("categories", categories)
         for column, some in (classes or {}).items():
-            self.labels[self._place("classes", column)] = _labels("classes", some)
+            place = self._place("classes", column)
+            if self.labels[place] is not None:
+                raise ValueError(f"classes: column {column!r} is given twice")
+            self.labels[place] = class_names("classes", some)
         self.exposure = None if exposure is None else self._place("exposure", exposure)
         if self.exposure is not None and self.labels[self.exposure] is not None:
             raise ValueError(f"exposure: column {exposure!r} is one of classes; name another")
-        self._numbers = [
+        self._numbers: list[int] = [
             place
             for place, labels in enumerate(self.labels)
             if labels is None and place != self.exposure
         ]
+        if "prior" in self.seen_by and not self.width:
+            raise ValueError(
+                "Condition: the prior does not see the exposure, and there is nothing else in c; "
+                "leave 'prior' out of seen_by"
+            )
 
     @classmethod
     def of(cls, c: Any) -> Condition:
@@ -120,7 +126,7 @@ class Condition:
     @property
     def width(self) -> int:
         """How many numbers prior and likelihood see; the guide sees the exposure too."""
-        return len(self._numbers) + sum(len(labels) for labels in self.labels if labels is not None)
+        return len(self._numbers) + sum(len(labels or []) for labels in self.labels)
 
     @property
     def encoded_width(self) -> int:
@@ -129,8 +135,20 @@ class Condition:
 
     def describe(self) -> dict[str, Any]:
         """Names and plain values, as a spec writes them."""
-        given = {key: _plain(value) for key, value in self.given.items() if value is not None}
-        return {**given, "seen_by": list(self.seen_by)}
+        classes = {
+            self._name(place): _as_given(labels)
+            for place, labels in enumerate(self.labels)
+            if labels is not None
+        }
+        given: dict[str, Any] = {"size": self.size}
+        if self.is_one_of_classes:
+            given = {"categories": classes.popitem()[1]}
+        if classes:
+            given["classes"] = classes
+        if self.exposure is not None:
+            given["exposure"] = self._name(self.exposure)
+        columns = {} if self.columns is None else {"columns": self.columns}
+        return {**given, "seen_by": list(self.seen_by), **columns}
 
     def check(self, c: Any, length: int) -> Rows:
         """Data c as rows that fit.
@@ -141,10 +159,9 @@ class Condition:
         """
         if c is None:
             raise DataError("this VAE is conditional: give c, a row for each datum")
-        rows = in_order(self.rows_of(c), self.columns)
+        rows = in_order(self.rows_of(c), self.columns, "c needs")
         if len(rows) != length or rows.event_shape.numel() != self.size:
-            is_one = self.size == 1 and self.labels[0] is not None
-            shape = (length,) if is_one else (length, self.size)
+            shape = (length,) if self.is_one_of_classes else (length, self.size)
             raise DataError(
                 f"c must have shape {shape}, a row for each datum; got "
                 f"{(len(rows), *rows.event_shape)}"
@@ -165,6 +182,8 @@ class Condition:
         """
         frame = with_labels(c)
         if frame is None:
+            if not isinstance(c, (Rows, Tensor)):  # which have places already
+                refuse_numbers_for_names(self.labels)
             return as_rows(c, pairs=False)
         if self.columns is not None and set(frame.columns) == set(self.columns):
             frame = frame[self.columns]
@@ -226,12 +245,11 @@ class Condition:
         if part not in self.seen_by:
             return shape
         width = self.encoded_width if part == "guide" else self.width
-        if len(shape) == 3:
-            return torch.Size((shape[0] + width, *shape[1:]))
-        return torch.Size([shape.numel() + width])
+        joined = (shape[0] + width, *shape[1:]) if len(shape) == 3 else (shape.numel() + width,)
+        return torch.Size(joined)
 
     def seen(self, part: str, encoded: Tensor) -> Tensor:
-        """What a part sees of encoded c: the guide all of it, others all but the exposure."""
+        """What a part sees of encoded c: only the guide sees the exposure."""
         return encoded if part == "guide" else encoded[..., : self.width]
 
     def join(self, part: str, context: Tensor, c: Tensor, event_dim: int) -> Tensor:
@@ -246,6 +264,10 @@ class Condition:
             return torch.cat([context, channels], -3)
         return torch.cat([context.reshape(*batch, -1), c.expand(*batch, c.shape[-1])], -1)
 
+    def _name(self, place: int) -> str:
+        """A column as a spec writes it."""
+        return str(place) if self.columns is None else self.columns[place]
+
     def _place(self, argument: str, column: Any) -> int:
         """The number of a column that was given by name or number."""
         names = [] if self.columns is None else self.columns
@@ -259,31 +281,20 @@ class Condition:
     def _check_columns(self, x: Tensor, rows: Rows, chunk: slice) -> None:
         """Raise for a value that is no class or no exposure."""
         for place, labels in enumerate(self.labels):
+            if labels is None and place != self.exposure:
+                continue
             value, bad = x[:, place], torch.zeros_like(x, dtype=torch.bool)
             if labels is not None:
                 bad[:, place] = ~((value == value.round()) & (value >= 0) & (value < len(labels)))
                 needs = f"c needs classes from 0 to {len(labels) - 1}"
                 remedy = "build the VAE with more categories, or recode"
-            elif place == self.exposure:
+            else:
                 bad[:, place] = ~(value > 0)
                 needs, remedy = "c needs exposures above 0", "drop these rows"
-            else:
-                continue
             shown = x.reshape(-1, *rows.event_shape)
             refuse(bad.reshape(shown.shape), shown, rows, chunk, needs, remedy)
 
 
-def _labels(argument: str, classes: Any) -> list[Any]:
-    """The names of classes: those given, or their numbers."""
-    if isinstance(classes, (list, tuple)):
-        if not classes or len(set(classes)) < len(classes):
-            raise ValueError(f"{argument} must be different names; got {classes!r:.60}")
-        return list(classes)
-    whole_number(argument, classes, at_least=1)
-    return list(range(classes))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def _as_given(labels: list[Any]) -> Any:
+    """The names of classes, or how many, where they have none."""
+    return labels if isinstance(labels[0], str) else len(labels)

@@ -35,7 +35,8 @@ def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
     rows = as_rows(c, pairs=False)
     if not declared:
         return _of_numbers(rows)
-    names = names_of(rows)
+    name = getattr(c, "name", None)  # of a series
+    names = [name] if isinstance(name, str) else names_of(rows)
     size = {"size": rows.event_shape.numel()}
     return size if names is None else {**size, "columns": names}
 
@@ -70,7 +71,7 @@ def _of_numbers(rows: Rows) -> dict[str, Any]:
 
 
 def _refuse_whole(rows: Rows) -> None:
-    """Raise for several columns that may be numbers or classes: whole, and not only 0 and 1."""
+    """Raise for columns that may be numbers or classes: whole, and not only 0 and 1."""
     size = rows.event_shape.numel()
     if rows.largest() > 1 and _is_whole(rows):
         raise DataError(

@@ -22,8 +22,10 @@ def names_of(rows: Rows) -> list[str] | None:
     return columns if columns and named and len(set(columns)) == len(columns) else None
 
 
-def in_order(rows: Rows, names: list[str] | None) -> Rows:
+def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Rows:
     """Rows with their columns in the order of `names`; rows without names as they are.
+
+    The message of an error begins with `who`.
 
     Raises:
         DataError: A column is missing, or there are others.
@@ -39,7 +41,7 @@ def in_order(rows: Rows, names: list[str] | None) -> Rows:
         got = [f"none named {_listed(missing)}"] if missing else []
         got += [f"others named {_listed(others)}"] if others else []
         raise DataError(
-            f"data need the columns {_listed(names)}; got {', and '.join(got)}; rename or select "
+            f"{who} the columns {_listed(names)}; got {', and '.join(got)}; rename or select "
             "columns, or give an array, whose order is taken as it is"
         )
     order = [place[name] for name in names]
@@ -73,7 +75,8 @@ def as_given(values: Tensor, x: Any, names: list[str] | None) -> Any:
     order = list(x.columns)
     names = order if names is None else names
     if hasattr(x, "iloc"):
-        return framed(numbers, names, x.index)[order]
+        frame = framed(numbers, names, x.index)
+        return frame if names == order else frame[order]
     return type(x)({name: numbers[:, names.index(name)] for name in order})
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..guards import whole_number
 from .rows import DataError
 
 if TYPE_CHECKING:
@@ -23,13 +24,15 @@ def with_labels(c: Any) -> pandas.DataFrame | None:
         return frame if has_labels else None
     if not isinstance(c, (list, tuple, np.ndarray)) or len(c) == 0:
         return None
-    first = np.ravel(np.asarray(c[0], dtype=object))
-    if not any(isinstance(value, str) for value in first):
+    if isinstance(c, np.ndarray) and c.dtype.kind not in "OUS":
+        return None
+    values = np.asarray(c, dtype=object)
+    if values.ndim not in (1, 2) or not any(isinstance(value, str) for value in values.flat):
         return None
 
     import pandas
 
-    return pandas.DataFrame(np.asarray(c, dtype=object).reshape(len(c), -1)).infer_objects()
+    return pandas.DataFrame(values.reshape(len(c), -1)).infer_objects()
 
 
 def labels_of(column: pandas.Series) -> Labels:
@@ -40,6 +43,39 @@ def labels_of(column: pandas.Series) -> Labels:
         return None
     values = [value for value in column.unique() if isinstance(value, str)]
     return sorted(values) if values else None
+
+
+def class_names(argument: str, classes: Any) -> list[Any]:
+    """The names of classes: those given, or their numbers from 0.
+
+    Raises:
+        ValueError: They are neither a whole number nor different strings.
+    """
+    if not isinstance(classes, (list, tuple)):
+        whole_number(argument, classes, at_least=1)
+        return list(range(classes))
+    names = list(classes)
+    if names and names == list(range(len(names))):
+        return names
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{argument} must be how many, or names that are strings; got {names!r:.60}; give "
+            "labels as strings, such as c.astype(str), or number them from 0"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{argument} must be different names; got {names!r:.60}")
+    return names
+
+
+def refuse_numbers_for_names(labels: list[Labels]) -> None:
+    """Raise where numbers are given for classes whose names are numbers: 1 would be class '2'."""
+    for classes in labels:
+        if classes and any(isinstance(name, str) and name.isdigit() for name in classes):
+            names = ", ".join(map(repr, classes[:SHOWN]))
+            raise DataError(
+                f"c has classes named {names}: give their names, as strings; numbers would be "
+                "taken as their places"
+            )
 
 
 def coded(frame: pandas.DataFrame, labels: list[Labels]) -> np.ndarray:

@@ -28,13 +28,16 @@ def sealed(tensors: dict[str, Tensor], about: dict[str, str]) -> bytes:
     return safetensors.torch.save(copies, {**about, "sha256": _digest(copies, about)})
 
 
-def unsealed(path: Path, kind: str, formats: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def unsealed(path: Path, kind: str, version: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What a file holds.
 
     Arguments:
         path: The file.
         kind: What it should be, for messages.
-        formats: The ``format`` that it must state.
+        version: The ``format`` that it must state.
+
+    Returns:
+        Its tensors by name, and what is said of them, without the SHA-256.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of another format.
@@ -49,9 +52,9 @@ def unsealed(path: Path, kind: str, formats: str) -> tuple[dict[str, Tensor], di
         raise CheckpointError(f"{path.name} could not be read as a {kind}: {error}") from None
 
     digest = about.pop("sha256", None)
-    if about.get("format") != formats:
+    if about.get("format") != version:
         raise CheckpointError(
-            f"{path.name} is no pyro_vae {kind} of format {formats}; got {about.get('format')!r}"
+            f"{path.name} is no pyro_vae {kind} of format {version}; got {about.get('format')!r}"
         )
     if digest != _digest(tensors, about):
         raise CheckpointError(

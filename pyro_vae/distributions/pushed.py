@@ -21,20 +21,21 @@ class Pushed(dist.TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._mean_and_square()[0]
+        return self._mean_and_variance()[0]
 
     @property
     def variance(self) -> Tensor:
-        mean, square = self._mean_and_square()
-        return (square - mean.square()).clamp(min=0.0)
+        return self._mean_and_variance()[1]
 
-    def _mean_and_square(self) -> tuple[Tensor, Tensor]:
-        """The means of draws and of their squares, without a gradient."""
+    def _mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        """Those of draws, about one of them, without a gradient."""
         at_once = max(1, min(DRAWS, NUMBERS // max(1, self.shape().numel())))
         total, square, drawn = 0.0, 0.0, 0
         with torch.no_grad(), seeded(0):
+            origin = self.sample()
             while drawn < DRAWS:
-                draws = self.sample(torch.Size([min(at_once, DRAWS - drawn)]))
+                draws = self.sample(torch.Size([min(at_once, DRAWS - drawn)])) - origin
                 total, square = total + draws.sum(0), square + draws.square().sum(0)
                 drawn += len(draws)
-        return torch.as_tensor(total / DRAWS), torch.as_tensor(square / DRAWS)
+        moved = torch.as_tensor(total / DRAWS)
+        return origin + moved, (torch.as_tensor(square / DRAWS) - moved.square()).clamp(min=0.0)

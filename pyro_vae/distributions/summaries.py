@@ -10,7 +10,10 @@ from .pushed import Pushed
 
 
 def mean_of(distribution: TorchDistribution) -> Tensor:
-    """The mean; of a distribution that does not know it a draw, which has that mean."""
+    """The mean; of a distribution that does not know it a draw, which has that mean.
+
+    Many of them are averaged, over z: a thousand draws for each would be in vain.
+    """
     if isinstance(distribution, Pushed):
         return distribution.sample()
     try:

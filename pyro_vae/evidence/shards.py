@@ -36,11 +36,12 @@ def concat(parts: Sequence[xarray.Dataset]) -> xarray.Dataset:
     Returns:
         A result as of ``log_evidence``, over ``datum`` from 0 on: means, errors and flags are those
         of all data, seconds and draws are summed. ``curve``, ``blocks`` and ``tail`` are left out
-        where the parts drew differently often. ``data_digest`` is that of the parts.
+        where the numbers of draws differ. ``data_digest`` is that of the parts,
+        so the result is compared with others of the same parts, not with one of the whole.
 
     Raises:
         TypeError: A part is no such result.
-        ValueError: There is none, or they are of different models.
+        ValueError: There is none, they are of different models or kinds, or two of the same data.
 
     Example:
         >>> vae = build({"event": [2], "latent": [3], "prior": "one_hot"}, hidden=[3])
@@ -51,11 +52,14 @@ def concat(parts: Sequence[xarray.Dataset]) -> xarray.Dataset:
     """
     import xarray
 
+    if isinstance(parts, xarray.Dataset) or not isinstance(parts, Sequence):
+        raise TypeError(f"concat needs a list of results; got {type(parts).__name__}")
     parts = list(parts)
     _check(parts)
-    lengths = [{name: part.sizes[name] for name in ("particles", "rank")} for part in parts]
+    lengths = [{name: part.sizes.get(name) for name in ("particles", "rank")} for part in parts]
     if any(length != lengths[0] for length in lengths):
-        parts = [part.drop_vars([*OF_WEIGHTS, "particles", "rank"]) for part in parts]
+        left_out = [*OF_WEIGHTS, "particles", "rank"]
+        parts = [part.drop_vars(left_out, errors="ignore") for part in parts]
     whole = xarray.concat(
         [part.drop_vars("datum") for part in parts],
         dim="datum",
@@ -79,6 +83,11 @@ def _check(parts: list[Any]) -> None:
             raise TypeError(
                 f"concat needs results of log_evidence; got {type(part).__name__} as part {number}"
             )
+        if ("rung" in part.coords) != ("rung" in parts[0].coords):
+            raise ValueError(
+                "concat needs parts that were all computed with a tolerance, or all without; parts "
+                f"0 and {number} differ"
+            )
         for name, needs in SHARED.items():
             first, other = parts[0].attrs.get(name), part.attrs.get(name)
             if first != other or (name == "unit" and "datum" not in part.dims):
@@ -86,6 +95,14 @@ def _check(parts: list[Any]) -> None:
                     f"concat needs {needs} in all parts; {name} is {first!r} in part 0, {other!r} "
                     f"in part {number}"
                 )
+
+    digests = [part.attrs["data_digest"] for part in parts]
+    for number, digest in enumerate(digests):
+        if digest in digests[:number]:
+            raise ValueError(
+                f"concat needs parts of different data; parts {digests.index(digest)} and {number} "
+                "are of the same"
+            )
 
 
 def _about(whole: xarray.Dataset, attrs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -114,7 +114,9 @@ def build(
         rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
     mlp = {} if hidden is None else {"hidden": _plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
-        seen = rows if c is None else per_exposure(condition_of(spec), rows, c)
+        seen = rows
+        if c is not None:
+            seen = per_exposure(condition_of(spec), spec.get("likelihood"), rows, c)
         vae = _from_spec(spec, seen, mlp)
 
     if rows is not None:

@@ -23,23 +23,29 @@ def initialize(vae: VAE, rows: Rows) -> None:
     know of their inputs.
     """
     vae.prior.initialize(rows)
-    zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
     _standardize(vae, "guide", vae.posterior, _moments_seen(vae.posterior, rows), rows.c)
-    if rows.c is not None:
-        _standardize(vae, "likelihood", vae.likelihood, (zeros, zeros + 1), rows.c)
-        _standardize(vae, "prior", vae.prior, (zeros[:0], zeros[:0]), rows.c)
+    if rows.c is None or vae.condition is None:
+        return
+    zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
+    _standardize(vae, "likelihood", vae.likelihood, (zeros, zeros + 1), rows.c)
+    if "prior" in vae.condition.seen_by:
+        of_c = _moments_of_c(vae.condition, vae.prior, rows.c)
+        _tell(vae.prior, *(vae.condition.seen("prior", moment) for moment in of_c))
 
 
 def _standardize(vae: VAE, role: str, part: Conditional, moments: Moments, c: Rows | None) -> None:
     """Tell the network of a part the mean and spread of its context, and of c where it sees c."""
-    if not isinstance(part, Amortised) or not isinstance(part.network, Network):
-        return
     if vae.condition is not None and c is not None:
         of_c = _moments_of_c(vae.condition, part, c)
         both = zip(moments, of_c, strict=True)
         mean, sd = (vae.condition.join(role, own, other, own.dim()) for own, other in both)
         moments = mean, sd
-    part.network.standardize(*moments)
+    _tell(part, *moments)
+
+
+def _tell(part: Conditional, mean: Tensor, sd: Tensor) -> None:
+    if isinstance(part, Amortised) and isinstance(part.network, Network):
+        part.network.standardize(mean, sd)
 
 
 def _moments_seen(part: Conditional, rows: Rows) -> Moments:
@@ -61,10 +67,15 @@ def _moments_of_c(condition: Condition, part: Conditional, c: Rows) -> Moments:
     return mean, sd
 
 
-def per_exposure(condition: Condition | None, rows: Rows | None, c: Any) -> Rows | None:
+def per_exposure(
+    condition: Condition | None, likelihood: Any, rows: Rows | None, c: Any
+) -> Rows | None:
     """The data as a likelihood should know them: divided by the exposure, if there is one."""
     if rows is None or condition is None or condition.exposure is None:
         return rows
+    name = likelihood.get("name") if isinstance(likelihood, dict) else likelihood
+    if not getattr(Conditional.lookup(name), "units", None):
+        return rows  # which the VAE refuses
     at = condition.exposure
     exposure = condition.check(c, len(rows))
     like = torch.empty(0, dtype=torch.float64)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING
 
-from ..guards import mode
+import numpy as np
+
+from ..guards import mode, random_states, set_random_states
 from ..vae import VAE
 
 if TYPE_CHECKING:
@@ -34,19 +37,19 @@ class State:
 Callback = Callable[[State], bool | None]
 
 
-def wants_to_stop(callback: Callback | None, state: Callable[[], State]) -> bool:
-    """Whether a callback asks to stop: whether it returns True.
+def wants_to_stop(callback: Callback | None, make_state: Callable[[], State]) -> bool:
+    """Whether a callback asks to stop: whether it returns True. What it draws changes no training.
 
     Raises:
         TypeError: It returns something else than True, False or None.
     """
     if callback is None:
         return False
-    told = state()
-    with mode(told.vae, training=False):
-        answer = callback(told)
-    if answer is not None and not isinstance(answer, bool):
-        raise TypeError(
-            f"callback must return True to stop, or None; got {answer!r:.60}; end it without return"
-        )
+    state = make_state()
+    before = random_states()
+    with mode(state.vae, training=False):
+        answer = callback(state)
+    set_random_states(before)
+    if not isinstance(answer, (bool, np.bool_, NoneType)):
+        raise TypeError(f"callback must return True to stop, or None; got {answer!r:.60}")
     return bool(answer)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("pyro_vae.training")
 FORMAT = "pyro_vae/run/1"
 KEPT = 2
+NAME = re.compile(r"state-(\d{6,})\.safetensors")
+LEFT = re.compile(r"\.(?:state-\d+\.safetensors|history\.csv)\.(\d+)")  # as files.write names them
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -33,61 +37,60 @@ class Checkpoints:
 
     Arguments:
         folder: Where they are; it is made where there is none.
+        vae: What is trained.
+        identity: What a run must share with one that it resumes: plain values by name.
         resume: Whether to go on from the newest.
-        about: What another run must share to go on from them: plain values by name.
 
     Raises:
-        ValueError: There are some, and `resume` is False.
+        ValueError: There are some, and `resume` is False; or they are of another run or model.
         CheckpointError: There are some, and none can be read.
         OSError: The folder cannot be made or written to.
     """
 
-    def __init__(self, folder: str | Path, *, resume: bool, about: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: str | Path, vae: VAE, identity: dict[str, Any], *, resume: bool
+    ) -> None:
         self.folder = Path(folder)
-        self.about = about
-        self.found: tuple[Path, dict[str, Tensor], dict[str, Any]] | None = None
+        self.identity = identity
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*"):  # by a process that was killed as it wrote
-            if left.name.startswith((".epoch-", ".history.csv")):
-                left.unlink(missing_ok=True)
         if self._files() and not resume:
             raise ValueError(
                 f"checkpoint: {self.folder} holds checkpoints of a run; resume=True goes on from "
                 "them, another folder keeps both"
             )
+        self._remove_leftovers()
         self.found = self._newest()
-
-    def freeze(self, vae: VAE) -> None:
-        """Train the parameters that were trained, and no others."""
         if self.found is not None:
-            trained = self.found[2]["trained"]
+            path, tensors, state = self.found
+            self._check(path, vae, tensors, state)
             for name, parameter in vae.named_parameters():
-                parameter.requires_grad_(trained.get(name, parameter.requires_grad))
+                parameter.requires_grad_(state["trained"][name])
 
-    def write(self, run: Run, epoch: int, *, stopped: bool) -> None:
+    def write(self, run: Run, epoch: int, *, epochs: int, stopped: bool) -> None:
         """Write the state of a run after an epoch, and its history; keep the last two."""
         tensors, state = _state_of(run)
-        state |= {"epoch": epoch, "stopped": stopped, "run": self.about}
+        state |= {"epoch": epoch, "epochs": epochs, "stopped": stopped, "run": self.identity}
         content = sealed(tensors, {"format": FORMAT, "state": json.dumps(state)})
-        write(self.folder / f"epoch-{epoch:06d}.safetensors", content)
+        write(self.folder / f"state-{epoch:06d}.safetensors", content)
         write(self.folder / "history.csv", run.frame().to_csv(index=False).encode())
         for old in self._files()[:-KEPT]:
             old.unlink(missing_ok=True)
 
-    def put_back(self, run: Run) -> tuple[int, bool]:
-        """Make a run what it was at the newest checkpoint.
+    def put_back(self, run: Run, epochs: int) -> tuple[int, bool]:
+        """Make a run of so many epochs what it was at the newest checkpoint.
 
         Returns:
-            The epoch to go on with, 0 where there is no checkpoint; and whether the run had been
-            stopped.
+            The epoch to go on with, 0 where there is no checkpoint; and whether a callback had
+            stopped a run of as many epochs.
 
         Raises:
-            ValueError: The checkpoint is of another run.
+            ValueError: The optimiser is another.
         """
         if self.found is None:
             return 0, False
         path, tensors, state = self.found
-        self._check(path, run, tensors, state)
+        self.found = None
+        _refuse_other_optimiser(path, run, state)
         _put_back(run, tensors, state)
         if state["threads"] != torch.get_num_threads():
             LOG.info(
@@ -96,11 +99,20 @@ class Checkpoints:
                 state["threads"],
                 torch.get_num_threads(),
             )
-        return state["epoch"] + 1, state["stopped"]
+        return state["epoch"] + 1, state["stopped"] and epochs <= state["epochs"]
 
     def _files(self) -> list[Path]:
         """The checkpoints, the oldest first."""
-        return sorted(self.folder.glob("epoch-*.safetensors"))
+        files = {path: NAME.fullmatch(path.name) for path in self.folder.iterdir()}
+        numbers = {path: int(match[1]) for path, match in files.items() if match}
+        return sorted(numbers, key=lambda path: numbers[path])
+
+    def _remove_leftovers(self) -> None:
+        """Remove what processes have left that were killed as they wrote."""
+        for path in self.folder.glob(".*"):
+            match = LEFT.fullmatch(path.name)
+            if match and not _is_alive(int(match[1])):
+                path.unlink(missing_ok=True)
 
     def _newest(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         """The newest that can be read; the log tells of those that cannot."""
@@ -118,23 +130,58 @@ class Checkpoints:
         return None
 
     def _check(
-        self, path: Path, run: Run, tensors: dict[str, Tensor], state: dict[str, Any]
+        self, path: Path, vae: VAE, tensors: dict[str, Tensor], state: dict[str, Any]
     ) -> None:
-        """Raise where a checkpoint is of another run."""
-        for name, value in self.about.items():
+        """Raise where a checkpoint is of another run or model."""
+        for name, value in self.identity.items():
             if state["run"].get(name) != value:
                 raise ValueError(
-                    f"resume: {path} is of a run with {name} {state['run'].get(name)!r}; got "
-                    f"{value!r}; go on with the same, or give another folder"
+                    f"resume: {path} is of a run with {name} {state['run'].get(name)!r:.200}; got "
+                    f"{value!r:.200}; go on with the same, or give another folder"
                 )
         saved = {name: tuple(tensor.shape) for name, tensor in _under("model", tensors).items()}
-        own = {name: tuple(tensor.shape) for name, tensor in run.vae.state_dict().items()}
+        own = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
         for name in sorted(saved.keys() | own.keys()):
             if saved.get(name) != own.get(name):
                 raise ValueError(
                     f"resume: {path} is of another model: {name} has shape {saved.get(name)} "
                     f"there, {own.get(name)} here; build the same VAE, or give another folder"
                 )
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _refuse_other_optimiser(path: Path, run: Run, state: dict[str, Any]) -> None:
+    """Raise where the optimiser is of another kind, or has other settings than its rates."""
+    optimiser = run.optim.get_state()
+    own = [_settings(type(run.optim.optimiser).__name__, g) for g in optimiser["param_groups"]]
+    saved = [_settings(state["optimiser_type"], group) for group in state["groups"]]
+    if own != saved:
+        different = [
+            f"{key} {there.get(key)!r}, got {here.get(key)!r}"
+            for there, here in zip(saved, own, strict=False)
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key) != here.get(key)
+        ]
+        raise ValueError(
+            f"resume: {path} is of another optimizer, with "
+            f"{'; '.join(different) or f'{len(saved)} groups, got {len(own)}'}; go on with the "
+            "same, or give another folder"
+        )
+
+
+def _settings(kind: str, group: dict[str, Any]) -> dict[str, Any]:
+    """What of a group of an optimiser is its own: not the rate, which a schedule gives."""
+    kept = {key: value for key, value in group.items() if key not in ("lr", "initial_lr")}
+    return {"type": kind, **_plain("a group of the optimiser", kept)}
 
 
 def _state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -159,11 +206,13 @@ def _state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "groups": _plain("a group of the optimiser", optimiser["param_groups"]),
         "reached": [id(parameter) in reached for parameter in run.optim.parameters],
         "trained": {name: p.requires_grad for name, p in run.vae.named_parameters()},
-        "loss": {key: value for key, value in vars(run.elbo).items() if type(value) is float},
+        "optimiser_type": type(run.optim.optimiser).__name__,
+        "step_size": getattr(run.elbo, "step_size", None),  # which mcem adapts
+        "times_fitted": run.vae.times_fitted,
         "history": run.history,
         "steps": run.steps,
         "skipped": run.skipped,
-        "best": [run.best_epoch, run.best_loss],
+        "best": [run.best_epoch, run.best_loss, run.weighed_by],
         "threads": torch.get_num_threads(),
     }
 
@@ -171,11 +220,15 @@ def _state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _put_back(run: Run, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Make a run what it was."""
     run.vae.load_state_dict(_under("model", tensors))
-    run.best_state = _under("best", tensors, like=run.vae.state_dict()) or None
-    run.best_epoch, run.best_loss = state["best"]
+    own = run.vae.state_dict()
+    best = {name: tensor.to(own[name].device) for name, tensor in _under("best", tensors).items()}
+    run.best_state = best or None
+    run.best_epoch, run.best_loss, run.weighed_by = state["best"]
+    run.vae.times_fitted = state["times_fitted"]
     run.history, run.steps, run.skipped = state["history"], state["steps"], state["skipped"]
     run.started -= run.history[-1]["seconds"]
-    vars(run.elbo).update(state["loss"])
+    if state["step_size"] is not None:
+        vars(run.elbo)["step_size"] = state["step_size"]
 
     values: dict[int, dict[str, Any]] = {
         int(place): dict(plain) for place, plain in state["optimiser"].items()
@@ -198,16 +251,13 @@ def _put_back(run: Run, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
     set_random_states([states[str(number)] for number in range(len(states))])
 
 
-def _under(
-    prefix: str, tensors: dict[str, Tensor], like: dict[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without it; where those of `like` are."""
-    found = {
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
+    return {
         name.removeprefix(f"{prefix}/"): tensor
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}/")
     }
-    return {k: tensor.to(like[k].device) for k, tensor in found.items()} if like else found
 
 
 def _plain(what: str, value: Any) -> Any:
@@ -222,7 +272,7 @@ def _plain(what: str, value: Any) -> Any:
         return [_plain(what, part) for part in value]
     if not isinstance(value, PLAIN):
         raise TypeError(
-            f"checkpoint: {what} is a {type(value).__name__}, which no checkpoint holds; use an "
-            "optimiser of torch.optim, or leave checkpoint out"
+            f"checkpoint: {what} is of type {type(value).__name__}, which no checkpoint holds; use "
+            "an optimiser of torch.optim, or leave checkpoint out"
         )
     return value

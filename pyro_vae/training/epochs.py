@@ -30,7 +30,7 @@ class Plan:
 
 def train(run: Run, plan: Plan, show: Callable[[int, dict[str, float]], None]) -> None:
     """Train, from the newest checkpoint on."""
-    first, stopped = plan.checkpoints.put_back(run) if plan.checkpoints else (0, False)
+    first, stopped = plan.checkpoints.put_back(run, plan.epochs) if plan.checkpoints else (0, False)
     watch = Watch(run.vae)
     for epoch in range(first, plan.epochs):
         if stopped or _is_out_of_patience(run, plan, epoch - 1):
@@ -44,7 +44,7 @@ def train(run: Run, plan: Plan, show: Callable[[int, dict[str, float]], None]) -
         show(len(run.problem), run.history[-1])
         stopped = wants_to_stop(plan.callback, run.state)
         if plan.checkpoints:
-            plan.checkpoints.write(run, epoch, stopped=stopped)
+            plan.checkpoints.write(run, epoch, epochs=plan.epochs, stopped=stopped)
 
 
 def _is_out_of_patience(run: Run, plan: Plan, epoch: int) -> bool:

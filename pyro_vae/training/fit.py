@@ -11,6 +11,7 @@ before the first step that a NaN would spoil.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import numbers
 from collections.abc import Callable
@@ -21,12 +22,14 @@ import pyro
 import torch
 from pyro.infer import ELBO
 
+from ..conditionals.base import Conditional
 from ..data.columns import names_of
 from ..data.datasets import is_dataset
 from ..data.rows import DataError
 from ..density.identity import data_digest
 from ..density.problem import Problem
 from ..guards import device_of, mode, own_store, seed_of, seeded, whole_number
+from ..spec.build import describe
 from ..vae import VAE
 from .callbacks import Callback
 from .checkpoints import Checkpoints
@@ -109,12 +112,13 @@ def fit(
         checkpoint: A folder for the state of the training after each epoch (the last two), and for
             ``history.csv``. A run that was killed and resumed ends bit for bit as one that was not:
             with the same arguments, threads, device and versions.
-        resume: Whether to go on from the newest checkpoint there, if there is one; of a run that
-            had ended, with more epochs.
+        resume: Whether to go on from the newest checkpoint there, if there is one. It trains the
+            parameters that were trained. A run that had ended goes on where there are more epochs.
         callback: A function of a :class:`.State`, called after each epoch: to log, save, or return
             True to stop.
         on_nonfinite: What a step does whose loss or gradient is not finite: "stop" the training, or
-            "skip" itself, counted in the history; then steps are not compiled.
+            "skip" itself; the column ``skipped`` of the history counts all so far, and steps are
+            not compiled.
         seed: The seed of shuffling and sampling; a VAE that was fitted before draws other numbers.
         progress: Whether a terminal shows a progress bar.
 
@@ -127,10 +131,12 @@ def fit(
     Raises:
         DataError: The data do not fit the likelihood; no parameter was touched.
         ValueError: An option makes no sense, and no parameter was touched; or a schedule gives
-            something else than a number from 0, and training stops there.
-        TypeError: `vae` is no VAE, `loss` no ELBO, or `optimizer` makes no torch optimiser.
+            something else than a number from 0, and training stops there. The checkpoints in the
+            folder are of another run or model, or `resume` is False.
+        TypeError: `vae` is no VAE, `loss` no ELBO, `optimizer` makes no torch optimiser, or one
+            whose state no checkpoint holds.
         FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are
-            those before the step. With "skip": those of all steps of an epoch.
+            those before the step. With "skip", only where every step of an epoch is skipped.
         CheckpointError: There are checkpoints to resume from, and none can be read.
         KeyboardInterrupt: Training was interrupted. The VAE can be used, with its best parameters
             if there are validation data; the error has the ``history`` so far.
@@ -145,7 +151,7 @@ def fit(
     elbo = objective(vae, loss, particles, beta, free_bits)
     run = Run(vae, elbo, *schedules, clip_norm, compile, skips=on_nonfinite == "skip")
     _check_numbers(epochs, batch_size, patience, clip_norm, compile)
-    _check_choices(checkpoint, resume, on_nonfinite)
+    _check_choices(checkpoint, resume, callback, on_nonfinite)
     if device is not None:
         vae.to(device_of(device))
     problem = Problem.of(vae, x, c).on_device()
@@ -156,9 +162,8 @@ def fit(
 
     checkpoints = None
     if checkpoint is not None:
-        about = _identity(problem, elbo, batch_size, seed, clip_norm)
-        checkpoints = Checkpoints(checkpoint, resume=resume, about=about)
-        checkpoints.freeze(vae)
+        identity = _identity(vae, problem, held_out, elbo, batch_size, seed, clip_norm)
+        checkpoints = Checkpoints(checkpoint, vae, identity, resume=resume)
 
     as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
     drawn_from = seed_of(seed, vae.times_fitted) if vae.times_fitted else seed
@@ -175,21 +180,44 @@ def fit(
 
 
 def _identity(
+    vae: VAE,
     problem: Problem,
+    held_out: Problem | None,
     elbo: ELBO,
     batch_size: int,
     seed: int,
     clip_norm: float,
 ) -> dict[str, Any]:
-    """What a run must share with one that it resumes."""
-    rows = problem.rows
-    return {
-        "data": data_digest(rows) if rows.is_fixed else f"{len(rows)} rows that change",
-        "loss": type(elbo).__name__,
-        "batch_size": batch_size,
-        "seed": seed,
-        "clip_norm": clip_norm,
+    """What a run must share with one that it resumes, as plain values."""
+    options = {
+        key: value
+        for key, value in sorted(vars(elbo).items())
+        if isinstance(value, (int, float, str)) and key != "step_size"  # which mcem adapts
     }
+    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
+    return {
+        **{role: _described(part) for role, part in parts.items()},
+        "data": _digest(problem),
+        "validation data": None if held_out is None else _digest(held_out),
+        "loss": type(elbo).__name__,
+        "options of the loss": options,
+        "batch_size": int(batch_size),
+        "seed": int(seed),
+        "clip_norm": float(clip_norm),
+    }
+
+
+def _described(part: Conditional) -> str:
+    """A part as a spec writes it, or by its kind where none can."""
+    try:
+        return json.dumps(describe(part), sort_keys=True)
+    except TypeError:
+        return part.title
+
+
+def _digest(problem: Problem) -> str:
+    rows = problem.rows
+    return data_digest(rows) if rows.is_fixed else f"{len(rows)} rows that change"
 
 
 def _check_vae(vae: VAE) -> None:
@@ -216,7 +244,11 @@ def _check_numbers(
         whole_number(name, value, at_least=1)
 
 
-def _check_choices(checkpoint: Any, resume: bool, on_nonfinite: str) -> None:
+def _check_choices(checkpoint: Any, resume: bool, callback: Any, on_nonfinite: str) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of the state; got {callback!r:.60}")
+    if checkpoint is not None and not (isinstance(checkpoint, (str, Path)) and str(checkpoint)):
+        raise TypeError(f"checkpoint must be the name of a folder; got {checkpoint!r:.60}")
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f"on_nonfinite must be 'stop' or 'skip'; got {on_nonfinite!r}")
     if resume and checkpoint is None:

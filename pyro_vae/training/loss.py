@@ -34,7 +34,8 @@ class Loss(nn.Module):
 
     Raises:
         ValueError: The loss is unknown, or an option has no place in it.
-        TypeError: The loss has a gradient of its own, and trains by ``fit`` alone.
+        TypeError: `vae` is no VAE; or the loss has a gradient of its own, and trains by ``fit``
+            alone.
 
     References:
         | Auto-encoding variational Bayes (Kingma & Welling, 2013), eq. 3
@@ -58,6 +59,10 @@ class Loss(nn.Module):
         free_bits: float | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(vae, VAE):
+            raise TypeError(f"Loss needs a VAE; got {type(vae).__name__}")
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not beta >= 0:
+            raise ValueError(f"Loss needs beta as a number from 0; got {beta!r:.60}")
         self.vae = vae
         self.beta = beta
         self.elbo: Any = objective(vae, loss, particles, beta, free_bits)

@@ -124,7 +124,8 @@ def _active_units(z: Tensor, prior: Any) -> Tensor:
     In ranks under the prior, whose variance is 1/12: heavy tails have no variance to compare with.
     For a collapsed normal the share of 1 % is that of the reference.
     """
-    ranks = _ranks(z, prior).flatten(2)
+    ranks = _ranks(z, prior)
+    ranks = ranks.reshape(*ranks.shape[:2], -1)
     mean = ranks.mean(0)
     within = (ranks.square().mean(0) - mean.square()) / (len(z) - 1)  # the variance of each mean
     moved = mean.var(0, correction=min(1, len(mean) - 1)) - within.mean(0)
@@ -138,7 +139,8 @@ def _ranks(z: Tensor, prior: Any) -> Tensor:
         with contextlib.suppress(NotImplementedError):
             return element.cdf(z)
     drawn = prior.sample(torch.Size([PRIOR_DRAWS])).flatten(0, 1)
-    return _ranks_among(drawn.flatten(1).T, z.flatten(2).movedim(-1, 0)).movedim(0, -1)
+    elements = z.reshape(*z.shape[:2], -1).movedim(-1, 0)
+    return _ranks_among(drawn.reshape(len(drawn), -1).T, elements).movedim(0, -1)
 
 
 def _ranks_among(drawn: Tensor, z: Tensor) -> Tensor:

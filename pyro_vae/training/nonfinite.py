@@ -11,20 +11,20 @@ from ..vae import VAE
 
 LARGE = 1e3  # numbers from which data are taken to be unscaled
 ADVICE = (
-    "; training stopped, the parameters are those before this step, or the best so far if there "
-    "are validation data. Try a lower learning_rate, clip_norm=10, on_nonfinite='skip', or a "
-    "likelihood with fixed or learned scale"
+    "; training stopped, the parameters are those before it, or the best so far if there are "
+    "validation data. Try a lower learning_rate, clip_norm=10, or a likelihood with fixed or "
+    "learned scale"
 )
 
 
-def told(what: object, place: tuple[int, int], vae: VAE, batch: Batch, rows: Rows) -> str:
+def message_of(what: object, place: tuple[int, int], vae: VAE, batch: Batch, rows: Rows) -> str:
     """A message: what was not finite, at which epoch and batch, of which site and datum.
 
     Arguments:
         what: The loss or the gradient.
         place: Epoch and batch.
         vae: What is trained, before the step.
-        batch: The data of the step.
+        batch: x of the step, and c if there is one.
         rows: All data, which know the names of columns.
     """
     where = f"epoch {place[0]}, batch {place[1]}{_culprit(vae, batch)}"
@@ -44,7 +44,8 @@ def _culprit(vae: VAE, batch: Batch) -> str:
                 continue
             bad = ~site["fn"].log_prob(site["value"]).isfinite()
             if bool(bad.any()):
-                which = f"{int(bad.sum())} of {bad.numel()} data, the first {int(bad.nonzero()[0])}"
+                first = int(bad.flatten().nonzero()[0])
+                which = f"{int(bad.sum())} of {bad.numel()} data, the first {first}"
                 return f" (site {name!r} of the {role}, {which} in the batch)"
     return ""
 

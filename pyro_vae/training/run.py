@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 import warnings
@@ -26,8 +25,9 @@ from .callbacks import State
 from .compiled import CompiledStep, NotCompiled, repaid_from, why_not
 from .ledger import NotFinite
 from .monitor import Watched
-from .nonfinite import ADVICE, told
+from .nonfinite import ADVICE, message_of
 from .objectives import Objective
+from .step import steps_of
 
 if TYPE_CHECKING:
     import pandas
@@ -56,6 +56,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     tempered: Tempered = field(default_factory=Tempered)
     largest_beta: float | None = None
+    weighed_by: float | None = None  # the beta of the best loss
     steps: int = 0
     skipped: int = 0  # steps, in all
     left_out: int = 0  # data of this epoch, with the steps that were skipped
@@ -150,7 +151,7 @@ class Run:
             if bad != start:
                 batch = self.problem.batch(index[bad : bad + batch_size])
             place = epoch, bad // batch_size
-            message = told(error, place, self.vae, batch, self.problem.rows)
+            message = message_of(error, place, self.vae, batch, self.problem.rows)
             raise FloatingPointError(message) from None
 
         groups = self.optim.optimiser.param_groups
@@ -168,7 +169,9 @@ class Run:
         if self.largest_beta is None:
             steps = range(math.ceil(1 / stride))
             self.largest_beta = max(self.beta(e + s * stride) for e in range(epochs) for s in steps)
-        self.tempered.beta = self.largest_beta
+        if self.weighed_by not in (None, self.largest_beta):
+            self.best_loss = math.inf  # of a schedule that went less far
+        self.tempered.beta = self.weighed_by = self.largest_beta
         self.seen = held_out
         with seeded(0), mode(self.vae, training=False):
             batches = map(held_out.batch, held_out.rows.chunks(EVALUATION_ROWS))
@@ -230,6 +233,7 @@ class Run:
         for parameter in self.untrained:
             parameter.grad = None
         validation = pyro.validation_enabled(True) if validate else contextlib.nullcontext()
+        before = [(b, b.clone()) for b in self.vae.buffers()] if self.skips else []
         try:
             with validation:
                 return _scalar(self.svi.step(*batch))
@@ -242,6 +246,8 @@ class Run:
             if not self.skips:
                 raise
         self.vae.zero_grad(set_to_none=True)
+        for buffer, value in before:  # running means of batch normalisation
+            buffer.copy_(value)
         self.skipped += 1
         self.left_out += len(batch[0])
         return 0.0
@@ -284,14 +290,6 @@ class Run:
             frame.attrs["compiled"] = self.compiled.title
             frame.attrs["compile_seconds"] = self.compiled.seconds
         return frame
-
-
-def steps_of(num: int, batch_size: int) -> list[slice]:
-    """The rows of each step; a last one alone, without a variance, is joined to those before."""
-    starts = list(range(0, num, batch_size))
-    if batch_size > 1 and num > batch_size and num - starts[-1] == 1:
-        starts.pop()
-    return [slice(*ends) for ends in itertools.pairwise([*starts, num])]
 
 
 def _scalar(loss: Any) -> float:

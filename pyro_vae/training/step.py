@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import types
 from collections.abc import Callable
@@ -65,3 +66,11 @@ def step_of(
 
     # the compiler keeps few entries for one code object: each run has its own
     return types.FunctionType(step.__code__.replace(), globals(), closure=step.__closure__)
+
+
+def steps_of(num: int, batch_size: int) -> list[slice]:
+    """The rows of each step; a last one alone, without a variance, is joined to those before."""
+    starts = list(range(0, num, batch_size))
+    if batch_size > 1 and num > batch_size and num - starts[-1] == 1:
+        starts.pop()
+    return [slice(*ends) for ends in itertools.pairwise([*starts, num])]
