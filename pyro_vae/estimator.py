@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.random import RandomState
-from pyro.distributions import TorchDistribution
 from pyro.infer import ELBO
 from sklearn.base import (
     BaseEstimator,
@@ -24,11 +23,10 @@ from sklearn.base import (
 )
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
-from torch import Tensor
 
 from .conditionals.base import Shape
 from .data.columns import as_array
-from .distributions.summaries import mean_or_mode
+from .distributions.summaries import mean_or_average, mean_or_mode
 from .evidence.evidence import log_evidence
 from .guards import mode, seeded, whole_number
 from .spec.build import build
@@ -211,7 +209,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """
         self._check(X)
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
-            return _mean(self.vae_.encode(X), self.num_samples).flatten(1).numpy(force=True)
+            return (
+                mean_or_average(self.vae_.encode(X), self.num_samples).flatten(1).numpy(force=True)
+            )
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
         r"""The mean of :math:`p(x \mid z)`, or its mode where it has no mean (classes).
@@ -284,17 +284,3 @@ def _seed(random_state: int | RandomState | None) -> int:
     if isinstance(random_state, numbers.Integral):
         return int(random_state)
     return int(generator.randint(2**31))
-
-
-def _mean(guide: TorchDistribution, num_samples: int) -> Tensor:
-    """The mean of shape ``(N, *Z)``; where it is not known or not finite, the average of draws."""
-    try:
-        mean = guide.mean
-    except NotImplementedError:
-        mean = math.nan * guide.sample()
-    known = mean.isfinite()
-    if known.all():
-        return mean
-
-    average = sum(guide.sample() for _ in range(num_samples)) / num_samples
-    return torch.where(known, mean, average)

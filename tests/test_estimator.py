@@ -107,7 +107,7 @@ def test_defaults_are_those_of_the_library(function, names):
 def test_what_fit_takes_and_the_estimator_does_not_is_named():
     # A fraction, one for all, random_state, its own default; and what belongs to long training.
     left_out = {"validation", "optimizer", "seed", "progress"}
-    left_out |= {"checkpoint", "resume", "callback", "on_nonfinite"}
+    left_out |= {"checkpoint", "resume", "callback", "on_nonfinite", "weights"}
     keywords = {
         name for name, p in inspect.signature(pv.fit).parameters.items() if p.kind is p.KEYWORD_ONLY
     }

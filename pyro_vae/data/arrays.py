@@ -51,8 +51,7 @@ def _dispatch(x: Any, pairs: bool) -> Rows:
     if hasattr(x, "to_numpy") and hasattr(x, "columns"):
         return _from_frame(x)
     if is_dataset(x):
-        _refuse_pairs_as_c(x, pairs)
-        return from_dataset(x, _number)
+        return from_dataset(x, _number, pairs=pairs)
     if isinstance(x, tuple) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
         raise DataError(
             "data are one array with a row for each datum; got a tuple of arrays. A tuple is taken "
@@ -166,14 +165,6 @@ def _number(value: Any) -> Tensor:
     """One item as a tensor in double precision."""
     rows = as_rows(value[None] if isinstance(value, Tensor) else np.asarray(value)[None])
     return rows.take(slice(0, 1), like=torch.empty(0, dtype=torch.float64))[0]
-
-
-def _refuse_pairs_as_c(x: Any, pairs: bool) -> None:
-    if not pairs and pairs_of(x, _number) is not None:
-        raise DataError(
-            "c must be labels or covariates alone; got a data set of pairs, whose first parts "
-            "are x; give the second, such as torch.tensor([c for _, c in data])"
-        )
 
 
 def _wrong_shape(rows: Rows, event_shape: torch.Size) -> str:

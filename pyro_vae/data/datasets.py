@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,13 +33,23 @@ def is_dataset(x: Any) -> bool:
     return isinstance(x, (Dataset, DataLoader))
 
 
-def from_dataset(x: Any, as_tensor: AsTensor) -> Rows:
+def from_dataset(x: Any, as_tensor: AsTensor, *, pairs: bool) -> Rows:
     """The rows of a data set; of pairs, the first parts.
 
     Raises:
-        DataError: It has no length, an item is no number, or items have different shapes.
+        DataError: It has no length, an item is no number, items have different shapes, or they are
+            pairs and must not be.
     """
-    return _parts(x, as_tensor, [0])[0]
+
+    def single(value: Any) -> Any:
+        if not pairs and _is_pair(value):
+            raise DataError(
+                "c must be labels or covariates alone; got a data set of pairs, whose first parts "
+                "are x; give the second, such as torch.tensor([c for _, c in data])"
+            )
+        return as_tensor(_part(value, 0))
+
+    return _parts(x, single, [None])[0]
 
 
 def pairs_of(x: Any, as_tensor: AsTensor) -> tuple[Rows, Rows] | None:
@@ -58,11 +68,15 @@ def _has_pairs(x: Any) -> bool:
         first = next(iter(source), None)
     else:
         first = source[0] if len(source) else None
-    return isinstance(first, (tuple, list)) and len(first) > 1
+    return _is_pair(first)
 
 
-def _parts(x: Any, as_tensor: AsTensor, places: list[int]) -> list[Rows]:
-    """Rows of the parts of each item at these places."""
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, (tuple, list)) and len(item) > 1
+
+
+def _parts(x: Any, as_tensor: AsTensor, places: Sequence[int | None]) -> list[Rows]:
+    """Rows of the parts of each item at these places; None for the whole item."""
     workers = x.num_workers if isinstance(x, DataLoader) else 0
     source = x.dataset if isinstance(x, DataLoader) else x
     if isinstance(x, DataLoader) and x.collate_fn not in PLAIN:
@@ -101,7 +115,7 @@ class _Items:
         self.readings = 0
         self.places = 0  # that rows were made of
 
-    def rows(self, place: int) -> Rows:
+    def rows(self, place: int | None) -> Rows:
         """The parts at one place, as rows."""
         self.places += 1
         given = 0  # the last reading of which this part was given
@@ -143,18 +157,18 @@ class _Items:
         found = iter(values)
         return [self.known.pop(i) if i in self.known else next(found) for i in index]
 
-    def _tensor(self, number: int, value: Any, place: int) -> Tensor:
+    def _tensor(self, number: int, value: Any, place: int | None) -> Tensor:
         try:
             return self.as_tensor(_part(value, place))
         except DataError as error:
             raise DataError(f"item {number} of {self.title}: {error}") from None
 
 
-def _part(value: Any, place: int) -> Any:
-    return value[place] if isinstance(value, (tuple, list)) else value
+def _part(item: Any, place: int | None) -> Any:
+    return item[place] if isinstance(item, (tuple, list)) and place is not None else item
 
 
-def _spooled(x: Any, as_tensor: AsTensor, places: list[int]) -> list[Rows]:
+def _spooled(x: Any, as_tensor: AsTensor, places: Sequence[int | None]) -> list[Rows]:
     """A stream, read once into temporary files, which are mapped and vanish with their rows."""
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in places]

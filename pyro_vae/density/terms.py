@@ -106,6 +106,11 @@ class Densities(abc.ABC):
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.num_data = len(batch[0])
+        self.weights: Tensor | None = None  # of the data, in a loss; none for 1 each
+
+    def weighed(self, values: Tensor) -> Tensor:
+        """Values of shape ``(*, N)``, each times the weight of its datum."""
+        return values if self.weights is None else values * self.weights
 
     @property
     @abc.abstractmethod

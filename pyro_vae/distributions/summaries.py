@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -35,3 +37,17 @@ def mean_or_mode(distribution: TorchDistribution) -> Tensor:
     mean = mean_of(distribution)
     known = mean.isfinite()
     return mean if bool(known.all()) else torch.where(known, mean, mode_of(distribution))
+
+
+def mean_or_average(distribution: TorchDistribution, num_samples: int) -> Tensor:
+    """The mean; where it is not known or not finite, the average of draws."""
+    try:
+        mean = distribution.mean
+    except NotImplementedError:
+        mean = math.nan * distribution.sample()
+    known = mean.isfinite()
+    if bool(known.all()):
+        return mean
+
+    average = sum(distribution.sample() for _ in range(num_samples)) / num_samples
+    return torch.where(known, mean, average)

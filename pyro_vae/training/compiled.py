@@ -33,6 +33,10 @@ RECORDED_STEPS = 100  # from which "auto" records: that takes a few steps
 PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
+NOT_COMPILED = (
+    "fit: the step is not compiled ({}); training goes on without, and compile=False leaves this "
+    "warning out"
+)
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 

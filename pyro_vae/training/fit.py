@@ -14,19 +14,21 @@ import functools
 import json
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.infer import ELBO
+from torch import Tensor
 
 from ..conditionals.base import Conditional
 from ..data.columns import names_of
 from ..data.datasets import is_dataset
 from ..data.rows import DataError
-from ..density.identity import data_digest
+from ..density.identity import data_digest, digest_of
 from ..density.problem import Problem
 from ..guards import device_of, mode, own_store, seed_of, seeded, whole_number
 from ..spec.build import describe
@@ -38,6 +40,7 @@ from .losses import objective
 from .progress import progress_bar
 from .run import Run
 from .schedules import Schedule, as_schedule
+from .weighing import as_weights
 
 if TYPE_CHECKING:
     import pandas
@@ -51,6 +54,7 @@ def fit(
     c: Any = None,
     *,
     validation: Any = None,
+    weights: Sequence[float] | np.ndarray | Tensor | None = None,
     loss: str | ELBO = "elbo",
     particles: int | None = None,
     beta: Schedule = 1.0,
@@ -81,6 +85,8 @@ def fit(
         validation: Data for early stopping, for a conditional VAE a pair ``(x, c)``: the parameters
             with the lowest validation loss are restored at the end. Its KL term is weighed by the
             largest beta of the schedule.
+        weights: A number from 0 for each datum, by which its loss counts; only their ratios matter.
+            For elbo, mean_field, iwae and renyi of continuous latents; steps are then not compiled.
         loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field
             (analytic KL), enum, iwae, renyi (alpha 0.5), wake_sleep; iwae with other gradients:
             stl, dreg; in 8 groups: miwae, piwae (Rainforth et al., 2018; the MIWAE of missing data
@@ -159,10 +165,12 @@ def fit(
     if len(problem) <= batch_size + (batch_size > 1):  # one step, with a last datum joined to it
         batch_size = len(problem)
     held_out = None if validation is None else _held_out(vae, validation)
+    run.weights = None if weights is None else as_weights(weights, problem, elbo)
 
     checkpoints = None
     if checkpoint is not None:
         identity = _identity(vae, problem, held_out, elbo, batch_size, seed, clip_norm)
+        identity["weights"] = None if run.weights is None else digest_of(run.weights.tolist())
         checkpoints = Checkpoints(checkpoint, vae, identity, resume=resume)
 
     as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)

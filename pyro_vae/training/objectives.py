@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
@@ -32,6 +32,8 @@ WAYS_OF_PYRO = ("loss", "loss_and_grads", "differentiable_loss")
 
 class Objective(abc.ABC):
     """An ELBO that can be had from densities: what is mixed into one of Pyro's."""
+
+    takes_weights: ClassVar[bool] = False  # of the data
 
     @property
     def is_direct(self) -> bool:
@@ -83,30 +85,37 @@ class OwnELBO(Objective, ELBO):
 class Elbo(Objective, Trace_ELBO):
     """The ELBO, :math:`\\mathrm{E}_q [\\log p(x, z) - \\log q(z)]`, by draws."""
 
+    takes_weights = True
+
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         terms = densities.terms(self.num_particles)
         kl = beta * (terms.log_guide - terms.log_prior)
-        return (terms.log_likelihood - kl).sum() * (-1 / self.num_particles)
+        return densities.weighed(terms.log_likelihood - kl).sum() * (-1 / self.num_particles)
 
 
 class MeanField(Objective, TraceMeanField_ELBO):
     """The ELBO with an analytic KL of the guide from the prior, where it is known."""
 
+    takes_weights = True
+
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         terms = densities.terms(self.num_particles)
         kl = _analytic_kl(densities)
         if kl is None:
-            kl = (terms.log_guide - terms.log_prior).sum() / self.num_particles
-        return beta * kl - terms.log_likelihood.sum() / self.num_particles
+            kl = densities.weighed(terms.log_guide - terms.log_prior).sum() / self.num_particles
+        log_likelihood = densities.weighed(terms.log_likelihood).sum() / self.num_particles
+        return beta * kl - log_likelihood
 
 
 class Renyi(Objective, RenyiELBO):
     """The Rényi bound, and for alpha = 0 the importance-weighted bound (Li & Turner, 2016)."""
 
+    takes_weights = True
+
     def evaluate(self, densities: Densities, beta: float = 1.0) -> Tensor:
         log_weight = (1 - self.alpha) * densities.terms(self.num_particles).log_weight
         log_mean = log_weight.logsumexp(0) - math.log(self.num_particles)
-        return -log_mean.sum() / (1 - self.alpha)
+        return -densities.weighed(log_mean).sum() / (1 - self.alpha)
 
 
 def _analytic_kl(densities: Densities) -> Tensor | None:
@@ -114,7 +123,8 @@ def _analytic_kl(densities: Densities) -> Tensor | None:
         return None
     guide = densities.guide
     try:
-        return kl_divergence(guide, densities.prior.expand(guide.batch_shape)).sum()
+        kl = kl_divergence(guide, densities.prior.expand(guide.batch_shape))
+        return densities.weighed(kl).sum()
     except NotImplementedError:
         return None
 

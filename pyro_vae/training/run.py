@@ -22,7 +22,7 @@ from ..recorded import Recorded
 from ..vae import VAE
 from .adapters import OneOptimiser, Tempered, made_by
 from .callbacks import State
-from .compiled import CompiledStep, NotCompiled, repaid_from, why_not
+from .compiled import NOT_COMPILED, CompiledStep, NotCompiled, repaid_from, why_not
 from .ledger import NotFinite
 from .monitor import Watched
 from .nonfinite import ADVICE, message_of
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 EVALUATION_ROWS = 1024
 READ = 100  # compiled steps, after which their losses are read
 FLUSHED = 500  # steps, after which the optimiser's state is rid of subnormal numbers
-NOT_COMPILED = (
-    "fit: the step is not compiled ({}); training goes on without, and compile=False leaves this "
-    "warning out"
-)
 ONE_STEP = "the first step never is, and it was the only one"
 
 
@@ -53,6 +49,8 @@ class Run:
     clip_norm: float
     compile: bool | str
     skips: bool = False  # steps whose loss or gradient is not finite
+    weights: Tensor | None = None  # of the data, 1 in the mean
+    of_batch: Tensor | None = None  # those of this step
     history: list[dict[str, float]] = field(default_factory=list)
     tempered: Tempered = field(default_factory=Tempered)
     largest_beta: float | None = None
@@ -115,8 +113,8 @@ class Run:
         reason = why_not(self.elbo, self.is_direct)
         if self.compile is False:
             self.not_compiled = "compile=False"
-        elif self.skips:
-            self._go_on_without("on_nonfinite='skip' looks at each step", stacklevel=4)
+        elif self.skips or self.weights is not None:
+            self._go_on_without("on_nonfinite='skip' and weights look at each step", stacklevel=4)
         elif reason:
             self._go_on_without(reason, stacklevel=4)
         elif self.compile == "auto" and steps < repaid_from(self.vae.reference.device):
@@ -135,6 +133,8 @@ class Run:
                 batch = self.problem.batch(index[rows])
                 if epoch == 0:
                     self.watched.take(order[rows], batch)
+                if self.weights is not None:
+                    self.of_batch = self.weights[order[rows]]
                 self.steps += 1
                 if self.steps % FLUSHED == 0:
                     self.optim.flush_subnormal()
@@ -268,6 +268,7 @@ class Run:
         if isinstance(self.elbo, Objective) and self.is_direct:
             per_datum = 1 / len(batch[0])
             densities = self.seen.densities(batch)
+            densities.weights = self.of_batch
             loss: Any = self.elbo.backward(densities, self.tempered.beta, per_datum)
         else:
             loss = self.elbo.loss_and_grads(model, guide, *batch)
