@@ -71,33 +71,15 @@ class Condition:
                 f"Condition needs size= for numbers, or categories= for classes; got {size!r} and "
                 f"{categories!r}; pv.build(x, c=...) finds them"
             )
-        if size is not None:
-            whole_number("size", size, at_least=1)
-        if (
-            not isinstance(seen_by, (list, tuple))
-            or not seen_by
-            or any(part not in PARTS for part in seen_by)
-        ):
-            raise ValueError(
-                f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
-            )
-        num = 1 if size is None else size
-        if columns is not None and (not isinstance(columns, list) or len(columns) != num):
-            needs = f"Condition needs columns as a list of {num} names"
+        self.size = 1 if size is None else size
+        whole_number("size", self.size, at_least=1)
+        if columns is not None and (not isinstance(columns, list) or len(columns) != self.size):
+            needs = f"Condition needs columns as a list of {self.size} names"
             raise ValueError(f"{needs}; got {columns!r:.60}")
         self.columns = columns
-        self.size = num
-        self.seen_by = tuple(seen_by)
-
-        self.labels: list[Labels] = [None] * num
+        self.seen_by = _checked_parts(seen_by)
         self.is_one_of_classes = categories is not None
-        if categories is not None:
-            self.labels[0] = class_names("categories", categories)
-        for column, some in (classes or {}).items():
-            place = self._place("classes", column)
-            if self.labels[place] is not None:
-                raise ValueError(f"classes: column {column!r} is given twice")
-            self.labels[place] = class_names("classes", some)
+        self.labels = self._labels(categories, classes or {})
         self.exposure = None if exposure is None else self._place("exposure", exposure)
         if self.exposure is not None and self.labels[self.exposure] is not None:
             raise ValueError(f"exposure: column {exposure!r} is one of classes; name another")
@@ -264,6 +246,18 @@ class Condition:
             return torch.cat([context, channels], -3)
         return torch.cat([context.reshape(*batch, -1), c.expand(*batch, c.shape[-1])], -1)
 
+    def _labels(self, categories: Classes | None, classes: Mapping[str, Classes]) -> list[Labels]:
+        """The names of the classes of each column; None for numbers."""
+        labels: list[Labels] = [None] * self.size
+        if categories is not None:
+            labels[0] = class_names("categories", categories)
+        for column, some in classes.items():
+            place = self._place("classes", column)
+            if labels[place] is not None:
+                raise ValueError(f"classes: column {column!r} is given twice")
+            labels[place] = class_names("classes", some)
+        return labels
+
     def _name(self, place: int) -> str:
         """A column as a spec writes it."""
         return str(place) if self.columns is None else self.columns[place]
@@ -293,6 +287,15 @@ class Condition:
                 needs, remedy = "c needs exposures above 0", "drop these rows"
             shown = x.reshape(-1, *rows.event_shape)
             refuse(bad.reshape(shown.shape), shown, rows, chunk, needs, remedy)
+
+
+def _checked_parts(seen_by: Any) -> tuple[str, ...]:
+    is_list = isinstance(seen_by, (list, tuple))
+    if not is_list or not seen_by or any(part not in PARTS for part in seen_by):
+        raise ValueError(
+            f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
+        )
+    return tuple(seen_by)
 
 
 def _as_given(labels: list[Any]) -> Any:
