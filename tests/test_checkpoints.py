@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -219,9 +220,52 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     history = fit(whole, epochs=5)
     fit(small(), epochs=4, checkpoint=tmp_path, callback=callback)
     assert len(list(tmp_path.glob("epoch-*"))) == 4
-    (tmp_path / ".state-000009.safetensors.999999999").write_bytes(b"killed as it wrote")
+    left = tmp_path / ".state-000009.safetensors.999999999"
+    left.write_bytes(b"killed as it wrote")
+    os.utime(left, (0, 0))
     same(fit(resumed, epochs=5, checkpoint=tmp_path, resume=True), history)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_another_precision_or_condition_is_another_model(tmp_path):
+    fit(small(), epochs=1, checkpoint=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"in float64 there, .* in float32 here"):
+        fit(small().float(), epochs=2, checkpoint=tmp_path / "a", resume=True)
+
+    def conditional(exposure):
+        parts = [pv.Poisson((4,)), pv.Normal((2,))]
+        return pv.VAE(
+            pv.Normal((2,), loc=0.0, scale=1.0),
+            pv.Amortised(pv.MLP(3, 4, hidden=[4]), parts[0]),
+            pv.Amortised(pv.MLP(6, 4, hidden=[4]), parts[1]),
+            condition=pv.Condition(size=2, exposure=exposure),
+        )
+
+    c = np.random.default_rng(0).gamma(2.0, size=(60, 2))
+    options = {"c": c, "checkpoint": tmp_path / "b"}
+    fit(conditional(0), epochs=1, **options)
+    with pytest.raises(ValueError, match="is of a run with condition"):
+        fit(conditional(1), epochs=2, resume=True, **options)
+
+
+def test_rates_of_groups_may_change_on_the_way(tmp_path):
+    def other(parameters, lr):
+        first, *others = parameters
+        return torch.optim.AdamW([{"params": [first], "lr": 0.0}, {"params": others}], lr=lr)
+
+    vae = small()
+    fit(vae, epochs=1, checkpoint=tmp_path, optimizer=groups)
+    first = next(iter(vae.parameters())).detach().clone()
+    resumed = small()
+    fit(resumed, epochs=3, checkpoint=tmp_path, resume=True, optimizer=other)
+    assert torch.equal(next(iter(resumed.parameters())), first)
+
+
+def test_the_same_instance_of_a_loss_goes_on(tmp_path):
+    elbo = pyro.infer.TraceEnum_ELBO()
+    make = lambda: small(prior="one_hot")  # noqa: E731
+    fit(make(), epochs=1, loss=elbo, checkpoint=tmp_path)
+    assert len(fit(make(), epochs=2, loss=elbo, checkpoint=tmp_path, resume=True)) == 2
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):

@@ -67,6 +67,16 @@ def test_numbers_are_not_taken_for_names_that_are_numbers():
     with pytest.raises(pv.DataError, match="c has classes named '0', '1', '2': give their names"):
         vae.sample(1, [1])
     assert vae.sample(1, ["1"]).shape == (1, 3)
+    fractions = pv.Condition(categories=["1.0", "-2.0"])
+    with pytest.raises(pv.DataError, match="give their names, as strings"):
+        fractions.check(np.array([1.0]), 1)
+    mixed = pd.DataFrame({"site": ["a", "b"], "batch": ["1", "2"]})
+    condition = pv.Condition.of(mixed)
+    with pytest.raises(pv.DataError, match="c has classes named '1', '2': give their names"):
+        condition.check(mixed.assign(batch=[1, 2]), 2)
+    times = mixed.assign(when=pd.to_datetime(["2020-01-01", "2020-01-02"]))
+    with pytest.raises(pv.DataError, match="c must be numbers or labels; got datetime64"):
+        pv.Condition.of(times).check(times, 2)
     with pytest.raises(ValueError, match="categories must be how many, or names that are strings"):
         conditional(pd.Series(CODES + 1, dtype="category"))
     assert conditional(pd.Series(CODES, dtype="category")).condition.describe()["categories"] == 3

@@ -145,6 +145,49 @@ def test_a_stream_is_read_once_and_told_of(caplog):
         pv.data.as_rows(Stream(num=0))
 
 
+def test_a_stream_that_can_be_read_once_loses_no_row():
+    class Once(IterableDataset):
+        def __init__(self):
+            self.items = iter(zip(X, C, strict=True))
+
+        def __iter__(self):
+            return self.items
+
+    assert fit(conditional(), Once()) == fit(conditional(), X, C)
+    vae = conditional()
+    with pytest.raises(pv.DataError, match=r"conditional: give c, .* or a stream of pairs"):
+        vae.encode(Stream(pairs=False))
+
+
+def test_a_list_of_numbers_is_no_pair():
+    class Lists(Dataset):
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, index):
+            return X[index].tolist()
+
+    np.testing.assert_array_equal(pv.data.as_rows(Lists()).take(slice(None)), X)
+    np.testing.assert_array_equal(pv.data.as_rows(Lists()).take(np.array([0, 0, 3])), X[[0, 0, 3]])
+    three = TensorDataset(torch.tensor(X), torch.tensor(C), torch.tensor(C))
+    with pytest.raises(pv.DataError, match=r"pairs .x, c.; got 3 parts"):
+        pv.data.as_rows(three)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        torch.utils.data.SubsetRandomSampler([1, 2]),
+        torch.utils.data.RandomSampler(TENSORS, replacement=True),
+        torch.utils.data.WeightedRandomSampler([1.0] * 60, 60),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_samplers_choose_no_rows(sampler):
+    with pytest.raises(pv.DataError, match="sampler is not used, as all rows are taken"):
+        pv.data.as_rows(DataLoader(TENSORS, sampler=sampler))
+
+
 def test_what_cannot_be_read_as_rows():
     class Ragged(IterableDataset):
         def __iter__(self):
@@ -152,6 +195,20 @@ def test_what_cannot_be_read_as_rows():
 
     with pytest.raises(pv.DataError, match=r"item 1 of a stream has shape \(4,\), item 0 has \(3,"):
         pv.data.as_rows(Ragged())
+
+    class Mixed(IterableDataset):
+        def __iter__(self):
+            yield from (np.zeros(()), np.zeros(4))
+
+    with pytest.raises(pv.DataError, match=r"item 1 of a stream has shape \(4,\), item 0 has \(\)"):
+        pv.data.as_rows(Mixed())
+
+    class Endless(Dataset):
+        def __getitem__(self, index):
+            return X[0], C[0]
+
+    with pytest.raises(pv.DataError, match="data need a length; got Endless"):
+        conditional().encode(Endless())
     with pytest.raises(pv.DataError, match="collate_fn is not used"):
         pv.data.as_rows(DataLoader(TENSORS, collate_fn=list))
     with pytest.raises(pv.DataError, match="got a data set of pairs, whose first parts are x"):

@@ -139,6 +139,9 @@ def test_losses_with_a_gradient_of_their_own_are_refused():
         pv.Loss(None)
     with pytest.raises(ValueError, match="needs beta as a number from 0; got <function"):
         pv.Loss(counts(), beta=pv.linear_warmup(2))
+    loss = pv.Loss(counts(), "iwae")
+    with pytest.raises(ValueError, match="beta weighs the KL term"):
+        loss.beta = 0.5
     with pytest.raises(ValueError, match="no loss is named 'elb'"):
         pv.Loss(counts(), "elb")
 

@@ -1,6 +1,7 @@
 """Weights of data: what a loss counts for each."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -37,6 +38,15 @@ def test_a_loss_is_the_weighed_sum_of_those_of_each_datum(name, prior):
     each = [loss(one) for one in torch.eye(40)]
     assert loss(torch.tensor(WEIGHTS)) == pytest.approx(WEIGHTS @ each, rel=1e-10)
     assert loss(None) == pytest.approx(sum(each), rel=1e-10)
+
+
+def test_weights_of_a_split_frame_and_of_any_size():
+    series = pd.Series(WEIGHTS, index=np.arange(100, 140))
+    assert (
+        fit(counts(), weights=series).loss.tolist() == fit(counts(), weights=WEIGHTS).loss.tolist()
+    )
+    huge = fit(counts(), weights=np.full(40, 1e308)).loss.tolist()
+    assert huge == fit(counts()).loss.tolist()
 
 
 def test_only_ratios_matter_and_ones_change_nothing():

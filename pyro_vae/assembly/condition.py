@@ -45,7 +45,8 @@ class Condition:
 
     Raises:
         ValueError: Both or neither of size and categories are given, a part or a column is unknown,
-            or there are not as many names as columns.
+            a column is given twice, there are not as many names as columns, or the prior is to see
+            nothing but the exposure.
 
     Example:
         >>> Condition(categories=3).encode(torch.tensor([2.0, 0.0]))
@@ -118,7 +119,7 @@ class Condition:
     def describe(self) -> dict[str, Any]:
         """Names and plain values, as a spec writes them."""
         classes = {
-            self._name(place): _as_given(labels)
+            self._name(place): labels if isinstance(labels[0], str) else len(labels)
             for place, labels in enumerate(self.labels)
             if labels is not None
         }
@@ -164,8 +165,7 @@ class Condition:
         """
         frame = with_labels(c)
         if frame is None:
-            if not isinstance(c, (Rows, Tensor)):  # which have places already
-                refuse_numbers_for_names(self.labels)
+            refuse_numbers_for_names(c, self.labels)
             return as_rows(c, pairs=False)
         if self.columns is not None and set(frame.columns) == set(self.columns):
             frame = frame[self.columns]
@@ -290,14 +290,8 @@ class Condition:
 
 
 def _checked_parts(seen_by: Any) -> tuple[str, ...]:
-    is_list = isinstance(seen_by, (list, tuple))
-    if not is_list or not seen_by or any(part not in PARTS for part in seen_by):
-        raise ValueError(
-            f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
-        )
-    return tuple(seen_by)
-
-
-def _as_given(labels: list[Any]) -> Any:
-    """The names of classes, or how many, where they have none."""
-    return labels if isinstance(labels[0], str) else len(labels)
+    if isinstance(seen_by, (list, tuple)) and seen_by and all(part in PARTS for part in seen_by):
+        return tuple(seen_by)
+    raise ValueError(
+        f"Condition needs seen_by as a list of some of {', '.join(PARTS)}; got {seen_by!r}"
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from ..guards import whole_number
-from .rows import DataError
+from .rows import DataError, Rows
 
 if TYPE_CHECKING:
     import pandas
@@ -67,15 +68,28 @@ def class_names(argument: str, classes: Any) -> list[Any]:
     return names
 
 
-def refuse_numbers_for_names(labels: list[Labels]) -> None:
-    """Raise where numbers are given for classes whose names are numbers: 1 would be class '2'."""
+def refuse_numbers_for_names(c: Any, labels: list[Labels]) -> None:
+    """Raise where numbers are given for classes whose names are numbers: 1 would be class '2'.
+
+    Rows and tensors have places already.
+    """
+    if isinstance(c, (Rows, Tensor)):
+        return
     for classes in labels:
-        if classes and any(isinstance(name, str) and name.isdigit() for name in classes):
-            names = ", ".join(map(repr, classes[:SHOWN]))
+        if any(isinstance(name, str) and _is_number(name) for name in classes or []):
+            names = ", ".join(map(repr, (classes or [])[:SHOWN]))
             raise DataError(
                 f"c has classes named {names}: give their names, as strings; numbers would be "
                 "taken as their places"
             )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def coded(frame: pandas.DataFrame, labels: list[Labels]) -> np.ndarray:
@@ -92,7 +106,12 @@ def coded(frame: pandas.DataFrame, labels: list[Labels]) -> np.ndarray:
     for place, classes in enumerate(labels):
         column = frame.iloc[:, place]
         where = f"column {frame.columns[place]!r}"
+        if column.dtype.kind in "mMc":
+            raise DataError(
+                f"c must be numbers or labels; got {column.dtype} in {where}; convert it"
+            )
         if labels_of(column) is None:
+            refuse_numbers_for_names(column, [classes])
             numbers[:, place] = column.to_numpy(dtype=float, na_value=np.nan)
         elif classes is None:
             raise DataError(

@@ -18,6 +18,7 @@ SHARED = {  # what all parts must have in common
     "model_digest": "the same model",
     "unit": "data one by one",
     "measure": "likelihoods with respect to the same measure",
+    "precision": "the same precision",
 }
 OF_WEIGHTS = ("curve", "blocks", "tail")  # of one length where all drew alike
 SUMMED = ("cells", "num_data", "seconds", "draws")  # attributes, by how they begin
@@ -79,7 +80,8 @@ def _check(parts: list[Any]) -> None:
     if not parts:
         raise ValueError("concat needs at least one result of log_evidence; got none")
     for number, part in enumerate(parts):
-        if not isinstance(part, xarray.Dataset) or not {"log_evidence", "se", "khat"} <= set(part):
+        is_result = isinstance(part, xarray.Dataset) and "data_digest" in part.attrs
+        if not is_result or not {"log_evidence", "se", "khat"} <= set(part):
             raise TypeError(
                 f"concat needs results of log_evidence; got {type(part).__name__} as part {number}"
             )

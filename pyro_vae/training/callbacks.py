@@ -38,7 +38,8 @@ Callback = Callable[[State], bool | None]
 
 
 def wants_to_stop(callback: Callback | None, make_state: Callable[[], State]) -> bool:
-    """Whether a callback asks to stop: whether it returns True. What it draws changes no training.
+    """Whether a callback asks to stop: whether it returns True. What it draws from torch
+    changes no training.
 
     Raises:
         TypeError: It returns something else than True, False or None.

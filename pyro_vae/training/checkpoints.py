@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("pyro_vae.training")
 FORMAT = "pyro_vae/run/1"
 KEPT = 2
+OLD = 3600.0  # seconds, after which a file that is being written is one that was left
 NAME = re.compile(r"state-(\d{6,})\.safetensors")
 LEFT = re.compile(r"\.(?:state-\d+\.safetensors|history\.csv)\.(\d+)")  # as files.write names them
 PLAIN = (bool, int, float, str, type(None))
@@ -108,10 +109,9 @@ class Checkpoints:
         return sorted(numbers, key=lambda path: numbers[path])
 
     def _remove_leftovers(self) -> None:
-        """Remove what processes have left that were killed as they wrote."""
+        """Remove what processes have left that were killed as they wrote, an hour ago or more."""
         for path in self.folder.glob(".*"):
-            match = LEFT.fullmatch(path.name)
-            if match and not _is_alive(int(match[1])):
+            if LEFT.fullmatch(path.name) and time.time() - path.stat().st_mtime > OLD:
                 path.unlink(missing_ok=True)
 
     def _newest(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
@@ -139,8 +139,7 @@ class Checkpoints:
                     f"resume: {path} is of a run with {name} {state['run'].get(name)!r:.200}; got "
                     f"{value!r:.200}; go on with the same, or give another folder"
                 )
-        saved = {name: tuple(tensor.shape) for name, tensor in _under("model", tensors).items()}
-        own = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+        saved, own = _kinds(_under("model", tensors)), _kinds(vae.state_dict())
         for name in sorted(saved.keys() | own.keys()):
             if saved.get(name) != own.get(name):
                 raise ValueError(
@@ -149,14 +148,12 @@ class Checkpoints:
                 )
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Shape and precision of each tensor."""
+    return {
+        name: f"{tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in tensors.items()
+    }
 
 
 def _refuse_other_optimiser(path: Path, run: Run, state: dict[str, Any]) -> None:
@@ -240,6 +237,9 @@ def _put_back(run: Run, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
         {key: tuple(value) if key == "betas" else value for key, value in group.items()}
         for group in state["groups"]
     ]
+    for number, group in enumerate(run.optim.optimiser.param_groups):
+        if number not in run.scheduled:  # of a rate of its own, which may be another now
+            groups[number]["lr"] = group["lr"]
     run.optim.set_state({"state": values, "param_groups": groups})
     pairs = zip(run.optim.parameters, state["reached"], strict=True)
     run.optim.reached = [parameter for parameter, was in pairs if was]

@@ -45,6 +45,8 @@ from .weighing import as_weights
 if TYPE_CHECKING:
     import pandas
 
+ADAPTED = ("step_size", "max_plate_nesting")  # what mcem and Pyro change of a loss as they go
+
 fused_adam = functools.partial(torch.optim.Adam, fused=True)
 
 
@@ -86,7 +88,8 @@ def fit(
             with the lowest validation loss are restored at the end. Its KL term is weighed by the
             largest beta of the schedule.
         weights: A number from 0 for each datum, by which its loss counts; only their ratios matter.
-            For elbo, mean_field, iwae and renyi of continuous latents; steps are then not compiled.
+            For elbo, mean_field, iwae and renyi of continuous latents; steps are then not compiled,
+            and the loss of `validation` has none.
         loss: A Pyro ELBO, or the name of one: elbo (exact over discrete latents), mean_field
             (analytic KL), enum, iwae, renyi (alpha 0.5), wake_sleep; iwae with other gradients:
             stl, dreg; in 8 groups: miwae, piwae (Rainforth et al., 2018; the MIWAE of missing data
@@ -200,11 +203,12 @@ def _identity(
     options = {
         key: value
         for key, value in sorted(vars(elbo).items())
-        if isinstance(value, (int, float, str)) and key != "step_size"  # which mcem adapts
+        if isinstance(value, (int, float, str)) and key not in ADAPTED
     }
     parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
     return {
         **{role: _described(part) for role, part in parts.items()},
+        "condition": None if vae.condition is None else json.dumps(vae.condition.describe()),
         "data": _digest(problem),
         "validation data": None if held_out is None else _digest(held_out),
         "loss": type(elbo).__name__,

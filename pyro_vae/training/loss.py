@@ -13,7 +13,7 @@ from ..assembly.missing import is_missing
 from ..density.direct import Direct
 from ..guards import own_store
 from ..vae import VAE
-from .losses import objective
+from .losses import objective, record_of
 from .objectives import Objective
 
 
@@ -29,7 +29,8 @@ class Loss(nn.Module):
         loss: A Pyro ELBO, or the name of one, as in ``fit``; none with a gradient of its own, as
             wake_sleep, dreg, piwae and mcem have.
         particles: The samples of z for each datum (default: the loss's own).
-        beta: The weight of the KL term; it may be changed later, as the attribute ``beta``.
+        beta: The weight of the KL term; of elbo and mean_field it may be changed later, as the
+            attribute ``beta``.
         free_bits: The nats of KL in each latent dimension that cost nothing.
 
     Raises:
@@ -61,11 +62,8 @@ class Loss(nn.Module):
         super().__init__()
         if not isinstance(vae, VAE):
             raise TypeError(f"Loss needs a VAE; got {type(vae).__name__}")
-        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not beta >= 0:
-            raise ValueError(f"Loss needs beta as a number from 0; got {beta!r:.60}")
         self.vae = vae
-        self.beta = beta
-        self.elbo: Any = objective(vae, loss, particles, beta, free_bits)
+        self.elbo: Any = objective(vae, loss, particles, 1.0, free_bits)
         self.is_direct = isinstance(self.elbo, Objective) and self.elbo.is_direct
         own_gradient = self.is_direct and not self.elbo.differentiates_its_value
         if own_gradient or not (self.is_direct or hasattr(self.elbo, "differentiable_loss")):
@@ -74,8 +72,20 @@ class Loss(nn.Module):
                 "one of its own; fit trains by it, and elbo, mean_field, iwae, renyi, stl and "
                 "miwae can stand here"
             )
-        if not self.is_direct and beta != 1.0:
-            raise ValueError("Loss: beta weighs the KL term of elbo or mean_field; leave it at 1")
+        self.beta = beta
+
+    @property
+    def beta(self) -> float:
+        """The weight of the KL term."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta: float) -> None:
+        if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not beta >= 0:
+            raise ValueError(f"Loss needs beta as a number from 0; got {beta!r:.60}")
+        if beta != 1.0 and not (self.is_direct and record_of(self.elbo).has_kl):
+            raise ValueError("Loss: beta weighs the KL term of elbo and mean_field; leave it at 1")
+        self._beta = beta
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """The loss per datum of a batch, in nats: its mean over the rows of x.

@@ -114,7 +114,8 @@ class Run:
         if self.compile is False:
             self.not_compiled = "compile=False"
         elif self.skips or self.weights is not None:
-            self._go_on_without("on_nonfinite='skip' and weights look at each step", stacklevel=4)
+            why = "on_nonfinite='skip'" if self.skips else "weights="
+            self._go_on_without(f"{why} looks at each step", stacklevel=4)
         elif reason:
             self._go_on_without(reason, stacklevel=4)
         elif self.compile == "auto" and steps < repaid_from(self.vae.reference.device):

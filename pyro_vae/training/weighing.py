@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
@@ -20,7 +21,8 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
         DataError: There is not one for each datum, or one is no number from 0, or all are 0.
         ValueError: The loss does not know weights.
     """
-    takes = isinstance(elbo, Objective) and elbo.is_direct and elbo.takes_weights
+    takes = isinstance(elbo, Objective) and elbo.is_direct and type(elbo).takes_weights
+    takes = takes and type(elbo).evaluate.__module__ == Objective.__module__  # and no other's
     if not takes or problem.vae is None:
         raise ValueError(
             f"weights count in elbo, mean_field, iwae and renyi of continuous latents; got "
@@ -28,7 +30,8 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
         )
     like = problem.vae.reference
     try:
-        found = torch.as_tensor(given, dtype=torch.float64)
+        values = given if isinstance(given, Tensor) else np.array(given, dtype=float)
+        found = torch.as_tensor(values, dtype=torch.float64).cpu()
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"weights must be numbers; got {given!r:.60}") from None
     if found.shape != (len(problem),):
@@ -42,4 +45,5 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
         raise DataError(f"weights must be numbers from 0; got {float(found[row])} at row {row}")
     if not bool(found.any()):
         raise DataError("weights must not all be 0; got nothing to train on")
+    found = found / found.max()  # whose sum is a number
     return (found / found.mean()).to(like)
