@@ -208,7 +208,7 @@ class Run:
             self.compiled(batch, self.tempered.beta)
         except NotCompiled as error:
             self.unread.pop()
-            self._go_on_without(str(error), stacklevel=5)
+            self._go_on_without(str(error), stacklevel=6)
             return self._read() + self._step(batch, validate=False)
         if self.compiled.adam is None or len(self.unread) == READ:
             return self._read()
