@@ -172,8 +172,7 @@ def fit(
 
     checkpoints = None
     if checkpoint is not None:
-        identity = _identity(vae, problem, held_out, elbo, batch_size, seed, clip_norm)
-        identity["weights"] = None if run.weights is None else digest_of(run.weights.tolist())
+        identity = _identity(run, problem, held_out, batch_size, seed)
         checkpoints = Checkpoints(checkpoint, vae, identity, resume=resume)
 
     as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
@@ -191,15 +190,10 @@ def fit(
 
 
 def _identity(
-    vae: VAE,
-    problem: Problem,
-    held_out: Problem | None,
-    elbo: ELBO,
-    batch_size: int,
-    seed: int,
-    clip_norm: float,
+    run: Run, problem: Problem, held_out: Problem | None, batch_size: int, seed: int
 ) -> dict[str, Any]:
     """What a run must share with one that it resumes, as plain values."""
+    vae, elbo = run.vae, run.elbo
     options = {
         key: value
         for key, value in sorted(vars(elbo).items())
@@ -215,7 +209,8 @@ def _identity(
         "options of the loss": options,
         "batch_size": int(batch_size),
         "seed": int(seed),
-        "clip_norm": float(clip_norm),
+        "clip_norm": float(run.clip_norm),
+        "weights": None if run.weights is None else digest_of(run.weights.tolist()),
     }
 
 
