@@ -93,11 +93,16 @@ def seeded(seed: int) -> Iterator[None]:
     with process_lock:
         before = random_states()
         try:
-            for generator in _generators():
-                generator.manual_seed(int(seed))
+            seed_all(int(seed))
             yield
         finally:
             set_random_states(before)
+
+
+def seed_all(seed: int) -> None:
+    """Have torch draw from `seed`, where :func:`seeded` puts back what was before."""
+    for generator in _generators():
+        generator.manual_seed(seed)
 
 
 def random_states() -> list[torch.Tensor]:

@@ -31,20 +31,28 @@ class Plan:
 def train(run: Run, plan: Plan, show: Callable[[int, dict[str, float]], None]) -> None:
     """Train, from the newest checkpoint on."""
     first, stopped = plan.checkpoints.put_back(run, plan.epochs) if plan.checkpoints else (0, False)
-    watch = Watch(run.vae)
+    run.align()
+    watch, group = Watch(run.vae), run.group
     for epoch in range(first, plan.epochs):
         if stopped or _is_out_of_patience(run, plan, epoch - 1):
             break
         run.epoch(epoch, plan.batch_size)
+        run.align()
+        if epoch == 0:
+            run.watched.join(group, run.vae.reference)
         if plan.held_out is not None:
             stride = plan.batch_size / len(run.problem)
             run.validate(epoch, plan.held_out, plan.epochs, stride)
         with mode(run.vae, training=False):
             run.history[-1].update(watch(run.watched.batch))
         show(len(run.problem), run.history[-1])
-        stopped = wants_to_stop(plan.callback, run.state)
-        if plan.checkpoints:
-            plan.checkpoints.write(run, epoch, epochs=plan.epochs, stopped=stopped)
+        with group.together():
+            if group.is_first:
+                stopped = wants_to_stop(plan.callback, run.state)
+                if plan.checkpoints:
+                    plan.checkpoints.write(run, epoch, epochs=plan.epochs, stopped=stopped)
+        run.align()
+        stopped = group.gathered(stopped)[0]
 
 
 def _is_out_of_patience(run: Run, plan: Plan, epoch: int) -> bool:

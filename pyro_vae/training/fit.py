@@ -11,7 +11,6 @@ before the first step that a NaN would spoil.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -24,18 +23,17 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..conditionals.base import Conditional
 from ..data.columns import names_of
 from ..data.datasets import is_dataset
 from ..data.rows import DataError
-from ..density.identity import data_digest, digest_of
 from ..density.problem import Problem
 from ..guards import device_of, mode, own_store, seed_of, seeded, whole_number
-from ..spec.build import describe
 from ..vae import VAE
 from .callbacks import Callback
 from .checkpoints import Checkpoints
 from .epochs import Plan, history_of_what_was_interrupted, train, warn_of_what_was_not_reached
+from .group import Group
+from .identity import identity_of, shared_by_processes
 from .losses import objective
 from .progress import progress_bar
 from .run import Run
@@ -44,8 +42,6 @@ from .weighing import as_weights
 
 if TYPE_CHECKING:
     import pandas
-
-ADAPTED = ("step_size", "max_plate_nesting")  # what mcem and Pyro change of a loss as they go
 
 fused_adam = functools.partial(torch.optim.Adam, fused=True)
 
@@ -155,76 +151,60 @@ def fit(
             reached their scale; after at least 10 epochs no latent dimension is used; or a step is
             not compiled that should be.
     """
-    _check_vae(vae)
-    schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
-    elbo = objective(vae, loss, particles, beta, free_bits)
-    run = Run(vae, elbo, *schedules, clip_norm, compile, skips=on_nonfinite == "skip")
-    _check_numbers(epochs, batch_size, patience, clip_norm, compile)
-    _check_choices(checkpoint, resume, callback, on_nonfinite)
-    if device is not None:
-        vae.to(device_of(device))
-    problem = Problem.of(vae, x, c).on_device()
-    vae.columns = vae.columns or names_of(problem.rows)
-    if len(problem) <= batch_size + (batch_size > 1):  # one step, with a last datum joined to it
-        batch_size = len(problem)
-    held_out = None if validation is None else _held_out(vae, validation)
-    run.weights = None if weights is None else as_weights(weights, problem, elbo)
+    group = Group.here()
+    with group.together():
+        _check_vae(vae)
+        schedules = as_schedule("beta", beta), as_schedule("learning_rate", learning_rate)
+        elbo = objective(vae, loss, particles, beta, free_bits)
+        skips = on_nonfinite == "skip"
+        run = Run(vae, elbo, *schedules, clip_norm, compile, skips=skips, seed=seed, group=group)
+        _check_numbers(epochs, batch_size, patience, seed, clip_norm, compile)
+        _check_choices(checkpoint, resume, callback, on_nonfinite)
+        if device is not None:
+            vae.to(device_of(device))
+        problem = Problem.of(vae, x, c).on_device()
+        vae.columns = vae.columns or names_of(problem.rows)
+        if len(problem) <= batch_size + (
+            batch_size > 1
+        ):  # one step, with a last datum joined to it
+            batch_size = len(problem)
+        held_out = None if validation is None else _held_out(vae, validation)
+        run.weights = None if weights is None else as_weights(weights, problem, elbo)
 
-    checkpoints = None
-    if checkpoint is not None:
-        identity = _identity(run, problem, held_out, batch_size, seed)
-        checkpoints = Checkpoints(checkpoint, vae, identity, resume=resume)
+        identity = identity_of(run, problem, held_out, batch_size)
+        checkpoints = None
+        if checkpoint is not None:
+            checkpoints = Checkpoints(checkpoint, vae, identity, resume=resume)
+    plan = Plan(epochs, batch_size, patience, held_out, checkpoints, callback)
+    group.agree_on(identity | shared_by_processes(run, plan))
 
-    as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
-    drawn_from = seed_of(seed, vae.times_fitted) if vae.times_fitted else seed
-    bar = progress_bar(epochs, progress)
-    with own_store(), seeded(drawn_from), as_in_training, no_validation, run, bar as show:
-        run.start(optimizer, problem)
-        run.choose_whether_to_compile(steps=epochs * math.ceil(len(problem) / batch_size))
-        plan = Plan(epochs, batch_size, patience, held_out, checkpoints, callback)
-        with history_of_what_was_interrupted(run):
-            train(run, plan, show)
-    vae.times_fitted += 1
-    warn_of_what_was_not_reached(run)
+    _train_by(run, plan, problem, optimizer, show_progress=progress and group.is_first)
+    if group.is_first:
+        warn_of_what_was_not_reached(run)
     return run.frame()
 
 
-def _identity(
-    run: Run, problem: Problem, held_out: Problem | None, batch_size: int, seed: int
-) -> dict[str, Any]:
-    """What a run must share with one that it resumes, as plain values."""
-    vae, elbo = run.vae, run.elbo
-    options = {
-        key: value
-        for key, value in sorted(vars(elbo).items())
-        if isinstance(value, (int, float, str)) and key not in ADAPTED
-    }
-    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
-    return {
-        **{role: _described(part) for role, part in parts.items()},
-        "condition": None if vae.condition is None else json.dumps(vae.condition.describe()),
-        "data": _digest(problem),
-        "validation data": None if held_out is None else _digest(held_out),
-        "loss": type(elbo).__name__,
-        "options of the loss": options,
-        "batch_size": int(batch_size),
-        "seed": int(seed),
-        "clip_norm": float(run.clip_norm),
-        "weights": None if run.weights is None else digest_of(run.weights.tolist()),
-    }
-
-
-def _described(part: Conditional) -> str:
-    """A part as a spec writes it, or by its kind where none can."""
-    try:
-        return json.dumps(describe(part), sort_keys=True)
-    except TypeError:
-        return part.title
-
-
-def _digest(problem: Problem) -> str:
-    rows = problem.rows
-    return data_digest(rows) if rows.is_fixed else f"{len(rows)} rows that change"
+def _train_by(
+    run: Run,
+    plan: Plan,
+    problem: Problem,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    *,
+    show_progress: bool,
+) -> None:
+    """Train, and leave all that is the caller's as it was."""
+    vae, seed = run.vae, run.seed
+    as_in_training, no_validation = mode(vae, training=True), pyro.validation_enabled(False)
+    drawn_from = seed_of(seed, vae.times_fitted) if vae.times_fitted else seed
+    bar = progress_bar(plan.epochs, show_progress)
+    with own_store(), seeded(drawn_from), as_in_training, no_validation, run, bar as show:
+        with run.group.together():
+            run.start(optimizer, problem)
+            steps = plan.epochs * math.ceil(len(problem) / plan.batch_size)
+            run.choose_whether_to_compile(steps)
+        with history_of_what_was_interrupted(run):
+            train(run, plan, show)
+    vae.times_fitted += 1
 
 
 def _check_vae(vae: VAE) -> None:
@@ -240,7 +220,12 @@ def _check_vae(vae: VAE) -> None:
 
 
 def _check_numbers(
-    epochs: int, batch_size: int, patience: int | None, clip_norm: float, compile: bool | str
+    epochs: int,
+    batch_size: int,
+    patience: int | None,
+    seed: int,
+    clip_norm: float,
+    compile: bool | str,
 ) -> None:
     if not isinstance(clip_norm, numbers.Real) or not clip_norm > 0:
         raise ValueError(f"clip_norm must be a number above 0; got {clip_norm!r}")
@@ -249,6 +234,7 @@ def _check_numbers(
     counts = {"epochs": epochs, "batch_size": batch_size}
     for name, value in (counts if patience is None else counts | {"patience": patience}).items():
         whole_number(name, value, at_least=1)
+    whole_number("seed", seed, at_least=0, at_most=2**63 - 1)
 
 
 def _check_choices(checkpoint: Any, resume: bool, callback: Any, on_nonfinite: str) -> None:

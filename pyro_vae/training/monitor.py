@@ -26,6 +26,7 @@ from ..guards import seeded
 from ..recorded import Recorded
 from ..vae import VAE
 from .free_bits import element_of, kl_by_part
+from .group import Group
 
 ROWS = 128  # that are looked at
 PAIRED = 50  # rows whose guides are averaged, for the mutual information
@@ -54,6 +55,14 @@ class Watched:
         """Keep those rows of a batch that are looked at; `index` says which rows they are."""
         for place in np.flatnonzero(self._is_watched[index]).tolist():
             self._kept[int(index[place])] = tuple(part[place : place + 1].clone() for part in batch)
+
+    def join(self, group: Group, like: Tensor) -> None:
+        """Keep what each process of a group has read, as `like`."""
+        to_tell = {number: [part.cpu() for part in kept] for number, kept in self._kept.items()}
+        for other in group.gathered(to_tell):
+            for number, parts in other.items():
+                if number not in self._kept:
+                    self._kept[number] = tuple(part.to(like) for part in parts)
 
     def put_back(self, batch: Batch) -> None:
         """Keep what :attr:`batch` gave before."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyro
 import torch
@@ -23,11 +24,12 @@ from ..vae import VAE
 from .adapters import OneOptimiser, Tempered, made_by
 from .callbacks import State
 from .compiled import NOT_COMPILED, CompiledStep, NotCompiled, repaid_from, why_not
+from .group import Group
 from .ledger import NotFinite
 from .monitor import Watched
 from .nonfinite import ADVICE, message_of
-from .objectives import Objective
 from .step import steps_of
+from .step_loss import StepLoss, of_batches, scalar
 
 if TYPE_CHECKING:
     import pandas
@@ -49,8 +51,9 @@ class Run:
     clip_norm: float
     compile: bool | str
     skips: bool = False  # steps whose loss or gradient is not finite
+    seed: int = 0
+    group: Group = field(default_factory=Group)
     weights: Tensor | None = None  # of the data, 1 in the mean
-    of_batch: Tensor | None = None  # those of this step
     history: list[dict[str, float]] = field(default_factory=list)
     tempered: Tempered = field(default_factory=Tempered)
     largest_beta: float | None = None
@@ -93,9 +96,7 @@ class Run:
         made = made_by(optimizer, parameters, rate)
         self.scheduled = [n for n, group in enumerate(made.param_groups) if group["lr"] == rate]
         self.optim = OneOptimiser(made, self.clip_norm)
-        self.problem = self.seen = problem
-        can_be = isinstance(self.elbo, Objective) and self.elbo.is_direct
-        self.is_direct = can_be and problem.vae is not None
+        self.problem = problem
         trained = {id(p) for group in made.param_groups for p in group["params"]}
         if trained.isdisjoint(map(id, parameters)):
             raise ValueError(
@@ -103,39 +104,45 @@ class Run:
             )
         self.untrained = [p for p in self.vae.parameters() if id(p) not in trained]
         self.watched = Watched(len(problem))
-        self.evaluate = Recorded(self._direct_loss, self.vae)
+        loss = StepLoss(self.elbo, self.tempered, self.group, problem, self.optim.parameters)
+        self.loss, self.evaluate = loss, Recorded(loss.evaluate, self.vae)
         model, guide = self.tempered(self.vae.model), self.tempered(self.vae.guide)
-        self.svi = SVI(model, guide, self.optim, self._loss, loss_and_grads=self._loss_and_grads)
+        self.svi = SVI(model, guide, self.optim, loss.loss, loss_and_grads=loss.loss_and_grads)
         self.started = time.perf_counter()
 
     def choose_whether_to_compile(self, steps: int) -> None:
         """Compile the steps after the first, or not; `steps` are to come, at most."""
-        reason = why_not(self.elbo, self.is_direct)
+        reason = why_not(self.elbo, self.loss.is_direct)
         if self.compile is False:
             self.not_compiled = "compile=False"
         elif self.skips or self.weights is not None:
             why = "on_nonfinite='skip'" if self.skips else "weights="
-            self._go_on_without(f"{why} looks at each step", stacklevel=4)
+            self._go_on_without(f"{why} looks at each step", stacklevel=5)
+        elif not self.group.is_one:
+            self._go_on_without("processes sum their gradients in each", stacklevel=5)
         elif reason:
-            self._go_on_without(reason, stacklevel=4)
+            self._go_on_without(reason, stacklevel=5)
         elif self.compile == "auto" and steps < repaid_from(self.vae.reference.device):
             self.not_compiled = f"{steps} steps do not repay it; compile=True compiles them"
 
     def epoch(self, epoch: int, batch_size: int) -> None:
         """Go through the data once, and write a row of the history."""
-        num = len(self.problem)
+        num, group, fitted = len(self.problem), self.group, self.vae.times_fitted
+        group.seed_order(self.seed, fitted, epoch)
         order = torch.randperm(num, device="cpu").numpy()
         index = self.problem.rows.as_index(order)
-        self.seen, total, start, self.left_out = self.problem, 0.0, 0, 0
+        self.loss.problem, total, start, self.left_out = self.problem, 0.0, 0, 0
         try:
             for rows in steps_of(num, batch_size):
                 start = rows.start
                 self._schedule(epoch + start / num)
-                batch = self.problem.batch(index[rows])
-                if epoch == 0:
-                    self.watched.take(order[rows], batch)
+                group.seed_noise(self.seed, fitted, self.steps)
+                own, self.loss.rows = group.share(rows), rows.stop - start
+                batch = group.attempt(self.problem.batch, index[own]) or ()
+                if epoch == 0 and batch:
+                    self.watched.take(order[own], batch)
                 if self.weights is not None:
-                    self.of_batch = self.weights[order[rows]]
+                    self.loss.weights = self.weights[order[own]]
                 self.steps += 1
                 if self.steps % FLUSHED == 0:
                     self.optim.flush_subnormal()
@@ -149,7 +156,7 @@ class Run:
                 raise FloatingPointError("loss or gradient of every step")
         except FloatingPointError as error:
             bad = self.unread[error.steps] if isinstance(error, NotFinite) else start
-            if bad != start:
+            if bad != start or not group.is_one:
                 batch = self.problem.batch(index[bad : bad + batch_size])
             place = epoch, bad // batch_size
             message = message_of(error, place, self.vae, batch, self.problem.rows)
@@ -165,6 +172,13 @@ class Run:
         }
         self.history.append({**row, "skipped": self.skipped} if self.skips else row)
 
+    def align(self) -> None:
+        """Make model and loss in all processes what they are in the first."""
+        self.group.spread(list(self.vae.state_dict().values()))
+        step_size = getattr(self.elbo, "step_size", None)  # which mcem adapts
+        if step_size is not None:
+            vars(self.elbo)["step_size"] = self.group.gathered(step_size)[0]
+
     def validate(self, epoch: int, held_out: Problem, epochs: int, stride: float) -> None:
         """The loss on held-out data: with the same draws each time, and the largest beta."""
         if self.largest_beta is None:
@@ -173,12 +187,13 @@ class Run:
         if self.weighed_by not in (None, self.largest_beta):
             self.best_loss = math.inf  # of a schedule that went less far
         self.tempered.beta = self.weighed_by = self.largest_beta
-        self.seen = held_out
-        with seeded(0), mode(self.vae, training=False):
-            batches = map(held_out.batch, held_out.rows.chunks(EVALUATION_ROWS))
-            total = sum(self._evaluated(batches))
+        self.loss.problem = held_out
+        rank, size, total = self.group.rank, self.group.size, 0.0
+        with self.group.together(), seeded(rank), mode(self.vae, training=False):
+            chunks = itertools.islice(held_out.rows.chunks(EVALUATION_ROWS), rank, None, size)
+            total = sum(self._evaluated(map(held_out.batch, chunks)))
 
-        self.history[-1]["validation"] = loss = total / len(held_out)
+        self.history[-1]["validation"] = loss = self.group.total(total) / len(held_out)
         if not math.isfinite(loss):
             raise FloatingPointError(f"fit: the validation loss is {loss} at epoch {epoch}{ADVICE}")
         if loss < self.best_loss:
@@ -187,12 +202,11 @@ class Run:
 
     def _evaluated(self, batches: Iterable[Batch]) -> list[float]:
         """The losses of some batches."""
-        if not self.is_direct:
-            return [_scalar(self.svi.evaluate_loss(*batch)) for batch in batches]
+        if not self.loss.is_direct:
+            return [scalar(self.svi.evaluate_loss(*batch)) for batch in batches]
         like = self.vae.reference
         beta = torch.full((), self.tempered.beta, dtype=like.dtype, device=like.device)
-        with torch.no_grad():
-            return torch.stack([self.evaluate(beta, *batch)[0] for batch in batches]).tolist()
+        return of_batches(self.evaluate, beta, batches)
 
     def _compiled_step(self, batch: Batch, start: int) -> float:
         """One step as one compiled call; where that fails, by SVI from now on.
@@ -208,7 +222,7 @@ class Run:
             self.compiled(batch, self.tempered.beta)
         except NotCompiled as error:
             self.unread.pop()
-            self._go_on_without(str(error), stacklevel=6)
+            self._go_on_without(str(error), stacklevel=7)
             return self._read() + self._step(batch, validate=False)
         if self.compiled.adam is None or len(self.unread) == READ:
             return self._read()
@@ -230,19 +244,14 @@ class Run:
 
     def _step(self, batch: Batch, validate: bool) -> float:
         """One step of SVI, the first one under Pyro's validation: its loss, 0 if it is skipped."""
-        self.optim.batch = 1 if self.is_direct else len(batch[0])
+        self.optim.batch = 1 if self.loss.is_direct else self.loss.rows
         for parameter in self.untrained:
             parameter.grad = None
         validation = pyro.validation_enabled(True) if validate else contextlib.nullcontext()
         before = [(b, b.clone()) for b in self.vae.buffers()] if self.skips else []
         try:
             with validation:
-                return _scalar(self.svi.step(*batch))
-        except ValueError as error:
-            if "invalid values" not in str(error):
-                raise
-            if not self.skips:
-                raise FloatingPointError(f"first step ({str(error).splitlines()[0]})") from None
+                return scalar(self.svi.step(*batch))
         except FloatingPointError:
             if not self.skips:
                 raise
@@ -250,32 +259,13 @@ class Run:
         for buffer, value in before:  # running means of batch normalisation
             buffer.copy_(value)
         self.skipped += 1
-        self.left_out += len(batch[0])
+        self.left_out += self.loss.rows
         return 0.0
 
     def _schedule(self, epoch: float) -> None:
         self.tempered.beta = self.beta(epoch)
         for number in self.scheduled:
             self.optim.optimiser.param_groups[number]["lr"] = self.learning_rate(epoch)
-
-    def _direct_loss(self, beta: Any, *batch: Tensor) -> tuple[Tensor]:
-        assert isinstance(self.elbo, Objective)
-        return (self.elbo.evaluate(self.seen.densities(batch), beta),)
-
-    def _loss(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
-        return self.elbo.loss(model, guide, *batch)
-
-    def _loss_and_grads(self, model: Callable, guide: Callable, *batch: Tensor) -> Any:
-        if isinstance(self.elbo, Objective) and self.is_direct:
-            per_datum = 1 / len(batch[0])
-            densities = self.seen.densities(batch)
-            densities.weights = self.of_batch
-            loss: Any = self.elbo.backward(densities, self.tempered.beta, per_datum)
-        else:
-            loss = self.elbo.loss_and_grads(model, guide, *batch)
-        if not math.isfinite(_scalar(loss)):
-            raise FloatingPointError(f"loss ({_scalar(loss)})")
-        return loss
 
     def state(self) -> State:
         """What a callback is told."""
@@ -292,8 +282,3 @@ class Run:
             frame.attrs["compiled"] = self.compiled.title
             frame.attrs["compile_seconds"] = self.compiled.seconds
         return frame
-
-
-def _scalar(loss: Any) -> float:
-    """Wake-sleep gives a loss for the model and one for the guide: the model's counts."""
-    return float(loss[0] if isinstance(loss, tuple) else loss)
