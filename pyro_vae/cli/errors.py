@@ -15,6 +15,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from ..training.group import GroupError
+from .launched import is_first
+
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -48,7 +51,8 @@ def _print_error(text: str) -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _print_error(f"warning: {message}")
+    if is_first():
+        _print_error(f"warning: {message}")
 
 
 @contextlib.contextmanager
@@ -67,7 +71,8 @@ def _shown_log() -> Iterator[None]:
 
 class _Shown(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _print_error(record.getMessage())
+        if is_first():
+            _print_error(record.getMessage())
 
 
 def _message_for_user(error: Exception) -> str | None:
@@ -82,7 +87,8 @@ def _message_for_user(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
 
-    if isinstance(error, (ValueError, TypeError, FloatingPointError, FileNotFoundError)):
+    ours = (ValueError, TypeError, FloatingPointError, FileNotFoundError, GroupError)
+    if isinstance(error, ours):
         return str(error) if _was_raised_here(error) else None
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +33,7 @@ from .arguments import (
     require_condition,
     select,
 )
+from .launched import is_first, process_group
 
 NUM_DRAWN = 16
 
@@ -112,19 +112,13 @@ def fit(
 
     The VAE is built for all data, trained on most of them, and scored on the share held out: log
     p(x) by importance sampling, in nats per datum. Ctrl-C saves the best so far; after that, or
-    after a crash, the same command with --resume goes on from --checkpoint."""
+    after a crash, the same command with --resume goes on from --checkpoint. Several processes train
+    together by `torchrun --nproc-per-node 2 -m pyro_vae fit ...`."""
     prepare_file(out)
     if loss not in losses:
         raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
     parts = _parse_parts(prior, likelihood, guide, latent, hidden)
     _refuse_parts_beside(spec, parts)
-
-    x = read_rows(source, key)
-    c = read_condition(condition)
-    train, held_out = _split(len(x), validation, seed)
-    where: dict[str, Any] = {"seed": seed, "device": device}
-    vae = build(x, c=c, **where, **parts) if spec is None else build(spec, x, c, **where)
-    typer.echo(_summary(vae))
 
     options: dict[str, Any] = {
         "loss": loss,
@@ -136,18 +130,32 @@ def fit(
         "checkpoint": checkpoint,
         "resume": resume,
     }
-    x_held_out, c_held_out = x.only(held_out), select(c, held_out)
-    if len(held_out):
-        options["validation"] = x_held_out if c_held_out is None else (x_held_out, c_held_out)
-    try:
-        typer.echo(_train(vae, x.only(train), select(c, train), **options))
-    except KeyboardInterrupt as interrupted:
-        _save_what_was_interrupted(vae, out, interrupted)
-        raise typer.Exit(130) from None
+    with process_group(device) as device:
+        x, c = read_rows(source, key), read_condition(condition)
+        train, held_out = _split(len(x), validation, seed)
+        x_held_out, c_held_out = x.only(held_out), select(c, held_out)
+        if len(held_out):
+            options["validation"] = x_held_out if c is None else (x_held_out, c_held_out)
+        where: dict[str, Any] = {"seed": seed, "device": device}
+        vae = build(x, c=c, **where, **parts) if spec is None else build(spec, x, c, **where)
+        _say(_summary(vae))
+        try:
+            _say(_train(vae, x.only(train), select(c, train), **options))
+        except KeyboardInterrupt as interrupted:
+            _save_what_was_interrupted(vae, out, interrupted)
+            raise typer.Exit(130) from None
+    if not is_first():
+        return
     save(vae, out)
     if len(held_out):
-        typer.echo(_score(vae, x_held_out, c_held_out, num_samples, seed))
-    typer.echo(f"The model is in {out}.")
+        _say(_score(vae, x_held_out, c_held_out, num_samples, seed))
+    _say(f"The model is in {out}.")
+
+
+def _say(text: str) -> None:
+    """Print a line, once for all processes."""
+    if is_first():
+        typer.echo(text)
 
 
 def _parse_parts(
@@ -196,16 +204,13 @@ def _summary(vae: VAE) -> str:
 
 def _train(vae: VAE, x: Rows, c: Any, **options: Any) -> str:
     """Train, and say in a sentence how it went."""
-    start = time.perf_counter()
     history = fit_vae(vae, x, c, **options)
-    seconds = time.perf_counter() - start
-
     loss = f"loss is {history.loss.iloc[-1]:.2f}"
     if "validation" in options:
         loss = f"best validation loss is {history.validation.min():.2f}"
     return (
-        f"Trained {len(history)} epochs on {len(x)} data in {seconds:.0f} s; the {loss} nats per "
-        "datum."
+        f"Trained {len(history)} epochs on {len(x)} data in {history.seconds.iloc[-1]:.0f} s; the "
+        f"{loss} nats per datum."
     )
 
 
@@ -213,6 +218,8 @@ def _save_what_was_interrupted(vae: VAE, out: Path, interrupted: KeyboardInterru
     history = getattr(interrupted, "history", None)
     if history is None:  # nothing was trained yet
         raise interrupted
+    if not is_first():
+        return
     save(vae, out)
     told = f"Interrupted after {len(history)} epochs; the model so far is in {out}."
     typer.echo(told, err=True)

@@ -201,5 +201,6 @@ class Group:
             raise GroupError(
                 f"another process of the group has ended or does not answer (this is process "
                 f"{self.rank} of {self.size}): see its own message, and start all of them again, "
-                "from the newest checkpoint by resume=True if there is one"
+                "from the newest checkpoint if there is one (resume=True, or --resume on the "
+                "command line)"
             ) from error
