@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+DOTTED = re.compile(r"""(?:(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}""")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -19,8 +22,11 @@ def read_toml(path: Path) -> dict[str, Any]:
             "pv.data.load"
         )
     try:
-        return tomllib.loads(path.read_text())
-    except ValueError as error:  # no TOML, or no text
+        text = path.read_text()
+        if DOTTED.search(text):  # which take memory by the square of their parts
+            raise ValueError("it has a key of more than 50 parts")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # no TOML, no text, or nested without end
         raise ValueError(f"{path.name} is no TOML: {error}") from None
 
 
