@@ -55,7 +55,7 @@ KNOCK = textwrap.dedent(
 
     def knock(door, path):
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before, begun = resident("VmRSS"), time.process_time()
+        begun = time.process_time()
         try:
             doors[door](path)
             error = text = ""
@@ -65,12 +65,13 @@ KNOCK = textwrap.dedent(
             "error": error,
             "text": text[:1000],
             "seconds": time.process_time() - begun,
-            "megabytes": resident("VmHWM") - before,
+            "megabytes": resident("VmHWM") - at_rest,
         }
 
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # the machine goes on
     malicious.fit(Path("good"))
     pv.build(Path("good.toml"))
+    at_rest = resident("VmRSS")
     for line in sys.stdin:
         door, name, path = json.loads(line)
         print(json.dumps([door, name, knock(door, Path(path))]), flush=True)
