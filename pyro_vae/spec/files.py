@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-DOTTED = re.compile(r"""(?:(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}""")
+ENDLESS = re.compile(
+    r"""(?:(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}|(?<![\w-])[\w-]{5000}"""
+)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -23,8 +25,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         )
     try:
         text = path.read_text()
-        if DOTTED.search(text):  # which take memory by the square of their parts
-            raise ValueError("it has a key of more than 50 parts")
+        if ENDLESS.search(text):  # tomllib takes memory by the square of the parts of a key
+            raise ValueError("it has a key of 50 parts, or a word of 5,000 characters")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # no TOML, no text, or nested without end
         raise ValueError(f"{path.name} is no TOML: {error}") from None
