@@ -190,6 +190,8 @@ class TestBeta:
         at = {beta: self.loss(vae, beta=beta, loss="elbo") for beta in (0.0, 0.5, 1.0, 4.0)}
         slope = at[1.0] - at[0.0]
         assert slope > 0
+        without = self.loss(vae, beta=0.0, loss="mean_field")
+        assert at[0.0] == pytest.approx(without, rel=1e-9), "what is left is the log likelihood"
         for beta, loss in at.items():
             assert loss == pytest.approx(at[0.0] + beta * slope, rel=1e-9)
 

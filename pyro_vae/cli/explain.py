@@ -83,7 +83,7 @@ def _explain_model(path: Path) -> str:
     """A saved model as TOML that ``fit --spec`` takes, with the rest as comments."""
     vae = load(path)
     with safetensors.safe_open(path, framework="pt") as file:
-        versions = json.loads(file.metadata()["versions"])
+        versions = dict(json.loads(file.metadata().get("versions", "{}")))
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     number = sum(parameter.numel() for parameter in vae.parameters())
     head = f"# {path.name}: a VAE with {number:,} parameters, saved with {used}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from .rows import DataError
 ENDINGS = (".csv", ".tsv", ".txt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LOOKED_AT = 1000  # rows that tell how the file is written
+LONGEST = 10_000_000  # characters of a line
 
 WITH_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -79,7 +81,7 @@ def read_delimited(path: Path) -> tuple[Any, str]:
 
 def _form(path: Path) -> Form:
     with _opened(path) as file:
-        lines = [line for line, _ in zip(file, range(LOOKED_AT), strict=False)]
+        lines = [line for line, _ in zip(_lines(path, file), range(LOOKED_AT), strict=False)]
     if not any(map(str.strip, lines)):
         raise DataError(f"{path.name} is empty; give a header line, and a row for each datum")
 
@@ -103,7 +105,10 @@ def _form(path: Path) -> Form:
 
 
 def _cells(lines: list[str], separator: str) -> list[list[str]]:
-    return [row for row in csv.reader(lines, delimiter=separator) if row]
+    try:
+        return [row for row in csv.reader(lines, delimiter=separator) if row]
+    except csv.Error:  # a wide line that another mark separates is too long for one cell
+        return [[line] for line in lines]
 
 
 def _is_regular(cells: list[list[str]]) -> bool:
@@ -199,7 +204,7 @@ def _decimal(path: Path, rows: list[list[str]]) -> str:
 def _refuse_other_lengths(path: Path, form: Form) -> None:
     """Raise where a row has more or fewer cells than the first."""
     with _opened(path) as file:
-        rows = (row for row in csv.reader(file, delimiter=form.separator) if row)
+        rows = (row for row in csv.reader(_lines(path, file), delimiter=form.separator) if row)
         next(rows, None)
         for number, row in enumerate(rows):
             is_beyond = form.num_cells > len(form.names) and row[-1] != ""
@@ -214,10 +219,10 @@ def _refuse_odd_cells(path: Path, frame: Any, decimal: str) -> None:
     """Raise where a column of numbers has a cell that is none."""
     import pandas
 
-    for name in frame.columns:
-        column = frame[name]
-        if column.dtype.kind in "biufM":
+    for name, dtype in frame.dtypes.items():
+        if dtype.kind in "biufM":
             continue
+        column = frame[name]
         text = column.astype(str)
         if decimal == ",":
             text = text.str.replace(".", "no point", regex=False).str.replace(",", ".")
@@ -245,3 +250,14 @@ def _without_labels(path: Path, frame: Any) -> Any:
 def _opened(path: Path) -> TextIO:
     opened = gzip.open if path.suffix == ".gz" else open
     return opened(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The lines of a file, none of which is without end."""
+    while line := file.readline(LONGEST):
+        if len(line) == LONGEST:
+            raise DataError(
+                f"{path.name} has a line of more than {LONGEST:,} characters; give each datum a "
+                "line, or convert it to .npy"
+            )
+        yield line

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import gzip
 import importlib.util
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.lib import format as npy
 
 from .delimited import ENDINGS, read_delimited
+from .packed import read_idx, read_npz
 from .rows import DataError
 
 LOG = logging.getLogger("pyro_vae.data")
@@ -77,9 +77,9 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
             f"key= names an array of an .npz file; got key={key!r} for {path.name}; leave it out"
         )
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False), ""
+        return npy.open_memmap(path, mode="r"), ""
     if path.suffix == ".npz":
-        return _read_npz(path, key), ""
+        return read_npz(path, key), ""
     if path.suffix in BY_PYARROW:
         return _read_by_pyarrow(path), ""
     if path.suffix in REMEDIES:
@@ -87,7 +87,7 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
     ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if ending.lower() in ENDINGS:
         return read_delimited(path)
-    return _read_idx(path), ""
+    return read_idx(path), ""
 
 
 def _described(table: Any) -> str:
@@ -102,40 +102,6 @@ def _read_by_pyarrow(path: Path) -> Any:
     if importlib.util.find_spec("pyarrow") is None:
         raise DataError(f"{path.suffix} files need pyarrow; pip install pyarrow")
     return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_feather(path)
-
-
-def _read_npz(path: Path, key: str | None) -> Any:
-    with np.load(path, allow_pickle=False) as arrays:
-        if key is None and {"format", "shape", "data"} < set(arrays.files):  # as scipy writes them
-            from scipy import sparse
-
-            return sparse.load_npz(path)
-        if key is None and len(arrays.files) == 1:
-            key = arrays.files[0]
-        if key not in arrays.files:
-            raise DataError(
-                f"{path.name} holds {', '.join(arrays.files)}; got key={key!r}; name one of them"
-            )
-        return arrays[key]
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """The idx format of MNIST.
-
-    Two zero bytes, a type code, the rank, big-endian sizes, big-endian values.
-    """
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        content = file.read()
-    kinds = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-    if content[:2] != b"\0\0" or len(content) < 4 or content[2] not in kinds:
-        raise DataError(
-            f"{path.name} is no data file that is known here; convert it to .npy, .npz or .csv"
-        )
-
-    rank = content[3]
-    shape = np.frombuffer(content, ">u4", rank, offset=4)
-    values = np.frombuffer(content, kinds[content[2]], offset=4 + 4 * rank)
-    return values.reshape([int(size) for size in shape])
 
 
 def write(path: Path, content: bytes) -> None:

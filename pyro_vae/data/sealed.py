@@ -5,12 +5,18 @@ Nothing is pickled, neither in writing nor in reading.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+MOST = 50_000  # tensors in a file: each takes memory, also where it holds nothing
+CHUNK = 1 << 20
 
 
 class CheckpointError(ValueError):
@@ -45,6 +51,8 @@ def unsealed(path: Path, kind: str, version: str) -> tuple[dict[str, Tensor], di
     import safetensors
 
     try:
+        if path.is_file() and _num_tables(path) > MOST:
+            raise CheckpointError(f"{path.name} is no {kind}: it names more than {MOST} tensors")
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
             about = dict(file.metadata() or {})
@@ -63,6 +71,36 @@ def unsealed(path: Path, kind: str, version: str) -> tuple[dict[str, Tensor], di
     with torch.inference_mode(False):
         # A view into the file may be unaligned in memory, and sums over it round differently.
         return {name: tensor.clone() for name, tensor in tensors.items()}, about
+
+
+@contextlib.contextmanager
+def as_written(path: Path, kind: str, *more: type[Exception]) -> Iterator[None]:
+    """Inside, what a whole file says is used: a SHA-256 shows damage, it is no signature.
+
+    Raises:
+        CheckpointError: It says what we would not have written.
+    """
+    errors: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, RuntimeError)
+    try:
+        yield
+    except (*errors, *more) as error:
+        raise CheckpointError(
+            f"{path.name} is no {kind} that pyro_vae wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _num_tables(path: Path) -> int:
+    """How many tables the header of a file holds, at most: one for each tensor and a few more.
+
+    Those within its texts are none: what follows on their brackets is escaped.
+    """
+    num = 0
+    with io.FileIO(path) as file:
+        left = int.from_bytes(file.read(8), "little")
+        while left > 0 and (chunk := file.read(min(left, CHUNK))):
+            num += chunk.count(b"{") - chunk.count(b"{\\")
+            left -= len(chunk)
+    return num
 
 
 def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:

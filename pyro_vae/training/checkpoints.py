@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.files import write
-from ..data.sealed import CheckpointError, sealed, unsealed
+from ..data.sealed import CheckpointError, as_written, sealed, unsealed
 from ..guards import random_states, set_random_states
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class Checkpoints:
         self.found = self._newest()
         if self.found is not None:
             path, tensors, state = self.found
-            self._check(path, vae, tensors, state)
-            for name, parameter in vae.named_parameters():
-                parameter.requires_grad_(state["trained"][name])
+            with as_written(path, "checkpoint"):
+                self._check(path, vae, tensors, state)
+                for name, parameter in vae.named_parameters():
+                    parameter.requires_grad_(state["trained"][name])
 
     def write(self, run: Run, epoch: int, *, epochs: int, stopped: bool) -> None:
         """Write the state of a run after an epoch, and its history; keep the last two."""
@@ -91,8 +92,11 @@ class Checkpoints:
             return 0, False
         path, tensors, state = self.found
         self.found = None
-        _refuse_other_optimiser(path, run, state)
-        _put_back(run, tensors, state)
+        with as_written(path, "checkpoint"):
+            _refuse_other_optimiser(path, run, state)
+        with as_written(path, "checkpoint", ValueError):
+            _put_back(run, tensors, state)
+            epoch, is_over = int(state["epoch"]), state["stopped"] and epochs <= state["epochs"]
         if state["threads"] != torch.get_num_threads():
             LOG.info(
                 "%s was written with %d threads, now there are %d: last digits may differ",
@@ -100,7 +104,7 @@ class Checkpoints:
                 state["threads"],
                 torch.get_num_threads(),
             )
-        return state["epoch"] + 1, state["stopped"] and epochs <= state["epochs"]
+        return epoch + 1, is_over
 
     def _files(self) -> list[Path]:
         """The checkpoints, the oldest first."""
@@ -120,11 +124,11 @@ class Checkpoints:
         for path in reversed(files):
             try:
                 tensors, about = unsealed(path, "checkpoint", FORMAT)
+                with as_written(path, "checkpoint"):
+                    return path, tensors, _read_state(about)
             except CheckpointError as error:
                 LOG.warning("%s; trying the one before", error)
                 last = error
-                continue
-            return path, tensors, json.loads(about["state"])
         if files:
             raise CheckpointError(f"{self.folder} has no checkpoint that can be read: {last}")
         return None
@@ -146,6 +150,13 @@ class Checkpoints:
                     f"resume: {path} is of another model: {name} has shape {saved.get(name)} "
                     f"there, {own.get(name)} here; build the same VAE, or give another folder"
                 )
+
+
+def _read_state(about: dict[str, str]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(about["state"]))
+    except ValueError as error:
+        raise TypeError(f"its state is no table in JSON: {error}") from None
 
 
 def _kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -246,6 +257,9 @@ def _put_back(run: Run, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
 
     watched = _under("watched", tensors)
     like = run.vae.reference
+    rows = torch.Size([len(run.watched.index), *run.vae.likelihood.event_shape])
+    if watched and watched["0"].shape != rows:
+        raise ValueError(f"rows of shape {tuple(watched['0'].shape)}, and not {tuple(rows)}")
     run.watched.put_back(tuple(watched[str(number)].to(like) for number in range(len(watched))))
     states = _under("random", tensors)
     set_random_states([states[str(number)] for number in range(len(states))])
