@@ -94,10 +94,6 @@ def spec(**changes):
     return {**pv.describe(good()), **changes}
 
 
-def likelihood(**network):
-    return {"name": "normal", "network": {"name": "mlp", **network}}
-
-
 MODELS = {
     "pickle.safetensors": pickled,
     "pickle.pt": pickled,
@@ -132,31 +128,6 @@ MODELS = {
     "spec-of-an-infinite-number.safetensors": lambda _: model('{"event": [1e999], "latent": [1]}'),
     "spec-names-a-module.safetensors": lambda _: model(spec(modules=[MODULE])),
     "spec-names-a-function.safetensors": lambda _: model(spec(prior={"name": "os.system"})),
-    "spec-of-a-huge-network.safetensors": lambda _: model(
-        spec(likelihood=likelihood(hidden=[200_000_000]))
-    ),
-    "spec-of-many-layers.safetensors": lambda _: model(
-        spec(likelihood=likelihood(hidden=[2000] * 100))
-    ),
-    "spec-of-a-huge-datum.safetensors": lambda _: model(spec(event=[500_000_000])),
-    "spec-of-huge-latents.safetensors": lambda _: model(spec(latent=[500_000_000])),
-    "spec-of-many-components.safetensors": lambda _: model(
-        spec(
-            prior={
-                "name": "mixture",
-                "components": 500_000_000,
-                "component": "normal",
-                "weights": "learned",
-            }
-        )
-    ),
-    "spec-of-many-categories.safetensors": lambda _: model(
-        spec(likelihood={"name": "categorical", "categories": 500_000_000})
-    ),
-    "spec-of-a-huge-condition.safetensors": lambda _: model(spec(condition={"size": 500_000_000})),
-    "spec-of-many-small-layers.safetensors": lambda _: model(
-        spec(likelihood=likelihood(hidden=[1] * 200_000))
-    ),
     "times-fitted.safetensors": lambda _: model(times_fitted="9" * 10_000),
 }
 

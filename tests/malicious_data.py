@@ -113,9 +113,6 @@ HEAD = "event = [3]\nlatent = [1]\n"
 SPECS = {
     "nested.toml": lambda _: b"prior = " + b"[" * 100_000,
     "nested-tables.toml": lambda _: b"prior = " + b"{a = " * 100_000,
-    "dotted-quoted.toml": lambda _: b"""'a' . """ * 10_000 + b"a = 1",
-    "long-word.toml": lambda _: b"a" * 10_000_000,
-    "dotted.toml": lambda _: b"a." * 10_000 + b"a = 1",
     "huge-number.toml": lambda _: b"event = [" + b"9" * 1_000_000 + b"]\nlatent = [1]",
     "infinite.toml": lambda _: b"event = [inf]\nlatent = [nan]",
     "pickle.toml": pickled,
