@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 from typer.testing import CliRunner
 
 import pyro_vae as pv
@@ -384,6 +385,29 @@ def test_pairs_of_functions_take_no_labels():
         pv.log_evidence((model, model), FRAME)
     with pytest.raises(pv.DataError, match=r"got '\w+' \(str\) at row 0, column 'city'"):
         pv.data.as_rows(FRAME)
+
+
+@pytest.mark.parametrize("x", [FRAME, FRAME[["city", "age"]], FRAME[["city"]]])
+def test_the_estimator_of_scikit_learn(x):
+    estimator = pv.VAEEstimator(**SMALL, epochs=1, validation_fraction=0.2, num_samples=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        score = estimator.fit(x).score(x)
+        for again in (pickle.loads(pickle.dumps(estimator)), clone(estimator).fit(x)):
+            assert again.vae_.classes == estimator.vae_.classes
+            assert again.score(x) == score
+    assert set(estimator.sample(20)[:, 0]) <= set(CITIES)
+    decoded = estimator.inverse_transform(estimator.transform(x))
+    assert decoded.shape == x.shape
+    assert set(decoded[:, 0]) <= set(CITIES)
+    with pytest.raises(pv.DataError, match="got 'Jena' at row 0"):
+        estimator.transform(x.assign(city="Jena"))
+
+
+def test_numbers_of_simulated_classes_have_places():
+    """Where names are numbers too: what a model draws is no label."""
+    vae = built(FRAME.assign(city=(CITY + 1).astype(str)))
+    assert np.isfinite(pv.calibrate(vae, num_simulations=20, num_samples=25)["rank"]).all()
 
 
 def done(*arguments):
