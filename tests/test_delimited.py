@@ -130,11 +130,12 @@ def test_what_is_refused(case, tmp_path):
     assert str(raised.value).startswith("x.csv")
 
 
-def test_a_row_that_is_another_after_thousands(tmp_path):
+@pytest.mark.parametrize("header", ["a,b", "# a,b", "# by us\na,b"])
+def test_a_row_that_is_another_after_thousands(header, tmp_path):
     rows = ["1,2"] * 3000
     rows[2500] = "1,2,3"
     with pytest.raises(pv.DataError, match="3 cells in row 2500"):
-        pv.data.load(write(tmp_path, "\n".join(["a,b", *rows])))
+        pv.data.load(write(tmp_path, "\n".join([header, *rows])))
 
 
 @pytest.mark.parametrize("names", ["abc", "012"])

@@ -209,6 +209,10 @@ def test_a_class_of_two_may_be_binary():
     blocks = [*BLOCKS[:2], {"columns": ["sex"], "name": "bernoulli"}]
     vae = built(likelihood={"name": "columns", "blocks": blocks})
     assert set(vae.reconstruct(FRAME)["sex"]) <= set(SEXES)
+    numbers = torch.tensor([[2.0, 50.0, 0.49, 3.0], [0.0, 50.0, 0.51, 3.0]])
+    given_back = vae.as_given(numbers, FRAME[:2])
+    assert given_back["sex"].tolist() == ["m", "f"]
+    assert given_back["city"].tolist() == ["Ulm", "Bonn"]
 
 
 def test_frames_of_labels_alone():
@@ -421,7 +425,8 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     FRAME.to_csv("table.csv", index=False)
     others(FRAME).to_csv("others.csv", index=False)
     quick = ["--latent", 2, "--hidden", 8, "--epochs", 2]
-    done("fit", "table.csv", *quick, "-o", "m.safetensors")
+    told = done("fit", "table.csv", *quick, "-o", "m.safetensors").output.replace("\n", " ")
+    assert "parameters; classes of city (3), sex (2)." in told
     vae = pv.load("m.safetensors")
     assert vae.classes == {"city": CITIES, "sex": ["f", "m"]}
     shown = [

@@ -192,7 +192,9 @@ def _summary(vae: VAE) -> str:
     number = sum(parameter.numel() for parameter in vae.parameters())
     parts = ", ".join(f"{role} {spec[role]['name']}" for role in ("prior", "likelihood", "guide"))
     shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
-    return f"Built a VAE: {parts}; {shapes}, {number:,} parameters."
+    sizes = [f"{column} ({len(labels)})" for column, labels in (vae.classes or {}).items()]
+    classes = f"; classes of {', '.join(sizes)}" if sizes else ""
+    return f"Built a VAE: {parts}; {shapes}, {number:,} parameters{classes}."
 
 
 def _train(vae: VAE, x: Rows, c: Any, **options: Any) -> str:
