@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_random_
 
 from .conditionals.base import Shape
 from .data.columns import as_array
+from .data.labels import with_labels
 from .distributions.summaries import mean_or_average, mean_or_mode
 from .evidence.evidence import log_evidence
 from .guards import mode, seeded, whole_number
@@ -55,7 +56,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
     """A VAE as a scikit-learn estimator: a density of the rows of X, and a map of X to latents.
 
     The arguments are mostly those of :func:`build` and :func:`fit`; ``fit`` checks them. X is a
-    table of shape ``(N, features)``, NaN where missing. For data of another shape and for data
+    table of shape ``(N, features)``, NaN where missing; of a frame, strings and categories are
+    classes. For data of another shape and for data
     given c, use :func:`build` and :func:`fit`; for the error of log p(x), use
     :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
 
@@ -66,7 +68,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
     Arguments:
         latent: The shape of the latents, ``Z``.
         prior: The prior, a name or a table.
-        likelihood: The likelihood, a name or a table.
+        likelihood: The likelihood, a name or a table (default: that of :func:`build`).
         guide: The guide, a name or a table (default: normal; over discrete latents the prior's own
             family).
         hidden: The widths of the hidden layers (default: those of MLP); ``[]`` for a linear VAE.
@@ -101,7 +103,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         *,
         latent: Shape = 8,
         prior: Part = "normal",
-        likelihood: Part = "normal",
+        likelihood: Part | None = None,
         guide: Part | None = None,
         hidden: Sequence[int] | None = None,
         loss: str | ELBO = "elbo",
@@ -152,7 +154,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Warns:
             UserWarning: After at least 10 epochs no latent dimension is used.
         """
-        validate_data(self, X, accept_sparse=True, ensure_all_finite=False)
+        self._validate(X)
         whole_number("num_samples", self.num_samples, at_least=1)
         seed = _seed(self.random_state)
         train = X
@@ -220,7 +222,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             Z: Latents, of the shape that ``transform`` returns.
 
         Returns:
-            An array of shape ``(N, features)`` in the precision of the VAE.
+            An array of shape ``(N, features)`` in the precision of the VAE, or of objects
+            where there are labels.
 
         Raises:
             DataError: The latents have another shape.
@@ -237,7 +240,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
             for start in range(0, len(Z), ROWS):
                 pieces.append(mean_or_mode(self.vae_.decode(Z[start : start + ROWS])))
-        return torch.cat(pieces).numpy(force=True)
+        return as_array(self.vae_.named(torch.cat(pieces)))
 
     def sample(self, n_samples: int = 1, random_state: int | RandomState | None = 0) -> np.ndarray:
         """Data drawn from the model. As with ``KernelDensity``, the result is an array.
@@ -248,7 +251,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
                 RandomState give new data at each call.
 
         Returns:
-            An array of shape ``(n_samples, features)`` in the precision of the VAE.
+            An array of shape ``(n_samples, features)``, as from ``inverse_transform``.
 
         Raises:
             NotFittedError: ``fit`` was not called.
@@ -268,7 +271,13 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Single cells are checked later, by the library itself, which names the one that is wrong.
         """
         check_is_fitted(self)
-        validate_data(self, X, reset=False, accept_sparse=True, ensure_all_finite=False)
+        self._validate(X, reset=False)
+
+    def _validate(self, X: Any, **options: Any) -> None:
+        """The checks of scikit-learn, which knows no labels."""
+        dtype = None if hasattr(X, "iloc") and with_labels(X) is not None else "numeric"
+        options |= {"dtype": dtype, "accept_sparse": True, "ensure_all_finite": False}
+        validate_data(self, X, **options)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -29,7 +29,6 @@ from .assembly.imputation import impute
 from .assembly.missing import is_missing, masked
 from .assembly.refinement import refine
 from .conditionals.base import Conditional
-from .data.columns import as_given, framed
 from .data.rows import DataError, Rows
 from .guards import mode, seeded, whole_number
 
@@ -182,7 +181,7 @@ class VAE(Assembly):
         whole_number("size", size, at_least=1)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             drawn = streams.sample(self, size, self.check_condition(size, c))
-        return drawn if self.columns is None else framed(drawn.numpy(force=True), self.columns)
+        return self.named(drawn)
 
     def reconstruct(self, x: Any, c: Any = None, *, num_samples: int = 16, seed: int = 0) -> Any:
         r"""What the model keeps of x: :math:`\mathrm{E}\,p(x' \mid z)`, with z from the guide.
@@ -204,7 +203,7 @@ class VAE(Assembly):
         whole_number("num_samples", num_samples, at_least=1)
         rows = self.check(x, c)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
-            return as_given(streams.reconstruct(self, rows, num_samples), x, self.columns)
+            return self.as_given(streams.reconstruct(self, rows, num_samples), x)
 
     def impute(
         self,
@@ -242,8 +241,8 @@ class VAE(Assembly):
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             filled = impute(self, rows, num_samples, draws)
         if draws is None or not hasattr(x, "columns"):
-            return as_given(filled, x, self.columns)
-        return [as_given(each, x, self.columns) for each in filled]
+            return self.as_given(filled, x)
+        return [self.as_given(each, x) for each in filled]
 
     def refine(
         self,

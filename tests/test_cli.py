@@ -425,8 +425,8 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     ),
     (
         "text",
-        ["fit", "text.csv", "-o", "m"],
-        "data must be numbers; got 'x' (str) at row 0, column 'b'; encode or drop",
+        ["fit", "text.csv", "--likelihood", "normal", "-o", "m"],
+        "likelihood: Normal(2,) does not draw the 2 classes of column 'b', such as 'x'; give it",
     ),
     (
         "no data",

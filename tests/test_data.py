@@ -259,7 +259,7 @@ BAD = {
     "text column": (
         "normal",
         lambda: pd.DataFrame({"a": [1.0], "b": [2.0], "c": ["x"], "d": [3.0]}),
-        ["got 'x' (str) at row 0, column 'c'"],
+        ["'x'", "column 'c'"],
     ),
     "dates": ("normal", lambda: np.full((2, 4), np.datetime64("2026-01-01")), ["row 0, column 0"]),
     "complex array": ("normal", lambda: GREY + 1j, ["complex"]),

@@ -1,7 +1,9 @@
 """Tables of text: how they are written is found, or refused with what to do."""
 
+import bz2
 import gzip
 import logging
+import lzma
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 
 import pyro_vae as pv
 
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 FOUND = {
     "commas": ("a,b\n1,2.5\n3,4\n", {"a": [1, 3], "b": [2.5, 4]}),
     "semicolons and decimal commas": (
@@ -32,6 +35,25 @@ FOUND = {
     "labels in words": (",a,b\nx,1,2\ny,4,5\n", {"a": [1, 4], "b": [2, 5]}),
     "labels of numbered columns": (",0,1\n0,1,2\n1,4,5\n", {"0": [1, 4], "1": [2, 5]}),
     "a decimal comma after a zero": ("a;b\n0,123;2\n1,234;3\n", {"a": [0.123, 1.234], "b": [2, 3]}),
+    "comments": ("# made by us\n#\n\na,b\n1,2\n", {"a": [1], "b": [2]}),
+    "a comment of as many cells": ("# by us, today\na,b\n1,2\n", {"a": [1], "b": [2]}),
+    "a quote in a comment": ('# it is "ours\na,b\n1,2\n', {"a": [1], "b": [2]}),
+    "a header behind a mark": ("# a,b\n1,2\n3,4\n", {"a": [1, 3], "b": [2, 4]}),
+    "and after comments": ("# by us, today\n#a;b\n1,5;2\n3;4\n", {"a": [1.5, 3], "b": [2, 4]}),
+    "and of one column": ("# height\n1\n2\n", {"height": [1, 2]}),
+    "a stated separator": ("sep=;\na;b\n1,5;2\n", {"a": [1.5], "b": [2]}),
+    "one of two": ('"sep=;"\na,b;c\n1,2;3\n', {"a,b": [1.2], "c": [3]}),
+    "stated for one column": ("sep=;\na\n1,5\n2\n", {"a": [1.5, 2]}),
+    "points that are decimal": (
+        "a;b\n1.234;0.500\n2.345;1.000\n",
+        {"a": [1.234, 2.345], "b": [0.5, 1]},
+    ),
+    "or of other lengths": ("a;b\n1.234;2\n2.3;1\n", {"a": [1.234, 2.3], "b": [2, 1]}),
+    "or beside commas": ("a,b\n1.234,2\n2.345,1\n", {"a": [1.234, 2.345], "b": [2, 1]}),
+    "words in one column": (
+        "name\nJohn Smith\nMary Jones\n",
+        {"name": ["John Smith", "Mary Jones"]},
+    ),
     "labels that were read and written": ("Unnamed: 0,a\n0,1\n1,4\n", {"a": [1, 4]}),
 }
 REFUSED = {
@@ -42,6 +64,29 @@ REFUSED = {
     "a column without a name": ("a,,b\n1,2,3\n", "no name for column 1; name every column"),
     "one name twice": ("a,a\n1,2\n", "two columns named 'a'"),
     "blanks": ("a b\n1 2\n3 4\n", "separated by blanks; separate its cells by commas or tabs"),
+    "blanks, as R writes them": ('"a" "b"\n"1" 1 2\n"2" 3 4\n', "separated by blanks"),
+    "one column, as R writes it": ('"a"\n"x" 1\n"y" 3\n', "separated by blanks"),
+    "labels, as R writes them": (
+        '"a","b"\n"x",1,2\n"y",3,4\n',
+        "names in its header, 2; got 3 in row 0; name every column, and give every row a cell for "
+        "each; if the first cells are labels of the rows, as by R's write.table, write it with "
+        "col.names=NA",
+    ),
+    "and numbers of rows": ('"a","b"\n"1",1,2\n"2",3,4\n', "with col.names=NA"),
+    "two headers": ("# a,b\nx,1\ny,2\n", "may have its header behind a #, 'a, b', or in the line"),
+    "two headers of words": ("# a,b\nc,d\nx,y\n", "may have its header behind a #"),
+    "two numbered headers": ("# a,b\n0,1\n2,3\n", "may have its header behind a #"),
+    "a comment and no header": ("# a\n1,2\n3,4\n", "numbers in its first line, 1, 2 ...;"),
+    "decimal commas first": ("1,5;2,5\n3;4\n", "numbers in its first line, 1,5, 2,5 ...;"),
+    "another separator than stated": (
+        "sep=;\na,b\n1,2\n",
+        "states sep=;, and its lines are separated by commas; take that line away",
+    ),
+    "an unknown separator": ("sep=!\na!b\n1!2\n", "states sep=!; separate its cells by one of"),
+    "a cell too many for the stated one": ("sep=;\na;b\n1;2\n1;2;3\n", "got 3 in row 1"),
+    "nothing but comments": ("# a,b\n", "is empty; give a header line"),
+    "points between thousands": ("a;b\n1.234;2\n12.500;3\n", "'1.234' in row 0: its points may be"),
+    "two points": ("a,b\n1.234.567,2\n", "'1.234.567' in row 0: marks between thousands"),
     "two decimal marks": ("a;b\n1.5;2\n1;2,5\n", "'1.5' in row 0 and '2,5' in row 1"),
     "thousands": ("a;b\n1.234,5;2\n", "'1.234,5' in row 0: marks between thousands"),
     "commas between thousands": (
@@ -85,11 +130,12 @@ def test_what_is_refused(case, tmp_path):
     assert str(raised.value).startswith("x.csv")
 
 
-def test_a_row_that_is_another_after_thousands(tmp_path):
+@pytest.mark.parametrize("header", ["a,b", "# a,b", "# by us\na,b"])
+def test_a_row_that_is_another_after_thousands(header, tmp_path):
     rows = ["1,2"] * 3000
     rows[2500] = "1,2,3"
     with pytest.raises(pv.DataError, match="3 cells in row 2500"):
-        pv.data.load(write(tmp_path, "\n".join(["a,b", *rows])))
+        pv.data.load(write(tmp_path, "\n".join([header, *rows])))
 
 
 @pytest.mark.parametrize("names", ["abc", "012"])
@@ -109,11 +155,11 @@ def test_another_decimal_mark_after_thousands(tmp_path):
         pv.data.load(write(tmp_path, "\n".join(["a;b", *rows])))
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.txt", "x.csv.gz"])
+@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.txt", "x.csv.gz", "x.tsv.bz2", "x.csv.xz"])
 def test_names_of_files(name, tmp_path):
-    path = write(tmp_path, "a\tb\n1\t2\n", name)
-    if name.endswith(".gz"):
-        path.write_bytes(gzip.compress(path.read_bytes()))
+    path = write(tmp_path, "# a comment\na\tb\n1\t2\n", name)
+    if path.suffix in COMPRESS:
+        path.write_bytes(COMPRESS[path.suffix](path.read_bytes()))
     assert pv.data.load(path).to_dict("list") == {"a": [1], "b": [2]}
 
 
@@ -127,8 +173,33 @@ def test_the_log_says_what_was_read(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "# by us\n# today\na,b\n1,2\n",
+            "separated by commas; lines of comment before it, left out: 2",
+        ),
+        ("# by us\n# a,b\n1,2\n", "left out: 1; its header is behind a #"),
+        ("# a,b\n1,2\n", "separated by commas; its header is behind a #"),
+    ],
+)
+def test_the_log_says_what_stood_before(text, said, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "pyro_vae.data")
+    pv.data.load(write(tmp_path, text))
+    assert caplog.messages[0].endswith(said)
+
+
+def test_what_numpy_writes(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(5, 2))
+    np.savetxt(tmp_path / "x.csv", numbers, delimiter=",", header="a,b")
+    found = pv.data.load(tmp_path / "x.csv")
+    pd.testing.assert_frame_equal(found, pd.DataFrame(numbers, columns=["a", "b"]))
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("x.zip", "unpack it, and give the file that is in it"),
         ("x.xlsx", "save the sheet as .csv"),
         ("x.h5ad", r"give the matrix itself: anndata.read_h5ad\(...\).X"),
     ],

@@ -97,7 +97,6 @@ def test_defaults_are_those_of_the_library(function, names):
     stated = {
         "latent": 8,
         "prior": "normal",
-        "likelihood": "normal",
     }
     assert {name: ours[name] for name in names} == {
         name: stated.get(name, theirs[name].default) for name in names

@@ -20,7 +20,9 @@ from torch.distributions import Transform
 
 from ..conditionals.base import Conditional
 from ..data.arrays import as_rows
-from ..data.columns import in_order
+from ..data.columns import as_given, framed, in_order
+from ..data.labels import Labels, recoded
+from ..data.rows import Rows
 from ..distributions.joint import enumerable
 from ..distributions.pushed import Pushed
 from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
@@ -59,6 +61,7 @@ class Assembly(nn.Module):
         self.posterior = guide
         self.condition = condition
         self.columns: list[str] | None = None  # their names, if it was made for a frame
+        self.classes: dict[str, list[Any]] | None = None  # of columns of labels, by their names
         self.times_fitted = 0  # each time with other noise
         self._name = next(_names)
 
@@ -181,8 +184,33 @@ class Assembly(nn.Module):
         plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_complex()
         if plain and x.dim() > 0 and len(x) > 0 and x.shape[1:] == self.likelihood.event_shape:
             return x.to(device=self.reference.device, dtype=self.reference.dtype)
-        rows = as_rows(in_order(as_rows(x), self.columns), self.likelihood.event_shape)
-        return rows.take(slice(None), like=self.reference)
+        return self.rows_of(x).take(slice(None), like=self.reference)
+
+    def rows_of(self, x: Any) -> Rows:
+        """Data as rows of the right columns and classes.
+
+        Raises:
+            DataError: Columns or their number are others, or a label is none of the classes.
+        """
+        rows = as_rows(in_order(as_rows(x, labels=True), self.columns), self.likelihood.event_shape)
+        return recoded(rows, self.labels, places=isinstance(x, Tensor))
+
+    @property
+    def labels(self) -> list[Labels]:
+        """The classes of each column of the data; None for numbers."""
+        if self.classes is None:
+            return [None] * self.likelihood.event_shape[-1:].numel()
+        return [self.classes.get(name) for name in self.columns or ()]
+
+    def named(self, values: Tensor) -> Any:
+        """Data as a frame, if the names of their columns are known."""
+        if self.columns is None:
+            return values
+        return framed(values.numpy(force=True), self.columns, classes=self.classes)
+
+    def as_given(self, values: Tensor, x: Any) -> Any:
+        """Data as a frame with the rows and columns of x, if x is a frame."""
+        return as_given(values, x, self.columns, self.classes)
 
     def encode_condition(self, num: int, c: Any = None) -> Tensor | None:
         """A batch of c as the parts read it, of shape ``(num, width)``."""

@@ -11,8 +11,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ..data.arrays import as_rows, with_c
-from ..data.columns import in_order
+from ..data.arrays import with_c
 from ..data.rows import DataError, Rows, refuse
 from ..distributions.supports import base_of, innermost, inside
 from ..guards import mode, seeded
@@ -80,7 +79,7 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
             )
 
     x, c = (x, c) if vae.condition is None else with_c(x, c)
-    rows = as_rows(in_order(as_rows(x), vae.columns), vae.likelihood.event_shape)
+    rows = vae.rows_of(x)
     if vae.condition is None and c is not None:
         raise ValueError(UNCONDITIONAL)
     checked = None if vae.condition is None else vae.condition.check(c, len(rows))

@@ -126,7 +126,7 @@ def import_modules(modules: list[str] | None) -> None:
 
 def read_rows(source: str, key: str | None = None) -> Rows:
     """Data by name, or from a file."""
-    return data.as_rows(data.load(source, key))
+    return data.as_rows(data.load(source, key), labels=True)
 
 
 def read_condition(source: str | None) -> Any:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from torch import Tensor
 
-from ..data.columns import as_array
+from ..data.columns import as_array, framed
 from ..data.rows import Rows
 from ..evidence.evidence import log_evidence
 from ..spec.build import build, describe
@@ -199,7 +200,9 @@ def _summary(vae: VAE) -> str:
     number = sum(parameter.numel() for parameter in vae.parameters())
     parts = ", ".join(f"{role} {spec[role]['name']}" for role in ("prior", "likelihood", "guide"))
     shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
-    return f"Built a VAE: {parts}; {shapes}, {number:,} parameters."
+    sizes = [f"{column} ({len(labels)})" for column, labels in (vae.classes or {}).items()]
+    classes = f"; classes of {', '.join(sizes)}" if sizes else ""
+    return f"Built a VAE: {parts}; {shapes}, {number:,} parameters{classes}."
 
 
 def _train(vae: VAE, x: Rows, c: Any, **options: Any) -> str:
@@ -256,21 +259,22 @@ def sample(
 
     if num is None:
         num = NUM_DRAWN if c is None else len(c)
-    drawn = as_array(vae.sample(num, c, seed=seed))
+    if out is not None and out.suffix == ".npy" and vae.classes:
+        columns = ", ".join(map(repr, vae.classes))
+        raise ValueError(f"{model.name} draws labels, of {columns}; --out needs a .csv file")
+    drawn = vae.sample(num, c, seed=seed)
 
     if out is None:
-        typer.echo(_csv(drawn, vae.columns), nl=False)
+        typer.echo(_csv(drawn), nl=False)
     elif out.suffix == ".npy":
-        np.save(out, drawn)
+        np.save(out, as_array(drawn))
     else:
-        out.write_text(_csv(drawn, vae.columns))
+        out.write_text(_csv(drawn))
 
 
-def _csv(drawn: np.ndarray, names: list[str] | None) -> str:
+def _csv(drawn: Any) -> str:
     """A line for each datum, flat; whole numbers without a decimal point."""
-    import pandas
-
-    flat = drawn.reshape(len(drawn), -1)
-    names = names or [f"x{number}" for number in range(flat.shape[1])]
-    frame = pandas.DataFrame(flat, columns=names)
-    return frame.convert_dtypes().to_csv(index=False)
+    if isinstance(drawn, Tensor):
+        flat = drawn.flatten(1) if drawn.dim() > 1 else drawn[:, None]
+        drawn = framed(flat.numpy(force=True), [f"x{number}" for number in range(flat.shape[1])])
+    return drawn.convert_dtypes().to_csv(index=False)

@@ -71,7 +71,7 @@ class Categorical(Parametric, name="categorical"):
 
     @classmethod
     def implied(cls, x: Rows) -> dict[str, Any]:
-        return {"categories": max(int(x.largest()), 0) + 1}
+        return {"categories": _categories(x, at_least=1)}
 
     @classmethod
     def example(cls) -> Conditional:
@@ -139,11 +139,17 @@ class Ordinal(Parametric, name="ordinal"):
 
     @classmethod
     def implied(cls, x: Rows) -> dict[str, Any]:
-        return {"categories": max(int(x.largest()), 1) + 1}
+        return {"categories": _categories(x, at_least=2)}
 
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), categories=4)
+
+
+def _categories(x: Rows, at_least: int) -> int:
+    """How many classes data have: as many as there are names, or numbers up to the largest."""
+    named = max((len(labels) for labels in x.labels or () if labels is not None), default=0)
+    return max(named, int(x.largest()) + 1, at_least)
 
 
 __all__ = [

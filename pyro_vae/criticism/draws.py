@@ -85,7 +85,7 @@ def simulated(
     like = _templates(vae, x, c, num, seed)
     with torch.no_grad(), seeded(seed), evaluating(like.model, like.guide):
         z, made = made_by(who, like, like.batch(slice(None)), 1, {})
-    problem = Problem.of((like.model, like.guide), made[0].numpy(force=True), like.rows.c)
+    problem = Problem.of((like.model, like.guide), made[0].cpu(), like.rows.c)
     return problem, {name: values[0].numpy(force=True) for name, values in z.items()}
 
 

@@ -12,13 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .columns import names_of
 from .datasets import from_dataset, is_dataset, pairs_of
+from .labels import coded, own_labels
 from .rows import DataError, Rows, refuse
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True) -> Rows:
+def as_rows(
+    x: Any,
+    event_shape: torch.Size | None = None,
+    *,
+    pairs: bool = True,
+    labels: bool = False,
+) -> Rows:
     """Anything array-like as :class:`Rows`.
 
     Arguments:
@@ -27,11 +35,13 @@ def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True
             parts; a stream is read once, into a temporary file), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
         pairs: Whether the items of a data set may be pairs, of which the first part is taken.
+        labels: Whether columns of a DataFrame may be strings or categories: they become the numbers
+            of their classes, whose names the rows keep.
 
     Raises:
         DataError: `x` is empty, not numeric, or its rows have another shape.
     """
-    rows = _dispatch(x, pairs)
+    rows = _dispatch(x, pairs, labels)
     if len(rows) == 0 or rows.event_shape.numel() == 0:
         shape = (len(rows), *rows.event_shape)
         raise DataError(
@@ -43,13 +53,13 @@ def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True
     return rows
 
 
-def _dispatch(x: Any, pairs: bool) -> Rows:
+def _dispatch(x: Any, pairs: bool, labels: bool) -> Rows:
     if isinstance(x, Rows):
         return x
     if isinstance(x, Tensor):
         return _from_tensor(x)
     if hasattr(x, "to_numpy") and hasattr(x, "columns"):
-        return _from_frame(x)
+        return _from_frame(x, labels)
     if is_dataset(x):
         return from_dataset(x, _number, pairs=pairs)
     if isinstance(x, tuple) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
@@ -141,8 +151,18 @@ def _numeric(array: np.ndarray, rows: Rows) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _from_frame(frame: Any) -> Rows:
+def _from_frame(frame: Any, labels: bool) -> Rows:
     columns = list(frame.columns)
+    own = own_labels(frame) if labels and hasattr(frame, "iloc") else None
+    if own is not None:
+        rows = _from_array(coded(frame, own, "data", missing=True), columns)
+        rows.labels = own
+        if names_of(rows) is None:
+            raise DataError(
+                "a frame with labels needs a name for each column, a string of its own; got "
+                f"{columns!r:.60}; frame.columns = [...] names them"
+            )
+        return rows
     if not hasattr(frame, "iloc") or all(isinstance(dtype, np.dtype) for dtype in frame.dtypes):
         return _from_array(frame.to_numpy(), columns)
     cells = np.empty(frame.shape, dtype=object)

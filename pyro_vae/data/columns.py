@@ -45,6 +45,7 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
             "columns, or give an array, whose order is taken as it is"
         )
     order = [place[name] for name in names]
+    labels = None if rows.labels is None else [rows.labels[number] for number in order]
     return Rows(
         lambda index: rows.fetch(index)[:, order],
         len(rows),
@@ -52,6 +53,7 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
         names,
         rows.c,
         is_fixed=rows.is_fixed,
+        labels=labels,
     )
 
 
@@ -61,30 +63,55 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + more
 
 
-def as_given(values: Tensor, x: Any, names: list[str] | None) -> Any:
+def as_given(
+    values: Tensor, x: Any, names: list[str] | None, classes: dict[str, list[Any]] | None = None
+) -> Any:
     """Values as a frame with the rows and columns of x, if x is a frame; else as they are.
 
     Arguments:
         values: A tensor of shape ``(N, columns)``.
         x: What the user gave.
         names: The order of the columns of `values`, if they have names.
+        classes: The names of the classes, by column, for the columns of numbers of classes.
     """
     if values.dim() != 2 or not hasattr(x, "to_numpy") or not hasattr(x, "columns"):
         return values
-    numbers = values.numpy(force=True)
     order = list(x.columns)
-    names = order if names is None else names
+    if names is None or set(names) != set(order):
+        names, classes = order, None
+    numbers = values.numpy(force=True)
     if hasattr(x, "iloc"):
-        frame = framed(numbers, names, x.index)
+        frame = framed(numbers, names, x.index, classes)
+        for name in classes or {}:
+            if x[name].dtype.kind == "O" and not hasattr(x[name], "cat"):  # strings remain strings
+                frame[name] = frame[name].astype(x[name].dtype)
         return frame if names == order else frame[order]
-    return type(x)({name: numbers[:, names.index(name)] for name in order})
+    columns = {name: numbers[:, names.index(name)] for name in order}
+    named = {name: list(_named(columns[name], labels)) for name, labels in (classes or {}).items()}
+    return type(x)(columns | named)
 
 
-def framed(numbers: np.ndarray, names: list[str], index: Any = None) -> pandas.DataFrame:
-    """Numbers of shape ``(N, columns)`` as a frame."""
+def framed(
+    numbers: np.ndarray,
+    names: list[str],
+    index: Any = None,
+    classes: dict[str, list[Any]] | None = None,
+) -> pandas.DataFrame:
+    """Numbers of shape ``(N, columns)`` as a frame, with the names of classes as categories."""
     import pandas
 
-    return pandas.DataFrame(numbers, columns=names, index=index)
+    frame = pandas.DataFrame(numbers, columns=names, index=index)
+    for name, labels in (classes or {}).items():
+        frame[name] = _named(numbers[:, names.index(name)], labels)
+    return frame
+
+
+def _named(numbers: np.ndarray, labels: list[Any]) -> pandas.Categorical:
+    """The names of classes; where a family has a mean, of the class that is nearest to it."""
+    import pandas
+
+    codes = np.where(np.isnan(numbers), -1, numbers).round().astype(int)
+    return pandas.Categorical.from_codes(codes, pandas.Index(labels))
 
 
 def as_array(values: Tensor | pandas.DataFrame) -> np.ndarray:

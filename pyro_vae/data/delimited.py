@@ -8,24 +8,22 @@ it goes wrong and what to do. pandas, which reads the numbers, would shift colum
 from __future__ import annotations
 
 import csv
-import gzip
+import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from .decimals import decimal_of, is_number
+from .preamble import MARK, Preamble, is_header, preamble_of
 from .rows import DataError
 
 ENDINGS = (".csv", ".tsv", ".txt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # and the module that opens it
 LOOKED_AT = 1000  # rows that tell how the file is written
 LONGEST = 10_000_000  # characters of a line
-
-WITH_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
-WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
-MAY_BE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-WITH_BOTH = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})+[.,]\d+")
 UNNAMED = re.compile(r"|Unnamed: 0")  # the name of a column of row labels, as pandas writes them
 
 
@@ -38,12 +36,30 @@ class Form:
         decimal: The decimal mark.
         names: Of the columns, without an empty one at the end.
         num_cells: How many cells a row has.
+        preamble: The lines before the table.
+        is_commented: Whether the header is the last of these.
     """
 
     separator: str
     decimal: str
     names: list[str]
     num_cells: int
+    preamble: Preamble
+    is_commented: bool
+
+    def described(self) -> str:
+        """In words."""
+        found = (
+            f"separated by {SEPARATORS[self.separator]}" if self.num_cells > 1 else "one to a line"
+        )
+        if self.decimal == ",":
+            found += ", with decimal commas"
+        num_comments = len(self.preamble.comments) - self.is_commented
+        if num_comments:
+            found += f"; lines of comment before it, left out: {num_comments}"
+        if self.is_commented:
+            found += f"; its header is behind a {MARK}"
+        return found
 
 
 def read_delimited(path: Path) -> tuple[Any, str]:
@@ -59,20 +75,19 @@ def read_delimited(path: Path) -> tuple[Any, str]:
         _refuse_other_lengths(path, form)
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is no text in UTF-8; save it as such") from None
-    frame = pandas.read_csv(
-        path,
-        sep=form.separator,
-        decimal=form.decimal,
-        header=0,
-        names=[*form.names, *["an empty one"] * (form.num_cells - len(form.names))],
-        usecols=range(len(form.names)),
-        index_col=False,
-        encoding="utf-8-sig",
-    )
+    with _opened(path, form.preamble.length) as file:
+        frame = pandas.read_csv(
+            file,
+            sep=form.separator,
+            decimal=form.decimal,
+            header=None if form.is_commented else 0,
+            names=[*form.names, *["an empty one"] * (form.num_cells - len(form.names))],
+            usecols=range(len(form.names)),
+            index_col=False,
+            float_precision="round_trip",  # or the last digit is another
+        )
     _refuse_odd_cells(path, frame, form.decimal)
-    found = f"separated by {SEPARATORS[form.separator]}" if form.num_cells > 1 else "one to a line"
-    if form.decimal == ",":
-        found += ", with decimal commas"
+    found = form.described()
     if UNNAMED.fullmatch(form.names[0]):
         frame = _without_labels(path, frame)
         found += "; the labels of its rows, in a first column without a name, are left out"
@@ -82,26 +97,48 @@ def read_delimited(path: Path) -> tuple[Any, str]:
 def _form(path: Path) -> Form:
     with _opened(path) as file:
         lines = [line for line, _ in zip(_lines(path, file), range(LOOKED_AT), strict=False)]
+    before = preamble_of(lines)
+    lines = lines[before.length :]
     if not any(map(str.strip, lines)):
         raise DataError(f"{path.name} is empty; give a header line, and a row for each datum")
 
+    separator, table = _separated(path, lines, before.separator)
+    commented = _cells(before.comments[-1:], separator)
+    is_commented = bool(commented) and is_header(path.name, commented[0], table)
+    header, *rows = [*commented, *table] if is_commented else table
+    is_empty = len(header) > 1 and not header[-1] and not any(row[-1] for row in rows)
+    names = header[:-1] if is_empty else header
+    _refuse_names(path, names)
+    decimal = decimal_of(path.name, rows, separator)
+    num_cells = len(rows[0] if rows else header)
+    return Form(separator, decimal, names, num_cells, before, is_commented)
+
+
+def _separated(path: Path, lines: list[str], stated: str | None) -> tuple[str, list[list[str]]]:
+    """What separates the cells, and the cells."""
+    if stated is not None and stated not in SEPARATORS:
+        marks = ", ".join(SEPARATORS.values())
+        raise DataError(f"{path.name} states sep={stated}; separate its cells by one of {marks}")
     tables = {mark: _cells(lines, mark) for mark in SEPARATORS}
     regular = [mark for mark, cells in tables.items() if len(cells[0]) > 1 and _is_regular(cells)]
+    if stated is not None:
+        if regular and stated not in regular:
+            raise DataError(
+                f"{path.name} states sep={stated}, and its lines are separated by "
+                f"{SEPARATORS[regular[0]]}; take that line away, or mend it"
+            )
+        tables = {stated: tables[stated]}
+        regular = [mark for mark in regular if mark == stated]
     if len(regular) > 1:
         marks = " or ".join(SEPARATORS[mark] for mark in regular)
         raise DataError(
             f"{path.name} may be separated by {marks}: header and rows have equally many cells by "
             "either; put the names or cells that hold the other mark between double quotes"
         )
-    separator = regular[0] if regular else ","
-    header, *rows = tables[separator]
     if not regular:
         _refuse_irregular(path, tables)
-
-    is_empty = len(header) > 1 and not header[-1] and not any(row[-1] for row in rows)
-    names = header[:-1] if is_empty else header
-    _refuse_names(path, names)
-    return Form(separator, _decimal(path, rows), names, len(rows[0] if rows else header))
+    separator = regular[0] if regular else stated or ","
+    return separator, tables[separator]
 
 
 def _cells(lines: list[str], separator: str) -> list[list[str]]:
@@ -123,12 +160,7 @@ def _refuse_irregular(path: Path, tables: dict[str, list[list[str]]]) -> None:
     num_cells = {mark: [len(row) for row in cells] for mark, cells in tables.items()}
     several = [mark for mark, counts in num_cells.items() if max(counts) > 1]
     if not several:
-        words = {len(row[0].split()) for row in tables[","]}
-        if len(words) == 1 and words != {1}:
-            raise DataError(
-                f"{path.name} seems to be separated by blanks; separate its cells by commas or tabs"
-            )
-        return
+        return _refuse_blanks(path, next(iter(tables.values())))
 
     mark = max(several, key=lambda mark: (num_cells[mark][0], sum(num_cells[mark])))
     header, *rows = num_cells[mark]
@@ -136,16 +168,33 @@ def _refuse_irregular(path: Path, tables: dict[str, list[list[str]]]) -> None:
     remedy = "name every column, and give every row a cell for each"
     if header == 1:
         remedy += "; or, if these are decimal commas, separate the cells by semicolons"
+    elif set(rows) == {header + 1}:
+        remedy += "; if the first cells are labels of the rows, as by R's write.table, write it "
+        remedy += "with col.names=NA"
     raise DataError(
         f"{path.name}, separated by {SEPARATORS[mark]}, needs as many cells in a row as names in "
         f"its header, {header}; got {num} in row {row}; {remedy}"
     )
 
 
+def _refuse_blanks(path: Path, cells: list[list[str]]) -> None:
+    """Raise where lines of one cell are words: of as many as the header, or of numbers and a label
+    more, as R's write.table writes them.
+    """
+    header, *rows = [row[0].split() for row in cells]
+    num_words = {len(words) for words in rows or [header]}
+    (most,) = num_words if len(num_words) == 1 else (1,)
+    has_numbers = any(is_number(word) for words in rows for word in words)
+    if most > 1 and (len(header) == most or (len(header) == most - 1 and has_numbers)):
+        raise DataError(
+            f"{path.name} seems to be separated by blanks; separate its cells by commas or tabs"
+        )
+
+
 def _refuse_names(path: Path, names: list[str]) -> None:
     of_data = names[1:] if UNNAMED.fullmatch(names[0]) else names
     is_numbered = of_data == [str(number) for number in range(len(of_data))]
-    is_named = not all(_is_number(name) for name in names if name)
+    is_named = not all(is_number(name) for name in names if name)
     if not (is_numbered or is_named):
         raise DataError(
             f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a "
@@ -162,50 +211,12 @@ def _refuse_names(path: Path, names: list[str]) -> None:
         seen.add(name)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _decimal(path: Path, rows: list[list[str]]) -> str:
-    """The decimal mark."""
-    marks: dict[str, tuple[int, str]] = {}
-    are_decimals = False
-    for number, row in enumerate(rows):
-        for cell in row:
-            text = cell.strip()
-            if WITH_BOTH.fullmatch(text):
-                raise DataError(
-                    f"{path.name} has {text!r} in row {number}: marks between thousands are not "
-                    "read; leave them out"
-                )
-            for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
-                if pattern.fullmatch(text):
-                    marks.setdefault(mark, (number, text))
-                    are_decimals |= not MAY_BE_THOUSANDS.fullmatch(text)
-    if len(marks) == 2:
-        (first, text), (second, other) = marks.values()
-        raise DataError(
-            f"{path.name} has {text!r} in row {first} and {other!r} in row {second}: decimal "
-            "commas and decimal points; use one of them"
-        )
-    if "," in marks and not are_decimals:
-        number, text = marks[","]
-        raise DataError(
-            f"{path.name} has {text!r} in row {number}: its commas may be decimal or between "
-            "thousands; write points, or leave them out"
-        )
-    return next(iter(marks), ".")
-
-
 def _refuse_other_lengths(path: Path, form: Form) -> None:
     """Raise where a row has more or fewer cells than the first."""
-    with _opened(path) as file:
+    with _opened(path, form.preamble.length) as file:
         rows = (row for row in csv.reader(_lines(path, file), delimiter=form.separator) if row)
-        next(rows, None)
+        if not form.is_commented:
+            next(rows, None)
         for number, row in enumerate(rows):
             is_beyond = form.num_cells > len(form.names) and row[-1] != ""
             if len(row) != form.num_cells or is_beyond:
@@ -247,9 +258,13 @@ def _without_labels(path: Path, frame: Any) -> Any:
     return frame.iloc[:, 1:]
 
 
-def _opened(path: Path) -> TextIO:
-    opened = gzip.open if path.suffix == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", newline="")
+def _opened(path: Path, after: int = 0) -> TextIO:
+    """The file as text, from the line `after` some others on."""
+    module = importlib.import_module(COMPRESSED.get(path.suffix, "io"))
+    file = module.open(path, "rt", encoding="utf-8-sig", newline="")
+    for _ in range(after):
+        next(file)
+    return file
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.lib import format as npy
 
-from .delimited import ENDINGS, read_delimited
+from .delimited import COMPRESSED, ENDINGS, read_delimited
 from .packed import read_idx, read_npz
 from .rows import DataError
 
@@ -21,6 +21,7 @@ READ = ".npy, .npz, .csv, .tsv, .parquet, .feather or idx"
 BY_PYARROW = (".parquet", ".feather")
 SHEETS = "save the sheet as .csv, or give pandas.read_excel(...)"
 REMEDIES = {
+    ".zip": "unpack it, and give the file that is in it",
     ".h5ad": "give the matrix itself: anndata.read_h5ad(...).X",
     **dict.fromkeys((".xls", ".xlsx", ".ods"), SHEETS),
 }
@@ -34,8 +35,9 @@ def load(source: str | Path, key: str | None = None) -> Any:
         source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
             path to ``.npy`` (memory-mapped), ``.npz`` (of arrays, or a sparse one of scipy's),
             ``.csv``, ``.tsv`` or ``.txt`` (with a header line; what separates the cells and marks
-            the decimals is found), ``.parquet`` or ``.feather`` (by pyarrow) or idx (which may be
-            gzipped, as may text).
+            the decimals is found; comments before the header, which begin with ``#``, are left
+            out; may end in ``.gz``, ``.bz2`` or ``.xz``), ``.parquet`` or ``.feather`` (by
+            pyarrow) or idx (which may be gzipped).
         key: The name of an array, for an ``.npz`` with several.
 
     Returns:
@@ -84,7 +86,7 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
         return _read_by_pyarrow(path), ""
     if path.suffix in REMEDIES:
         raise DataError(f"{path.suffix} files are not read; {REMEDIES[path.suffix]}")
-    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    ending = path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
     if ending.lower() in ENDINGS:
         return read_delimited(path)
     return read_idx(path), ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..guards import whole_number
+from .decimals import is_number
 from .rows import DataError, Rows
 
 if TYPE_CHECKING:
@@ -57,11 +59,11 @@ def class_names(argument: str, classes: Any) -> list[Any]:
         return list(range(classes))
     names = list(classes)
     if names and names == list(range(len(names))):
-        return names
+        return list(range(len(names)))  # True and False are 1 and 0
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(
             f"{argument} must be how many, or names that are strings; got {names!r:.60}; give "
-            "labels as strings, such as c.astype(str), or number them from 0"
+            "labels as strings, as .astype(str) does, or number them from 0"
         )
     if len(set(names)) < len(names):
         raise ValueError(f"{argument} must be different names; got {names!r:.60}")
@@ -73,31 +75,48 @@ def refuse_numbers_for_names(c: Any, labels: list[Labels]) -> None:
 
     Rows and tensors have places already.
     """
-    if isinstance(c, (Rows, Tensor)):
-        return
-    for classes in labels:
-        if any(isinstance(name, str) and _is_number(name) for name in classes or []):
-            names = ", ".join(map(repr, (classes or [])[:SHOWN]))
-            raise DataError(
-                f"c has classes named {names}: give their names, as strings; numbers would be "
-                "taken as their places"
-            )
+    if not isinstance(c, (Rows, Tensor)):
+        for classes in labels:
+            _refuse_numbers_for(classes, "c has")
 
 
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+def _refuse_numbers_for(classes: Labels, who: str) -> None:
+    if any(isinstance(name, str) and is_number(name) for name in classes or []):
+        names = ", ".join(map(repr, (classes or [])[:SHOWN]))
+        raise DataError(
+            f"{who} classes named {names}: give their names, as strings; numbers would be taken as "
+            "their places"
+        )
 
 
-def coded(frame: pandas.DataFrame, labels: list[Labels]) -> np.ndarray:
+def own_labels(frame: pandas.DataFrame) -> list[Labels] | None:
+    """The classes of each column; None where no column has any, or one has labels and numbers.
+
+    Those of a column without any value are none, so an empty list.
+    """
+    labels: list[Labels] = []
+    for place in range(frame.shape[1]):
+        column = frame.iloc[:, place]
+        classes = labels_of(column)
+        if column.dtype.kind == "O" and not hasattr(column, "cat"):
+            values = column.dropna().unique()
+            if classes is not None and not all(isinstance(value, str) for value in values):
+                return None
+            classes = classes if len(values) else []
+        labels.append(classes)
+    return None if all(classes is None for classes in labels) else labels
+
+
+def coded(
+    frame: pandas.DataFrame, labels: list[Labels], who: str = "c", *, missing: bool = False
+) -> np.ndarray:
     """A frame as numbers: each label as the number of its class.
 
     Arguments:
         frame: A column for each entry of `labels`.
         labels: The classes of each column.
+        who: What the frame is, with which the message of an error begins.
+        missing: Whether a label may be missing, and is then NaN.
 
     Raises:
         DataError: A label is missing, or none of the classes; the message names it.
@@ -108,33 +127,113 @@ def coded(frame: pandas.DataFrame, labels: list[Labels]) -> np.ndarray:
         where = f"column {frame.columns[place]!r}"
         if column.dtype.kind in "mMc":
             raise DataError(
-                f"c must be numbers or labels; got {column.dtype} in {where}; convert it"
+                f"{who} must be numbers or labels; got {column.dtype} in {where}; convert it"
             )
         if labels_of(column) is None:
             refuse_numbers_for_names(column, [classes])
             numbers[:, place] = column.to_numpy(dtype=float, na_value=np.nan)
         elif classes is None:
             raise DataError(
-                f"c needs numbers in {where}; got {column.iloc[0]!r:.40}; give its numbers, or "
+                f"{who} needs numbers in {where}; got {column.iloc[0]!r:.40}; give its numbers, or "
                 "build the VAE with these classes"
             )
         else:
-            numbers[:, place] = _codes(column, classes, where)
+            numbers[:, place] = _codes(column, classes, f"{who} needs", where, missing)
     return numbers
 
 
-def _codes(column: pandas.Series, classes: list[Any], where: str) -> np.ndarray:
+def _codes(
+    column: pandas.Series, classes: list[Any], who: str, where: str, missing: bool
+) -> np.ndarray:
     """The number of the class of each label."""
     number = {label: code for code, label in enumerate(classes)}
     codes = np.array([number.get(label, -1) for label in column], dtype=float)
+    if missing:
+        codes[column.isna().to_numpy()] = np.nan
     unknown = np.flatnonzero(codes < 0)
     if len(unknown):
-        row = int(unknown[0])
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        shown = ", ".join(map(repr, classes[:SHOWN]))
-        others = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
-        raise DataError(
-            f"c needs one of the classes {shown}{others} in {where}; got {column.iloc[row]!r:.40} "
-            f"at row {row}{more}; build the VAE with this class too, or recode"
-        )
+        _refuse_unknown(classes, who, where, column.iloc[unknown[0]], unknown)
     return codes
+
+
+def _refuse_unknown(
+    classes: list[Any], who: str, where: str, label: Any, unknown: np.ndarray
+) -> NoReturn:
+    """Raise for a label that is none of the classes, the first in some rows."""
+    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    shown = ", ".join(map(repr, classes[:SHOWN]))
+    others = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    raise DataError(
+        f"{who} one of the classes {shown}{others} in {where}; got {label!r:.40} at row "
+        f"{unknown[0]}{more}; build the VAE with this class too, or recode"
+    )
+
+
+def recoded(rows: Rows, labels: list[Labels], *, places: bool = False) -> Rows:
+    """Rows with the numbers of these classes, in the place of those of their own.
+
+    Arguments:
+        rows: A column for each entry of `labels`.
+        labels: The classes of each column; None for numbers.
+        places: Whether numbers without names are known to be those of these classes.
+
+    Raises:
+        DataError: A label is none of the classes, stands where numbers are needed, or there are
+            numbers for classes whose names are numbers.
+    """
+    own = rows.labels or [None] * len(labels)
+    if own == labels:
+        return rows
+    tables: dict[int, Tensor] = {}
+    for place, (theirs, classes) in enumerate(zip(own, labels, strict=True)):
+        where = rows.name_of((place,))
+        if theirs is None and not places:
+            _refuse_numbers_for(classes, f"{where} of the data has")
+        elif theirs and classes is None:
+            codes = _codes_in(rows, place)
+            for row in np.flatnonzero(~np.isnan(codes))[:1]:
+                label = theirs[int(codes[row])]
+                raise DataError(
+                    f"data must be numbers; got {label!r:.60} ({type(label).__name__}) at row {row}"
+                    f", {where}; encode or drop it, or build the VAE for a frame with it"
+                )
+        elif theirs and classes is not None and theirs != classes:
+            tables[place] = _table(rows, place, theirs, classes)
+
+    def fetch(index: Any) -> Tensor:
+        x = rows.take(index, torch.empty(0, dtype=torch.float64)).clone()
+        for place, table in tables.items():
+            seen = ~x[:, place].isnan()
+            x[seen, place] = table[x[seen, place].long()]
+        return x
+
+    return Rows(
+        fetch if tables else rows.fetch,
+        len(rows),
+        rows.event_shape,
+        rows.columns,
+        rows.c,
+        is_fixed=rows.is_fixed,
+        labels=labels,
+    )
+
+
+def _table(rows: Rows, place: int, theirs: list[Any], classes: list[Any]) -> Tensor:
+    """For each of their classes its number among ours."""
+    number = {label: code for code, label in enumerate(classes)}
+    table = np.array([number.get(label, -1) for label in theirs], dtype=float)
+    if (table < 0).any():
+        codes = _codes_in(rows, place)
+        seen = np.where(np.isnan(codes), 0, codes).astype(int)
+        unknown = np.flatnonzero(~np.isnan(codes) & (table[seen] < 0))
+        if len(unknown):
+            label = theirs[seen[unknown[0]]]
+            _refuse_unknown(classes, "data need", rows.name_of((place,)), label, unknown)
+    return torch.as_tensor(table)
+
+
+def _codes_in(rows: Rows, place: int) -> np.ndarray:
+    """The numbers in one column of all rows."""
+    like = torch.empty(0, dtype=torch.float64)
+    taken = [rows.take(chunk, like)[:, place] for chunk in rows.chunks()]
+    return torch.cat(taken).numpy()

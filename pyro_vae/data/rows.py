@@ -46,6 +46,8 @@ class Rows:
         columns: Labels of the columns, if they have any.
         c: What the data are conditional on, row by row.
         is_fixed: Whether a row is the same whenever it is read.
+        labels: For each column the names of its classes, of which the rows have the numbers, or
+            None for numbers; None if all are.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Rows:
         columns: list[Any] | None = None,
         c: Rows | None = None,
         is_fixed: bool = False,
+        labels: list[list[Any] | None] | None = None,
     ) -> None:
         self.fetch = fetch
         self.length = length
         self.columns = columns
         self.c = c
         self.is_fixed = is_fixed
+        self.labels = labels
         self.event_shape = torch.Size(event_shape)
         self.device: torch.device | None = None  # where all rows are in memory, if they are
         self._summary: Summary | None = None
@@ -72,12 +76,15 @@ class Rows:
 
     def given(self, c: Rows | None) -> Rows:
         """The same rows, each with its row of c."""
-        rows = Rows(
-            self.fetch, self.length, self.event_shape, self.columns, c, is_fixed=self.is_fixed
-        )
+        rows = self._like(self.fetch, self.length, c)
         rows._summary, rows._moments = self._summary, self._moments
         rows.device = self.device
         return rows
+
+    def _like(self, fetch: Callable[[Any], Any], length: int, c: Rows | None) -> Rows:
+        """Other rows of the same columns."""
+        shape, columns, labels = self.event_shape, self.columns, self.labels
+        return Rows(fetch, length, shape, columns, c, is_fixed=self.is_fixed, labels=labels)
 
     def take(self, index: Any, like: Tensor | None = None) -> Tensor:
         """Rows `index`, a slice, an array or what :meth:`as_index` gave, in the dtype and on the
@@ -106,14 +113,7 @@ class Rows:
     def only(self, index: np.ndarray) -> Rows:
         """Some of the rows, in the order of `index`, still read a few at a time; and their c."""
         c = None if self.c is None else self.c.only(index)
-        return Rows(
-            lambda inner: self.fetch(index[inner]),
-            len(index),
-            self.event_shape,
-            self.columns,
-            c,
-            is_fixed=self.is_fixed,
-        )
+        return self._like(lambda inner: self.fetch(index[inner]), len(index), c)
 
     def in_memory(self, like: Tensor | None = None) -> Rows:
         """The same rows, all read now, and not again."""
@@ -122,14 +122,9 @@ class Rows:
         for chunk in self.chunks():
             x[chunk] = self.take(chunk, like)
         c = None if self.c is None else self.c.in_memory(like)
-        rows = Rows(
-            lambda index: x[torch.as_tensor(index, device=x.device)],
-            self.length,
-            self.event_shape,
-            self.columns,
-            c,
-            is_fixed=True,
-        )
+        fetch = lambda index: x[torch.as_tensor(index, device=x.device)]  # noqa: E731
+        rows = self._like(fetch, self.length, c)
+        rows.is_fixed = True
         rows.device = x.device
         rows._summary = self._summary
         return rows
@@ -175,7 +170,8 @@ class Rows:
         """The same rows with some of their columns."""
         shape = (len(columns),)
         picked = lambda index: self.take(index)[:, columns]  # noqa: E731
-        return Rows(picked, len(self), shape, is_fixed=self.is_fixed)
+        labels = None if self.labels is None else [self.labels[column] for column in columns]
+        return Rows(picked, len(self), shape, is_fixed=self.is_fixed, labels=labels)
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Rows:
         """A function of each number, of the same rows, in double precision."""

@@ -10,7 +10,8 @@ context, a ``network``. Sizes that follow from ``event`` and ``latent`` are neve
     likelihood = {name = "binomial", total_count = 16.0, network = {name = "mlp", hidden = [200]}}
     guide = {name = "normal", network = {name = "mlp", hidden = [200]}}
 
-``columns = ["age", "income"]`` names the columns of a table, which frames are put right by. A
+``columns = ["age", "income"]`` names the columns of a table, which frames are put right by, and
+``classes = {city = ["Bonn", "Kiel"]}`` the classes of those that hold labels. A
 conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports
 modules that register conditionals or networks of one's own; they lie beside the spec file or on the
 Python path."""
@@ -33,12 +34,13 @@ from ..data.columns import in_order, names_of
 from ..data.rows import Rows
 from ..guards import device_of, seeded
 from ..vae import VAE
+from .classes import check_classes, classes_of, described, with_classes
 from .files import import_modules, importable, read_toml
 from .initial import initialize, per_exposure
 from .parts import Part, as_table, condition_of, named_part, numbered, unconstrained
 
 REQUIRED = ("event", "latent")
-KEYS = (*REQUIRED, "columns", "prior", "likelihood", "guide", "condition", "modules")
+KEYS = (*REQUIRED, "columns", "classes", "prior", "likelihood", "guide", "condition", "modules")
 
 
 def build(
@@ -68,7 +70,8 @@ def build(
         latent: The shape of the latents, ``Z`` (default: 8).
         prior: The prior (default: normal); parameters that are not given take the family's standard
             values.
-        likelihood: The likelihood (default: normal).
+        likelihood: The likelihood (default: normal; for a frame with labels, a categorical for each
+            column of strings or categories, whose names the VAE keeps, and a normal for the rest).
         guide: The guide, in unconstrained space (default: normal; over discrete latents the prior's
             own family).
         condition: For a conditional VAE: the arguments of :class:`.Condition` (default: what c
@@ -112,6 +115,7 @@ def build(
         columns = {} if names is None else {"columns": names}
         spec = {"event": list(rows.event_shape), **columns, **spec}
         rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
+        spec, rows = with_classes(spec, rows)
     mlp = {} if hidden is None else {"hidden": _plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
         seen = rows
@@ -136,12 +140,12 @@ def _spec_and_rows(
                 "build takes x with a spec; got data and x; give latent=, prior=, c=, ... by "
                 "keyword"
             )
-        return {"latent": [8], **given}, as_rows(source)
+        return {"latent": [8], **given}, as_rows(source, labels=True)
     for key in given:
         raise ValueError(
             f"build takes {key}= with data; a spec says it itself; write {key} in the spec"
         )
-    return dict(source), None if x is None else as_rows(x)
+    return dict(source), None if x is None else as_rows(x, labels=True)
 
 
 def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +200,8 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp, counts)
     vae = VAE(prior, likelihood, guide, condition=condition)
     vae.columns = _columns(spec, event)
+    vae.classes = classes_of(spec)
+    check_classes(vae)
     return vae
 
 
@@ -228,7 +234,9 @@ def describe(vae: nn.Module) -> dict[str, Any]:
     if isinstance(vae, VAE):
         parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
         sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
-        names = {} if vae.columns is None else {"columns": list(vae.columns)}
+        names: dict[str, Any] = {} if vae.columns is None else {"columns": list(vae.columns)}
+        if vae.classes is not None:
+            names["classes"] = described(vae.classes)
         spec = sizes | names | {role: describe(part) for role, part in parts.items()}
         if vae.condition is not None:
             spec["condition"] = vae.condition.describe()

@@ -1,0 +1,64 @@
+"""Numbers in tables of text: their decimal mark is found, or refused where it may be another."""
+
+from __future__ import annotations
+
+import re
+
+from .rows import DataError
+
+WITH_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+MAY_BE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
+WITH_BOTH = re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})+[.,]\d+")
+
+
+def is_number(text: str) -> bool:
+    """Whether text is a number, with a decimal point or comma."""
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def decimal_of(file: str, rows: list[list[str]], separator: str) -> str:
+    """The decimal mark.
+
+    Points may be between thousands only beside semicolons, where commas may be decimal.
+
+    Raises:
+        DataError: There are two marks, or the one may be between thousands.
+    """
+    marks: dict[str, tuple[int, str]] = {}
+    are_decimals = False
+    for number, row in enumerate(rows):
+        for cell in row:
+            text = cell.strip()
+            if WITH_BOTH.fullmatch(text):
+                raise DataError(
+                    f"{file} has {text!r} in row {number}: marks between thousands are not "
+                    "read; leave them out"
+                )
+            for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
+                if pattern.fullmatch(text):
+                    marks.setdefault(mark, (number, text))
+                    are_decimals |= not MAY_BE_THOUSANDS.fullmatch(text)
+    if len(marks) == 2:
+        (first, text), (second, other) = marks.values()
+        raise DataError(
+            f"{file} has {text!r} in row {first} and {other!r} in row {second}: decimal commas and "
+            "decimal points; use one of them"
+        )
+    if "," in marks and not are_decimals:
+        number, text = marks[","]
+        raise DataError(
+            f"{file} has {text!r} in row {number}: its commas may be decimal or between thousands; "
+            "write points, or leave them out"
+        )
+    if "." in marks and separator == ";" and not are_decimals:
+        number, text = marks["."]
+        raise DataError(
+            f"{file} has {text!r} in row {number}: its points may be decimal or between thousands; "
+            "separate its cells by commas, or leave them out"
+        )
+    return next(iter(marks), ".")
