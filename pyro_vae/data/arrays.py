@@ -1,4 +1,4 @@
-"""Data: arrays, frames, files and data sets as rows.
+"""Data: arrays, frames, annotated matrices and data sets as rows.
 
 Everything that takes data reads it through :class:`Rows`, a few rows at a time, so a memory map is
 never loaded whole. Integers and booleans are converted. The error for a cell that is no number says
@@ -12,26 +12,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .annotated import from_annotated, is_annotated, named
 from .datasets import from_dataset, is_dataset, pairs_of
 from .rows import DataError, Rows, refuse
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def as_rows(x: Any, event_shape: torch.Size | None = None, *, pairs: bool = True) -> Rows:
+def as_rows(
+    x: Any,
+    event_shape: torch.Size | None = None,
+    *,
+    pairs: bool = True,
+    layer: str | None = None,
+) -> Rows:
     """Anything array-like as :class:`Rows`.
 
     Arguments:
         x: A tensor, array, memory map, DataFrame, sparse matrix of scipy's or torch's (rows are
-            made dense as they are read), torch ``Dataset`` or ``DataLoader`` (of pairs the first
+            made dense as they are read), AnnData (of which X, by the names of its genes; a file
+            that backs it is read by rows), torch ``Dataset`` or ``DataLoader`` (of pairs the first
             parts; a stream is read once, into a temporary file), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
         pairs: Whether the items of a data set may be pairs, of which the first part is taken.
+        layer: The layer of an AnnData to take in place of X.
 
     Raises:
-        DataError: `x` is empty, not numeric, or its rows have another shape.
+        DataError: `x` is empty, not numeric, its rows have another shape, or it has no such layer.
     """
-    rows = _dispatch(x, pairs)
+    if layer is not None and not is_annotated(x):
+        raise DataError(
+            f"layer= names a layer of an AnnData; got {type(x).__name__}; give the AnnData, or "
+            "leave it out"
+        )
+    rows = from_annotated(x, layer, _of_matrix) if is_annotated(x) else _dispatch(x, pairs)
     if len(rows) == 0 or rows.event_shape.numel() == 0:
         shape = (len(rows), *rows.event_shape)
         raise DataError(
@@ -59,9 +73,11 @@ def _dispatch(x: Any, pairs: bool) -> Rows:
             "and compare_models, or of a model, by bridge_log_evidence. What a VAE is conditional "
             "on is given as c"
         )
-    if hasattr(x, "tocsr"):
-        return _from_sparse(x)
-    return _from_array(x)
+    return _of_matrix(x)
+
+
+def _of_matrix(x: Any) -> Rows:
+    return _from_sparse(x) if hasattr(x, "tocsr") else _from_array(x)
 
 
 def _from_tensor(x: Tensor) -> Rows:
@@ -156,9 +172,13 @@ def _from_frame(frame: Any) -> Rows:
 
 
 def with_c(x: Any, c: Any) -> tuple[Any, Any]:
-    """x and c, where c may be the second parts of a data set of pairs."""
-    found = pairs_of(x, _number) if c is None else None
-    return (x, c) if found is None else found
+    """x and c, where c may be the second parts of a data set of pairs, or given by the names of
+    columns of ``obs`` of an AnnData.
+    """
+    if c is not None:
+        return x, named(x, c)
+    found = pairs_of(x, _number)
+    return (x, None) if found is None else found
 
 
 def _number(value: Any) -> Tensor:

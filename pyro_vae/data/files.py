@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import as_rows
 from .delimited import ENDINGS, read_delimited
 from .rows import DataError
 
 LOG = logging.getLogger("pyro_vae.data")
-READ = ".npy, .npz, .csv, .tsv, .parquet, .feather or idx"
+READ = ".npy, .npz, .csv, .tsv, .parquet, .feather, .h5ad or idx"
 BY_PYARROW = (".parquet", ".feather")
+KEYED = (".npz", ".h5ad")
 SHEETS = "save the sheet as .csv, or give pandas.read_excel(...)"
-REMEDIES = {
-    ".h5ad": "give the matrix itself: anndata.read_h5ad(...).X",
-    **dict.fromkeys((".xls", ".xlsx", ".ods"), SHEETS),
-}
+REMEDIES = dict.fromkeys((".xls", ".xlsx", ".ods"), SHEETS)
 SHOWN = 8  # names of columns
 
 
@@ -34,13 +33,14 @@ def load(source: str | Path, key: str | None = None) -> Any:
         source: ``"digits"`` (scikit-learn's 8 x 8 digits, 1797 rows of 64 grey levels 0..16) or a
             path to ``.npy`` (memory-mapped), ``.npz`` (of arrays, or a sparse one of scipy's),
             ``.csv``, ``.tsv`` or ``.txt`` (with a header line; what separates the cells and marks
-            the decimals is found), ``.parquet`` or ``.feather`` (by pyarrow) or idx (which may be
-            gzipped, as may text).
-        key: The name of an array, for an ``.npz`` with several.
+            the decimals is found), ``.parquet`` or ``.feather`` (by pyarrow), ``.h5ad`` (by
+            anndata, ``backed="r"``) or idx (which may be gzipped, as may text).
+        key: The name of an array, for an ``.npz`` with several; the layer of an ``.h5ad`` to take
+            in place of X.
 
     Returns:
-        An array, or a DataFrame of a table, of which the log of ``pyro_vae.data`` says what was
-        found.
+        An array; a DataFrame of a table, of which the log of ``pyro_vae.data`` says what was found;
+        an AnnData, or of a layer of it :class:`Rows`.
 
     Raises:
         DataError: The name, the file, its format or the key is unknown, the file is damaged, or a
@@ -72,9 +72,10 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
 def _read(path: Path, key: str | None) -> tuple[Any, str]:
     """What a file holds, and how it is written, in words."""
-    if key is not None and path.suffix != ".npz":
+    if key is not None and path.suffix not in KEYED:
         raise DataError(
-            f"key= names an array of an .npz file; got key={key!r} for {path.name}; leave it out"
+            "key= names an array of an .npz file or a layer of an .h5ad file; got "
+            f"key={key!r} for {path.name}; leave it out"
         )
     if path.suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False), ""
@@ -82,6 +83,8 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
         return _read_npz(path, key), ""
     if path.suffix in BY_PYARROW:
         return _read_by_pyarrow(path), ""
+    if path.suffix == ".h5ad":
+        return _read_by_anndata(path, key), ""
     if path.suffix in REMEDIES:
         raise DataError(f"{path.suffix} files are not read; {REMEDIES[path.suffix]}")
     ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
@@ -102,6 +105,15 @@ def _read_by_pyarrow(path: Path) -> Any:
     if importlib.util.find_spec("pyarrow") is None:
         raise DataError(f"{path.suffix} files need pyarrow; pip install pyarrow")
     return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_feather(path)
+
+
+def _read_by_anndata(path: Path, layer: str | None) -> Any:
+    if importlib.util.find_spec("anndata") is None:
+        raise DataError(".h5ad files need anndata; pip install anndata")
+    import anndata
+
+    adata = anndata.read_h5ad(path, backed="r")
+    return adata if layer is None else as_rows(adata, layer=layer)
 
 
 def _read_npz(path: Path, key: str | None) -> Any:
