@@ -94,8 +94,8 @@ def _of_file(matrix: Any) -> Rows:
         rows, places = np.unique(index, return_inverse=True)  # a file is read in its own order
         first, last = int(rows[0]), int(rows[-1])
         are_neighbours = last - first == len(rows) - 1
-        found = matrix[first : last + 1] if are_neighbours else matrix[rows]
-        return (found.toarray() if hasattr(found, "toarray") else found)[places]
+        found = (matrix[first : last + 1] if are_neighbours else matrix[rows])[places]
+        return found.toarray() if hasattr(found, "toarray") else found
 
     return Rows(fetch, matrix.shape[0], (matrix.shape[1],), is_fixed=True)
 
