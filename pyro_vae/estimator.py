@@ -25,8 +25,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 
 from .conditionals.base import Shape
-from .data.columns import as_array
+from .data.annotated import is_annotated
+from .data.arrays import as_rows
+from .data.columns import as_array, first_row
 from .data.labels import with_labels
+from .data.rows import Rows
 from .distributions.summaries import mean_or_average, mean_or_mode
 from .evidence.evidence import log_evidence
 from .guards import mode, seeded, whole_number
@@ -56,10 +59,10 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
     """A VAE as a scikit-learn estimator: a density of the rows of X, and a map of X to latents.
 
     The arguments are mostly those of :func:`build` and :func:`fit`; ``fit`` checks them. X is a
-    table of shape ``(N, features)``, NaN where missing; of a frame, strings and categories are
-    classes. For data of another shape and for data
-    given c, use :func:`build` and :func:`fit`; for the error of log p(x), use
-    :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
+    table of shape ``(N, features)``, NaN where missing: an array, a frame (whose strings and
+    categories are classes), a sparse one of scipy's or torch's, an AnnData, or :class:`.Rows`. For
+    data of another shape and for data given c, use :func:`build` and :func:`fit`; for the error of
+    log p(x), use :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
 
     After ``fit`` there are ``vae_``; ``history_``, a data frame with a row for each epoch;
     ``seed_``, with which ``log_evidence(vae_, X, seed=seed_)`` makes the draws of
@@ -154,17 +157,18 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Warns:
             UserWarning: After at least 10 epochs no latent dimension is used.
         """
-        self._validate(X)
+        rows = self._rows(X, reset=True)
         whole_number("num_samples", self.num_samples, at_least=1)
         seed = _seed(self.random_state)
-        train = X
+        train = rows
         held_out = None
         if self.validation_fraction is not None:
-            train, held_out = train_test_split(
-                X, test_size=self.validation_fraction, random_state=seed
+            parts = train_test_split(
+                np.arange(len(rows)), test_size=self.validation_fraction, random_state=seed
             )
+            train, held_out = map(rows.only, parts)
 
-        vae = build(X, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
+        vae = build(rows, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
         options = {name: getattr(self, name) for name in FIT_OPTIONS}
         history = fit(vae, train, validation=held_out, **options, seed=seed, progress=self.progress)
         self.vae_ = vae
@@ -189,10 +193,11 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Warns:
             UserWarning: For some rows the number cannot be trusted: they are flagged.
         """
-        self._check(X)
-        return log_evidence(self.vae_, X, num_samples=self.num_samples, seed=self.seed_)[
-            "log_evidence"
-        ].values
+        check_is_fitted(self)
+        found = log_evidence(
+            self.vae_, self._rows(X), num_samples=self.num_samples, seed=self.seed_
+        )
+        return found["log_evidence"].values
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of ``score_samples``, in nats per datum; y is ignored."""
@@ -209,11 +214,11 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         Raises:
             DataError, ValueError, NotFittedError: As ``score_samples``.
         """
-        self._check(X)
+        check_is_fitted(self)
+        rows = self._rows(X)
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
-            return (
-                mean_or_average(self.vae_.encode(X), self.num_samples).flatten(1).numpy(force=True)
-            )
+            means = mean_or_average(self.vae_.encode(rows), self.num_samples)
+            return means.flatten(1).numpy(force=True)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
         r"""The mean of :math:`p(x \mid z)`, or its mode where it has no mean (classes).
@@ -265,19 +270,16 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """The number of names that ``get_feature_names_out`` gives."""
         return self.vae_.prior.event_shape.numel()
 
-    def _check(self, X: Any) -> None:
-        """Raise unless X has the columns of ``fit``.
-
-        Single cells are checked later, by the library itself, which names the one that is wrong.
-        """
-        check_is_fitted(self)
-        self._validate(X, reset=False)
-
-    def _validate(self, X: Any, **options: Any) -> None:
-        """The checks of scikit-learn, which knows no labels."""
-        dtype = None if hasattr(X, "iloc") and with_labels(X) is not None else "numeric"
-        options |= {"dtype": dtype, "accept_sparse": True, "ensure_all_finite": False}
-        validate_data(self, X, **options)
+    def _rows(self, X: Any, *, reset: bool = False) -> Rows:
+        """X as rows, if scikit-learn finds the columns of ``fit``; cells are checked later."""
+        table = X
+        if isinstance(X, (Rows, torch.Tensor)) or is_annotated(X):  # which it does not know
+            X = as_rows(X)
+            table = first_row(X)
+        has_labels = hasattr(X, "iloc") and with_labels(X) is not None
+        options = {"dtype": None if has_labels else "numeric", "accept_sparse": True}
+        validate_data(self, table, reset=reset, ensure_all_finite=False, **options)
+        return as_rows(X, labels=True)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -29,6 +29,7 @@ from .assembly.imputation import impute
 from .assembly.missing import is_missing, masked
 from .assembly.refinement import refine
 from .conditionals.base import Conditional
+from .data.columns import is_table
 from .data.rows import DataError, Rows
 from .guards import mode, seeded, whole_number
 
@@ -195,7 +196,7 @@ class VAE(Assembly):
             seed: The seed of the draws.
 
         Returns:
-            A tensor of shape ``(N, *X)``; of a frame, a frame with its rows and columns.
+            A tensor of shape ``(N, *X)``; of a frame or an AnnData, a frame with its names.
 
         Raises:
             DataError: The data do not fit the likelihood.
@@ -229,7 +230,7 @@ class VAE(Assembly):
             seed: The seed of the draws.
 
         Returns:
-            A tensor of shape ``(N, *X)``, or ``(draws, N, *X)``; of a frame a frame, or a list.
+            A tensor ``(N, *X)``, or ``(draws, N, *X)``; of what has names a frame, or a list.
 
         Raises:
             DataError: The data do not fit the likelihood, or it does not factorise over cells.
@@ -240,7 +241,7 @@ class VAE(Assembly):
         rows = self.check(x, c)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             filled = impute(self, rows, num_samples, draws)
-        if draws is None or not hasattr(x, "columns"):
+        if draws is None or not is_table(x):
             return self.as_given(filled, x)
         return [self.as_given(each, x) for each in filled]
 

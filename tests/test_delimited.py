@@ -201,7 +201,7 @@ def test_what_numpy_writes(tmp_path):
     [
         ("x.zip", "unpack it, and give the file that is in it"),
         ("x.xlsx", "save the sheet as .csv"),
-        ("x.h5ad", r"give the matrix itself: anndata.read_h5ad\(...\).X"),
+        ("x.h5ad", "it must be complete"),
     ],
 )
 def test_files_that_others_read(name, message, tmp_path):

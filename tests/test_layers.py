@@ -192,7 +192,7 @@ import pyro_vae
 assert state() == before
 import sys
 slow = {
-    "matplotlib", "sklearn", "xarray", "pandas", "typer",
+    "matplotlib", "sklearn", "xarray", "pandas", "typer", "anndata",
     "arviz_base", "arviz_stats", "arviz_plots",
 }
 assert not slow & set(sys.modules), slow & set(sys.modules)

@@ -14,6 +14,8 @@ import numpy as np
 import typer
 
 from .. import data
+from ..data.annotated import Annotated as AnnotatedRows
+from ..data.annotated import named
 from ..data.labels import with_labels
 from ..data.rows import Rows
 from ..spec.checkpoint import load
@@ -46,13 +48,22 @@ Modules = Annotated[
     option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module"),
 ]
 ConditionFile = Annotated[
-    str | None, option("What the model is conditional on: a row for each datum.", "FILE")
+    str | None,
+    option(
+        "What the model is conditional on: a file with a row for each datum; or, of an .h5ad file, "
+        "columns of its obs, with commas between them.",
+        "FILE",
+    ),
 ]
 ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv or idx file.")
+    str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv, .h5ad or idx file.")
+]
+ArrayKey = Annotated[
+    str | None,
+    option("The array to read, of an .npz file with several; the layer, of an .h5ad.", "NAME"),
 ]
 Kernel = Annotated[str, option("hmc: batched HMC; nuts: Pyro's NUTS.", "NAME")]
 NumData = Annotated[int, option("Use the first N data.", "N", "--num", "-n", min=1)]
@@ -129,10 +140,14 @@ def read_rows(source: str, key: str | None = None) -> Rows:
     return data.as_rows(data.load(source, key), labels=True)
 
 
-def read_condition(source: str | None) -> Any:
-    """What the data are conditional on: a frame where the file has labels, else rows."""
+def read_condition(source: str | None, x: Rows | None = None) -> Any:
+    """What the data are conditional on: a frame where the file has labels, else rows. Beside cells
+    of an .h5ad file what is no file names columns of their obs.
+    """
     if source is None:
         return None
+    if isinstance(x, AnnotatedRows) and not Path(source).is_file():
+        return named(x, source.split(","))
     table = data.load(source)
     return table if with_labels(table) is not None else data.as_rows(table)
 
@@ -169,12 +184,13 @@ def load_model_and_data(
     num: int | None,
     modules: list[str] | None,
     device: str,
+    key: str | None,
 ) -> tuple[VAE, Rows, Any]:
     """A saved model, the first `num` data of a source (None: all), and their rows of c."""
     import_modules(modules)
     vae = load(model, device=device)
-    x = read_rows(source)
-    c = read_condition(condition)
+    x = read_rows(source, key)
+    c = read_condition(condition, x)
 
     require_condition(vae, model, c, "datum")
     if c is not None and len(c) != len(x):

@@ -19,6 +19,7 @@ from ..evidence.evidence import log_evidence
 from ..evidence.flags import SAID
 from ..posterior.mcmc import sample_posterior
 from .arguments import (
+    ArrayKey,
     ConditionFile,
     Device,
     Kernel,
@@ -72,6 +73,7 @@ def evaluate(
     ] = None,
     picture: Picture = None,
     seed: Seed = 0,
+    key: ArrayKey = None,
     condition: ConditionFile = None,
     modules: Modules = None,
     device: Device = "cpu",
@@ -84,7 +86,7 @@ def evaluate(
     follow where the guide does not suffice. log p(x) and ELBO are in nats per datum."""
     prepare_file(out, ".csv", ".nc")
     prepare_file(picture, ".png")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
+    vae, x, c = load_model_and_data(model, source, condition, num, modules, device, key)
     found = log_evidence(
         vae,
         x,
@@ -113,6 +115,7 @@ def mcmc(
     warmup: Annotated[int, option("Warm-up steps of each chain.", "N", min=1)] = 500,
     chains: Annotated[int, option("Chains for each datum.", "N", min=1)] = 4,
     seed: Seed = 0,
+    key: ArrayKey = None,
     condition: ConditionFile = None,
     modules: Modules = None,
     device: Device = "cpu",
@@ -123,7 +126,7 @@ def mcmc(
     `pyro-vae mcmc digits.safetensors digits -o digits.nc`
     """
     prepare_file(out, ".nc")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
+    vae, x, c = load_model_and_data(model, source, condition, num, modules, device, key)
     posterior = sample_posterior(
         vae, x, c, kernel=kernel, num_samples=num_samples, warmup=warmup, chains=chains, seed=seed
     )
@@ -148,6 +151,7 @@ def compare(
     ] = None,
     picture: Picture = None,
     seed: Seed = 0,
+    key: ArrayKey = None,
     condition: ConditionFile = None,
     modules: Modules = None,
     device: Device = "cpu",
@@ -158,7 +162,7 @@ def compare(
     """
     prepare_file(out, ".csv")
     prepare_file(picture, ".png")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules, device)
+    vae, x, c = load_model_and_data(model, source, condition, num, modules, device, key)
     posterior = sample_posterior(vae, x, c, kernel=kernel, seed=seed)
     found = compare_posteriors(vae, x, posterior, c, seed=seed)
     console().print(frame_table(summarize(found), "measure"))
@@ -180,6 +184,7 @@ def report(
         int, option("Samples of z for each datum, for log p(x).", "K", min=25)
     ] = 1000,
     seed: Seed = 0,
+    key: ArrayKey = None,
     condition: ConditionFile = None,
     modules: Modules = None,
     device: Device = "cpu",
@@ -190,7 +195,7 @@ def report(
     `pyro-vae report digits.safetensors digits -o report.html`
     """
     prepare_file(out, ".html")
-    vae, x, c = load_model_and_data(model, source, condition, None, modules, device)
+    vae, x, c = load_model_and_data(model, source, condition, None, modules, device, key)
     written = write_report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)
     typer.echo(f"The report is in {written}.")
 

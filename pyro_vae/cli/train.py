@@ -18,6 +18,7 @@ from ..training.fit import fit as fit_vae
 from ..training.losses import losses
 from ..vae import VAE
 from .arguments import (
+    ArrayKey,
     ConditionFile,
     Device,
     ModelFile,
@@ -70,7 +71,6 @@ CheckpointFolder = Annotated[
 Resume = Annotated[bool, option("Go on from the newest state in that folder.", "", "--resume")]
 LearningRate = Annotated[float, option("The learning rate of Adam.", "RATE", min=0)]
 NumSamples = Annotated[int, option("Samples of z for each datum, for log p(x).", "K", min=1)]
-ArrayKey = Annotated[str | None, option("The array to read, of an .npz file with several.", "NAME")]
 SavedModel = Annotated[Path, option("The .safetensors file to write.", "MODEL", "--out", "-o")]
 NumDrawn = Annotated[
     int | None, option("How many data.", "N", "--num", "-n", show_default=str(NUM_DRAWN), min=1)
@@ -132,7 +132,8 @@ def fit(
         "resume": resume,
     }
     with process_group(device) as device:
-        x, c = read_rows(source, key), read_condition(condition)
+        x = read_rows(source, key)
+        c = read_condition(condition, x)
         train, held_out = _split(len(x), validation, seed)
         x_held_out, c_held_out = x.only(held_out), select(c, held_out)
         if len(held_out):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pyro.infer.autoguide import AutoGuide
 
+from ..data.annotated import named
 from ..data.arrays import as_rows
 from ..data.rows import DataError
 from ..density.identity import data_digest
@@ -105,7 +106,9 @@ def refuse_other_data(
     ]
     if x is not None and not found:
         some = next((problem.rows for problem in problems.values() if problem is not None), None)
-        rows = as_rows(x).given(None if c is None else as_rows(c)) if some is None else some
+        rows = (
+            as_rows(x).given(None if c is None else as_rows(named(x, c))) if some is None else some
+        )
         found.append(("x", len(rows), data_digest(rows)))
     for name, result in models.items():
         if problems[name] is not None:

@@ -1,4 +1,4 @@
-"""Data: arrays, frames, files and data sets as rows.
+"""Data: arrays, frames, annotated matrices and data sets as rows.
 
 Everything that takes data reads it through :class:`Rows`, a few rows at a time, so a memory map is
 never loaded whole. Integers and booleans are converted. The error for a cell that is no number says
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .annotated import from_annotated, is_annotated, named
 from .columns import names_of
 from .datasets import from_dataset, is_dataset, pairs_of
 from .labels import coded, own_labels
@@ -26,22 +27,30 @@ def as_rows(
     *,
     pairs: bool = True,
     labels: bool = False,
+    layer: str | None = None,
 ) -> Rows:
     """Anything array-like as :class:`Rows`.
 
     Arguments:
         x: A tensor, array, memory map, DataFrame, sparse matrix of scipy's or torch's (rows are
-            made dense as they are read), torch ``Dataset`` or ``DataLoader`` (of pairs the first
+            made dense as they are read), AnnData (of which X, by the names of its genes; a file
+            that backs it is read by rows), torch ``Dataset`` or ``DataLoader`` (of pairs the first
             parts; a stream is read once, into a temporary file), nested list, or :class:`Rows`.
         event_shape: The shape that one row must have.
         pairs: Whether the items of a data set may be pairs, of which the first part is taken.
         labels: Whether columns of a DataFrame may be strings or categories: they become the numbers
             of their classes, whose names the rows keep.
+        layer: The layer of an AnnData to take in place of X.
 
     Raises:
-        DataError: `x` is empty, not numeric, or its rows have another shape.
+        DataError: `x` is empty, not numeric, its rows have another shape, or it has no such layer.
     """
-    rows = _dispatch(x, pairs, labels)
+    if layer is not None and not is_annotated(x):
+        raise DataError(
+            f"layer= names a layer of an AnnData; got {type(x).__name__}; give the AnnData, or "
+            "leave it out"
+        )
+    rows = _dispatch(x, pairs, labels, layer)
     if len(rows) == 0 or rows.event_shape.numel() == 0:
         shape = (len(rows), *rows.event_shape)
         raise DataError(
@@ -53,9 +62,11 @@ def as_rows(
     return rows
 
 
-def _dispatch(x: Any, pairs: bool, labels: bool) -> Rows:
+def _dispatch(x: Any, pairs: bool, labels: bool, layer: str | None) -> Rows:
     if isinstance(x, Rows):
         return x
+    if is_annotated(x):
+        return from_annotated(x, layer, _of_matrix)
     if isinstance(x, Tensor):
         return _from_tensor(x)
     if hasattr(x, "to_numpy") and hasattr(x, "columns"):
@@ -69,9 +80,11 @@ def _dispatch(x: Any, pairs: bool, labels: bool) -> Rows:
             "and compare_models, or of a model, by bridge_log_evidence. What a VAE is conditional "
             "on is given as c"
         )
-    if hasattr(x, "tocsr"):
-        return _from_sparse(x)
-    return _from_array(x)
+    return _of_matrix(x)
+
+
+def _of_matrix(x: Any) -> Rows:
+    return _from_sparse(x) if hasattr(x, "tocsr") else _from_array(x)
 
 
 def _from_tensor(x: Tensor) -> Rows:
@@ -176,9 +189,13 @@ def _from_frame(frame: Any, labels: bool) -> Rows:
 
 
 def with_c(x: Any, c: Any) -> tuple[Any, Any]:
-    """x and c, where c may be the second parts of a data set of pairs."""
-    found = pairs_of(x, _number) if c is None else None
-    return (x, c) if found is None else found
+    """x and c, where c may be the second parts of a data set of pairs, or given by the names of
+    columns of ``obs`` of an AnnData.
+    """
+    if c is not None:
+        return x, named(x, c)
+    found = pairs_of(x, _number)
+    return (x, None) if found is None else found
 
 
 def _number(value: Any) -> Tensor:

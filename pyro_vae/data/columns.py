@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from .annotated import Annotated, is_annotated
 from .rows import DataError, Rows
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
         DataError: A column is missing, or there are others.
     """
     own = names_of(rows)
+    if names is not None and own is None and isinstance(rows, Annotated):
+        raise DataError(
+            f"{who} the columns {_listed(names)}; got an AnnData with the same name twice; "
+            "adata.var_names_make_unique() helps, if these are the genes"
+        )
     if names is None or own is None or own == names:
         return rows
     place = {name: number for number, name in enumerate(own)}
@@ -63,10 +69,16 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + more
 
 
+def is_table(x: Any) -> bool:
+    """Whether it is a frame or an AnnData, whose rows and columns have names."""
+    is_frame = hasattr(x, "to_numpy") and hasattr(x, "columns")
+    return is_frame or is_annotated(x) or isinstance(x, Annotated)
+
+
 def as_given(
     values: Tensor, x: Any, names: list[str] | None, classes: dict[str, list[Any]] | None = None
 ) -> Any:
-    """Values as a frame with the rows and columns of x, if x is a frame; else as they are.
+    """Values as a frame with the rows and columns of x, if they have names; else as they are.
 
     Arguments:
         values: A tensor of shape ``(N, columns)``.
@@ -74,12 +86,15 @@ def as_given(
         names: The order of the columns of `values`, if they have names.
         classes: The names of the classes, by column, for the columns of numbers of classes.
     """
-    if values.dim() != 2 or not hasattr(x, "to_numpy") or not hasattr(x, "columns"):
+    if values.dim() != 2 or not is_table(x):
         return values
-    order = list(x.columns)
+    order = list(x.var_names if is_annotated(x) else x.columns)
     if names is None or set(names) != set(order):
         names, classes = order, None
     numbers = values.numpy(force=True)
+    has_obs = is_annotated(x) or isinstance(x, Annotated)
+    if has_obs:
+        return framed(numbers, names, x.obs.index)[order]
     if hasattr(x, "iloc"):
         frame = framed(numbers, names, x.index, classes)
         for name in classes or {}:
@@ -112,6 +127,12 @@ def _named(numbers: np.ndarray, labels: list[Any]) -> pandas.Categorical:
 
     codes = np.where(np.isnan(numbers), -1, numbers).round().astype(int)
     return pandas.Categorical.from_codes(codes, pandas.Index(labels))
+
+
+def first_row(rows: Rows) -> np.ndarray | pandas.DataFrame:
+    """The first row, under the names of its columns if they have some."""
+    numbers, names = rows.take(slice(0, 1)).numpy(), names_of(rows)
+    return numbers if names is None else framed(numbers, names)
 
 
 def as_array(values: Tensor | pandas.DataFrame) -> np.ndarray:

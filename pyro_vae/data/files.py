@@ -12,17 +12,18 @@ from typing import Any
 
 from numpy.lib import format as npy
 
+from .arrays import as_rows
 from .delimited import COMPRESSED, ENDINGS, read_delimited
 from .packed import read_idx, read_npz
 from .rows import DataError
 
 LOG = logging.getLogger("pyro_vae.data")
-READ = ".npy, .npz, .csv, .tsv, .parquet, .feather or idx"
+READ = ".npy, .npz, .csv, .tsv, .parquet, .feather, .h5ad or idx"
 BY_PYARROW = (".parquet", ".feather")
+KEYED = (".npz", ".h5ad")
 SHEETS = "save the sheet as .csv, or give pandas.read_excel(...)"
 REMEDIES = {
     ".zip": "unpack it, and give the file that is in it",
-    ".h5ad": "give the matrix itself: anndata.read_h5ad(...).X",
     **dict.fromkeys((".xls", ".xlsx", ".ods"), SHEETS),
 }
 SHOWN = 8  # names of columns
@@ -37,12 +38,13 @@ def load(source: str | Path, key: str | None = None) -> Any:
             ``.csv``, ``.tsv`` or ``.txt`` (with a header line; what separates the cells and marks
             the decimals is found; comments before the header, which begin with ``#``, are left
             out; may end in ``.gz``, ``.bz2`` or ``.xz``), ``.parquet`` or ``.feather`` (by
-            pyarrow) or idx (which may be gzipped).
-        key: The name of an array, for an ``.npz`` with several.
+            pyarrow), ``.h5ad`` (by anndata, ``backed="r"``) or idx (which may be gzipped).
+        key: The name of an array, for an ``.npz`` with several; the layer of an ``.h5ad`` to take
+            in place of X.
 
     Returns:
-        An array, or a DataFrame of a table, of which the log of ``pyro_vae.data`` says what was
-        found.
+        An array; a DataFrame of a table, of which the log of ``pyro_vae.data`` says what was found;
+        an AnnData, or of a layer of it :class:`Rows`.
 
     Raises:
         DataError: The name, the file, its format or the key is unknown, the file is damaged, or a
@@ -74,9 +76,10 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
 def _read(path: Path, key: str | None) -> tuple[Any, str]:
     """What a file holds, and how it is written, in words."""
-    if key is not None and path.suffix != ".npz":
+    if key is not None and path.suffix not in KEYED:
         raise DataError(
-            f"key= names an array of an .npz file; got key={key!r} for {path.name}; leave it out"
+            "key= names an array of an .npz file or a layer of an .h5ad file; got "
+            f"key={key!r} for {path.name}; leave it out"
         )
     if path.suffix == ".npy":
         return npy.open_memmap(path, mode="r"), ""
@@ -84,6 +87,8 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
         return read_npz(path, key), ""
     if path.suffix in BY_PYARROW:
         return _read_by_pyarrow(path), ""
+    if path.suffix == ".h5ad":
+        return _read_by_anndata(path, key), ""
     if path.suffix in REMEDIES:
         raise DataError(f"{path.suffix} files are not read; {REMEDIES[path.suffix]}")
     ending = path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
@@ -104,6 +109,15 @@ def _read_by_pyarrow(path: Path) -> Any:
     if importlib.util.find_spec("pyarrow") is None:
         raise DataError(f"{path.suffix} files need pyarrow; pip install pyarrow")
     return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_feather(path)
+
+
+def _read_by_anndata(path: Path, layer: str | None) -> Any:
+    if importlib.util.find_spec("anndata") is None:
+        raise DataError(".h5ad files need anndata; pip install anndata")
+    import anndata
+
+    adata = anndata.read_h5ad(path, backed="r")
+    return adata if layer is None else as_rows(adata, layer=layer)
 
 
 def write(path: Path, content: bytes) -> None:

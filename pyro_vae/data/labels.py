@@ -20,7 +20,16 @@ Labels = list[Any] | None  # of a column; None for numbers
 
 
 def with_labels(c: Any) -> pandas.DataFrame | None:
-    """What was given as a frame, where a column of it holds labels; else None."""
+    """What was given as a frame, where a column of it holds labels; else None.
+
+    Raises:
+        DataError: It is a name, which means nothing here.
+    """
+    if isinstance(c, str):
+        raise DataError(
+            f"c needs a row for each datum; got the name {c!r}; names are of columns of obs, where "
+            "x is an AnnData; give that column itself"
+        )
     if hasattr(c, "iloc"):
         frame = c if hasattr(c, "columns") else c.to_frame()
         has_labels = any(labels_of(frame.iloc[:, j]) is not None for j in range(frame.shape[1]))

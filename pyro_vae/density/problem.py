@@ -15,6 +15,7 @@ import torch
 from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
+from ..data.annotated import named
 from ..data.arrays import as_rows
 from ..data.rows import DataError, Rereading, Rows
 from ..guards import mode, own_store, owner_of, process_lock, seed_of, seeded, whole_number
@@ -112,7 +113,7 @@ class Problem:
         if owner is not None:
             problem = cls(model, guide, owner.check(x, c), owner.reference)
             return replace(problem, vae=asked_directly(model, guide, problem._first))
-        rows = as_rows(x).given(None if c is None else as_rows(c))
+        rows = as_rows(x).given(None if c is None else as_rows(named(x, c)))
         for part in (rows, rows.c):
             for _ in part.scan() if part is not None else ():
                 pass

@@ -104,8 +104,10 @@ def build(
         "condition": condition,
     }
     given = {key: value for key, value in parts.items() if value is not None}
-    x, c = (x, c) if x is None or "condition" not in source else with_c(x, c)
-    source, c = (source, c) if condition is None else with_c(source, c)
+    if x is None:
+        source, c = with_c(source, c) if c is not None or condition is not None else (source, c)
+    elif c is not None or (isinstance(source, dict) and "condition" in source):
+        x, c = with_c(x, c)
     spec, rows = _spec_and_rows(source, x, given)
 
     if c is not None:

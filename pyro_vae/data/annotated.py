@@ -1,0 +1,128 @@
+"""AnnData as rows: the numbers of its cells, the names of its genes, and what ``obs`` tells of each
+cell.
+
+Of a file that was opened with ``backed="r"`` the rows of X are read when they are wanted. Its
+layers are in memory, as anndata reads them, and the X of a view of it is read into memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .rows import DataError, Rows
+
+if TYPE_CHECKING:
+    import pandas
+
+SHOWN = 8  # names, in a message
+
+
+class Annotated(Rows):
+    """Rows of an AnnData, whose ``obs`` may be named as c.
+
+    Arguments:
+        rows: The numbers.
+        columns: The names of their columns.
+        obs: What is known of each row.
+    """
+
+    def __init__(self, rows: Rows, columns: list[Any] | None, obs: pandas.DataFrame) -> None:
+        shape = tuple(rows.event_shape)
+        super().__init__(rows.fetch, len(rows), shape, columns, rows.c, is_fixed=rows.is_fixed)
+        self.obs = obs
+
+    def only(self, index: np.ndarray) -> Rows:
+        return Annotated(super().only(index), self.columns, self.obs.iloc[index])
+
+
+def is_annotated(x: Any) -> bool:
+    """Whether it is an AnnData."""
+    anndata = sys.modules.get("anndata")
+    return anndata is not None and isinstance(x, anndata.AnnData)
+
+
+def from_annotated(adata: Any, layer: str | None, in_memory: Callable[[Any], Rows]) -> Rows:
+    """The rows of X, or of a layer.
+
+    Arguments:
+        adata: An AnnData, whole or a view, in memory or backed by a file.
+        layer: The name of the layer; None for X.
+        in_memory: Makes rows of an array or a sparse matrix.
+
+    Raises:
+        DataError: There is no such layer, no X, or it is a file that cannot be read by rows.
+    """
+    matrix = _matrix(adata, layer)
+    is_in_memory = isinstance(matrix, np.ndarray) or hasattr(matrix, "tocsr")
+    rows = in_memory(matrix) if is_in_memory else _of_file(matrix)
+    return Annotated(rows, adata.var_names.tolist(), adata.obs)
+
+
+def _matrix(adata: Any, layer: str | None) -> Any:
+    layers = list(adata.layers)
+    if layer is None:
+        matrix = adata.X  # of a view a copy
+        if matrix is None:
+            raise DataError(
+                f"data need the X of an AnnData; got None; its layers are {_listed(layers)}; name "
+                "one of them: pv.data.as_rows(adata, layer=...)"
+            )
+        return matrix
+    if layer not in layers:
+        raise DataError(
+            f"layer must name a layer of the AnnData; got {layer!r}; there are "
+            f"{_listed(layers)}; leave it out for X"
+        )
+    return adata.layers[layer]
+
+
+def _of_file(matrix: Any) -> Rows:
+    """Rows of a matrix that is not in memory, dense or sparse."""
+    if getattr(matrix, "format", None) == "csc":
+        raise DataError(
+            "data in a file need rows that lie together; got a CSC matrix, of which each row is "
+            "all over the file; read it into memory, adata.to_memory(), or write it anew with "
+            "adata.X = adata.X.tocsr()"
+        )
+    if matrix.dtype.kind not in "biuf":
+        raise DataError(f"data must be real numbers; got {matrix.dtype}; write them as numbers")
+
+    def fetch(index: np.ndarray) -> np.ndarray:
+        rows, places = np.unique(index, return_inverse=True)  # a file is read in its own order
+        first, last = int(rows[0]), int(rows[-1])
+        are_neighbours = last - first == len(rows) - 1
+        found = (matrix[first : last + 1] if are_neighbours else matrix[rows])[places]
+        return found.toarray() if hasattr(found, "toarray") else found
+
+    return Rows(fetch, matrix.shape[0], (matrix.shape[1],), is_fixed=True)
+
+
+def named(x: Any, c: Any) -> Any:
+    """What names in c stand for beside an AnnData, or rows of one: those columns of its obs, as a
+    frame. Any other c is left as it is.
+
+    Raises:
+        DataError: There is no such column, or one is named twice.
+    """
+    names = [c] if isinstance(c, str) else c
+    are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    if not are_names or not len(names) or not (is_annotated(x) or isinstance(x, Annotated)):
+        return c
+    unknown = [name for name in names if name not in x.obs.columns]
+    if unknown:
+        raise DataError(
+            f"c must name columns of obs; got {_listed(unknown)}; there are "
+            f"{_listed(list(x.obs.columns))}; labels themselves are given as an array"
+        )
+    if len(set(names)) < len(names):
+        raise DataError(f"c must name different columns of obs; got {_listed(list(names))}")
+    return x.obs[list(names)]
+
+
+def _listed(names: list[Any]) -> str:
+    """The first names, and how many others there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more or "none"
