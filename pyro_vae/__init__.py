@@ -50,6 +50,7 @@ from .spec.checkpoint import save as save
 from .training.em import MonteCarloEM as MonteCarloEM
 from .training.fit import fit as fit
 from .training.free_bits import FreeBits as FreeBits
+from .training.group import GroupError as GroupError
 from .training.importance_weighted import ImportanceWeighted as ImportanceWeighted
 from .training.loss import Loss as Loss
 from .training.schedules import cyclical_warmup as cyclical_warmup

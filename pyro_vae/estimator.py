@@ -146,8 +146,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         self.random_state = random_state
         self.progress = progress
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Build a VAE for the data and train it; each call starts anew. y is ignored.
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Build a VAE for the data and train it; each call starts anew. y is ignored, and
+        `sample_weight` the `weights` of :func:`fit`, one for each row.
 
         Raises:
             DataError: The data do not fit the likelihood.
@@ -160,17 +161,18 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         rows = self._rows(X, reset=True)
         whole_number("num_samples", self.num_samples, at_least=1)
         seed = _seed(self.random_state)
-        train = rows
-        held_out = None
+        train, held_out, weights = rows, None, sample_weight
         if self.validation_fraction is not None:
             parts = train_test_split(
                 np.arange(len(rows)), test_size=self.validation_fraction, random_state=seed
             )
             train, held_out = map(rows.only, parts)
+            weights = None if weights is None else np.asarray(weights)[parts[0]]
 
         vae = build(rows, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
         options = {name: getattr(self, name) for name in FIT_OPTIONS}
-        history = fit(vae, train, validation=held_out, **options, seed=seed, progress=self.progress)
+        options |= {"validation": held_out, "weights": weights, "seed": seed}
+        history = fit(vae, train, **options, progress=self.progress)
         self.vae_ = vae
         self.history_ = history
         self.seed_ = seed

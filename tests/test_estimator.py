@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -73,9 +73,22 @@ DRAWS = (
     "importance sampling: the draws of a row depend on its place in X, so the estimate of the same "
     "log p(x) does too"
 )
+REPEATED = "a row that occurs twice is trained on with two draws, in two places of the order"
+WEIGHTS = "weights are for losses of continuous latents"
+CHECKS_OF_WEIGHTS = ["not_an_array", "not_overwritten", "list", "pandas_series", "shape"]
 EXPECTED = {
-    "check_methods_sample_order_invariance": DRAWS,
-    "check_methods_subset_invariance": DRAWS,
+    "normal": {
+        "check_methods_sample_order_invariance": DRAWS,
+        "check_methods_subset_invariance": DRAWS,
+        "check_sample_weight_equivalence_on_dense_data": REPEATED,
+        "check_sample_weight_equivalence_on_sparse_data": REPEATED,
+    },
+    "one_hot": {
+        "check_sample_weight_equivalence_on_dense_data": WEIGHTS,
+        "check_sample_weight_equivalence_on_sparse_data": WEIGHTS,
+        **{f"check_sample_weights_{name}": WEIGHTS for name in CHECKS_OF_WEIGHTS},
+        "check_all_zero_sample_weights_error": WEIGHTS,
+    },
 }
 
 
@@ -83,11 +96,30 @@ EXPECTED = {
     [
         estimator(),
         estimator(prior="one_hot"),
-    ],  # over discrete latents log p(x) is exact, and nothing may fail
-    expected_failed_checks=lambda checked: EXPECTED if checked.prior == "normal" else {},
+    ],  # over discrete latents log p(x) is exact
+    expected_failed_checks=lambda checked: EXPECTED[checked.prior],
 )
 def test_contract_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_weights_are_those_of_the_rows_that_are_trained_on(share):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    weights = np.where(np.arange(40) % 3 == 0, 0.0, 2.0)
+    fitted = estimator(validation_fraction=share, random_state=0).fit(x, sample_weight=weights)
+    kept = np.arange(40)
+    held_out = None
+    if share is not None:
+        kept, tested = train_test_split(kept, test_size=share, random_state=0)
+        held_out = x[tested]
+    vae = pv.build(x, latent=2, hidden=[], seed=0)
+    options = {"epochs": 2, "validation": held_out, "seed": 0, "progress": False}
+    history = pv.fit(vae, x[kept], weights=weights[kept], **options)
+    pd.testing.assert_frame_equal(
+        fitted.history_.drop(columns="seconds"), history.drop(columns="seconds")
+    )
+    assert not fitted.history_.equals(estimator(validation_fraction=share).fit(x).history_)
 
 
 @pytest.mark.parametrize(("function", "names"), [(pv.build, BUILD_OPTIONS), (pv.fit, FIT_OPTIONS)])

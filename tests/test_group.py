@@ -3,6 +3,9 @@
 import collections
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 import warnings
 
@@ -308,3 +311,54 @@ def test_all_skip_a_step_that_is_not_finite_in_one():
     for kind, message in in_group(with_an_infinite_gradient, "stop"):
         assert kind == "FloatingPointError"
         assert "is not finite at epoch 0" in message
+
+
+def command(*arguments):
+    return [*arguments, "fit", "x.npy", "-o", "m.safetensors", "--hidden", "8", "--latent", "2"]
+
+
+@pytest.mark.slow
+def test_torchrun_trains_by_the_command_line_and_one_process_speaks(tmp_path):
+    np.save(tmp_path / "x.npy", table(201).numpy())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch = command(*torchrun, "--nproc-per-node", "2", "-m", "pyro_vae")
+    done = subprocess.run(
+        [*launch, "--epochs", "3"], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Built a VAE") == 1
+    assert done.stdout.count("Trained 3 epochs on 181 data") == 1
+    assert done.stdout.count("The model is in m.safetensors") == 1
+    assert pv.load(tmp_path / "m.safetensors").times_fitted == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_command_line_of_others(tmp_path):
+    np.save(tmp_path / "x.npy", table(201).numpy())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    launch = [*command(sys.executable, "-m", "pyro_vae"), "--epochs", "100000"]
+    first, second = (
+        subprocess.Popen(
+            [*launch, "--checkpoint", "run"],
+            cwd=tmp_path,
+            env={**os.environ, **address, "RANK": str(rank), "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.glob("run/state-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        second.kill()
+        _, told = first.communicate(timeout=60)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+    assert first.returncode == 2
+    assert "pyro-vae: another process of the group has ended or does not answer" in told
+    assert "--resume" in told

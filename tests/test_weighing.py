@@ -76,7 +76,7 @@ def test_data_of_weight_0_are_not_learned():
         (np.ones(39), r"must have shape \(40,\), one for each datum; got \(39,\)"),
         (np.where(np.arange(40) == 3, -1.0, 1.0), r"must be numbers from 0; got -1.0 at row 3"),
         (np.where(np.arange(40) == 5, np.nan, 1.0), r"got nan at row 5"),
-        (np.zeros(40), "must not all be 0"),
+        (np.zeros(40), "must not all be zero"),
         ("balanced", "must be numbers; got 'balanced'"),
     ],
 )

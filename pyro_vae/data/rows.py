@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 DIGITS = 16  # of a digest
-CHUNK = 2**22  # numbers looked at together when data are checked
+CHUNK = 2**20  # numbers looked at together when data are checked
 
 
 class DataError(ValueError):

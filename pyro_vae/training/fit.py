@@ -72,7 +72,8 @@ def fit(
     seed: int = 0,
     progress: bool = True,
 ) -> pandas.DataFrame:
-    """Train a VAE in place by ``pyro.infer.SVI``.
+    """Train a VAE in place by ``pyro.infer.SVI``; in a process group of ``torch.distributed``, which
+    all call it with the same arguments, each process on a share of every step.
 
     Arguments:
         vae: The model; its trainable parameters are changed, and what its own layers track in train
@@ -97,8 +98,8 @@ def fit(
         free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`),
             against collapse.
         epochs: How often the data are gone through.
-        batch_size: How many data make one step; a last step of a single datum is joined to the one
-            before, for batch normalisation.
+        batch_size: How many data make one step, in all processes together; a last step of a single
+            datum is joined to the one before, for batch normalisation.
         learning_rate: A number, or a function of the epoch.
         optimizer: Makes a torch optimiser from parameters and ``lr``. A parameter group with
             another rate keeps it.
@@ -142,6 +143,7 @@ def fit(
             whose state no checkpoint holds.
         FloatingPointError: Loss, gradient or validation loss is not finite; the parameters are
             those before the step. With "skip", only where every step of an epoch is skipped.
+        GroupError: Another process of the group failed, or has ended.
         CheckpointError: There are checkpoints to resume from, and none can be read.
         KeyboardInterrupt: Training was interrupted. The VAE can be used, with its best parameters
             if there are validation data; the error has the ``history`` so far.

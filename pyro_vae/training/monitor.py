@@ -47,13 +47,11 @@ class Watched:
 
     def __init__(self, num: int) -> None:
         self.index = np.unique(np.linspace(0, num - 1, min(ROWS, num)).astype(int))
-        self._is_watched = np.zeros(num, dtype=bool)
-        self._is_watched[self.index] = True
         self._kept: dict[int, Batch] = {}
 
     def take(self, index: np.ndarray, batch: Batch) -> None:
         """Keep those rows of a batch that are looked at; `index` says which rows they are."""
-        for place in np.flatnonzero(self._is_watched[index]).tolist():
+        for place in np.flatnonzero(np.isin(index, self.index)).tolist():
             self._kept[int(index[place])] = tuple(part[place : place + 1].clone() for part in batch)
 
     def join(self, group: Group, like: Tensor) -> None:

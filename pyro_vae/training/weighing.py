@@ -44,6 +44,6 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
         row = int(bad.nonzero()[0])
         raise DataError(f"weights must be numbers from 0; got {float(found[row])} at row {row}")
     if not bool(found.any()):
-        raise DataError("weights must not all be 0; got nothing to train on")
+        raise DataError("weights must not all be zero; got nothing to train on")
     found = found / found.max()  # whose sum is a number
     return (found / found.mean()).to(like)
