@@ -72,8 +72,10 @@ def fit(
     seed: int = 0,
     progress: bool = True,
 ) -> pandas.DataFrame:
-    """Train a VAE in place by ``pyro.infer.SVI``; in a process group of ``torch.distributed``, which
-    all call it with the same arguments, each process on a share of every step.
+    """Train a VAE in place by ``pyro.infer.SVI``.
+
+    In a process group of ``torch.distributed`` all processes call it with the same arguments, and
+    each takes a share of every step.
 
     Arguments:
         vae: The model; its trainable parameters are changed, and what its own layers track in train
