@@ -128,7 +128,8 @@ class VAE(Assembly):
     # The model, as distributions and arrays
 
     def encode(self, x: Any, c: Any = None) -> TorchDistribution:
-        r""":math:`q(z \mid x)` on the support of the prior, with the VAE in eval mode.
+        r""":math:`q(z \mid x)` on the support of the prior, with the VAE in eval mode: under
+        ``torch.no_grad()`` a few rows at a time, else with the graph of all.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
