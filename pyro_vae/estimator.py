@@ -37,6 +37,7 @@ from .spec.build import build
 from .spec.parts import Part
 from .training.fit import fit
 from .training.schedules import Schedule
+from .training.weighing import numbers_of
 
 ROWS = 4096  # of latents, decoded at once
 BUILD_OPTIONS = ("latent", "prior", "likelihood", "guide", "hidden")
@@ -161,13 +162,14 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         rows = self._rows(X, reset=True)
         whole_number("num_samples", self.num_samples, at_least=1)
         seed = _seed(self.random_state)
-        train, held_out, weights = rows, None, sample_weight
+        train, held_out = rows, None
+        weights = None if sample_weight is None else numbers_of(sample_weight, len(rows))
         if self.validation_fraction is not None:
             parts = train_test_split(
                 np.arange(len(rows)), test_size=self.validation_fraction, random_state=seed
             )
             train, held_out = map(rows.only, parts)
-            weights = None if weights is None else np.asarray(weights)[parts[0]]
+            weights = None if weights is None else weights[parts[0]]
 
         vae = build(rows, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
         options = {name: getattr(self, name) for name in FIT_OPTIONS}
@@ -243,10 +245,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         if Z.shape[1] == shape.numel():
             Z = Z.reshape(len(Z), *shape)
 
-        pieces = []
+        starts = range(0, len(Z), ROWS)
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
-            for start in range(0, len(Z), ROWS):
-                pieces.append(mean_or_mode(self.vae_.decode(Z[start : start + ROWS])))
+            pieces = [mean_or_mode(self.vae_.decode(Z[start : start + ROWS])) for start in starts]
         return as_array(self.vae_.named(torch.cat(pieces)))
 
     def sample(self, n_samples: int = 1, random_state: int | RandomState | None = 0) -> np.ndarray:

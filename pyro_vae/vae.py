@@ -128,16 +128,16 @@ class VAE(Assembly):
     # The model, as distributions and arrays
 
     def encode(self, x: Any, c: Any = None) -> TorchDistribution:
-        r""":math:`q(z \mid x)` on the support of the prior, with the VAE in eval mode: under
-        ``torch.no_grad()`` a few rows at a time, else with the graph of all.
+        r""":math:`q(z \mid x)` on the prior's support, in eval mode; without gradients
+        (``torch.no_grad()``) a few rows at a time, else with the graph of all.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
             c: What a conditional VAE is conditional on, a row for each datum.
 
         Returns:
-            A distribution of batch shape ``(N,)`` and event shape ``Z``. Where the prior is not
-            real-valued, its draws are in double precision, and its mean is that of 1,000 of them.
+            A distribution of batch shape ``(N,)`` and event shape ``Z``. Off the real line its
+            draws are in double precision, and its mean is that of 1,000 of them.
 
         Raises:
             DataError: The data do not fit the likelihood.
@@ -164,10 +164,9 @@ class VAE(Assembly):
         shape = self.prior.event_shape
         if z.shape[z.dim() - len(shape) :] != shape:
             raise DataError(f"decode needs latents of shape {('*', *shape)}; got {tuple(z.shape)}")
+        num = z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1
         with mode(self, training=False):
-            return self.likelihood_of(
-                z, self.check_condition(z.shape[-1 - len(shape)] if z.dim() > len(shape) else 1, c)
-            )
+            return self.likelihood_of(z, self.check_condition(num, c))
 
     def sample(self, size: int, c: Any = None, *, seed: int = 0) -> Any:
         """Data drawn from the model, with the VAE in eval mode: the same for the same seed.

@@ -296,7 +296,9 @@ def test_a_longer_warm_up_forgets_what_less_weight_found_best(tmp_path):
 
 def test_checkpoints_are_not_written_over(tmp_path):
     fit(small(), epochs=2, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="holds checkpoints of a run; resume=True goes on"):
+    with pytest.raises(
+        ValueError, match=r"holds checkpoints of a run; resume=True \(--resume\) goes on"
+    ):
         fit(small(), epochs=2, checkpoint=tmp_path)
     for wrong in ("", 3, True):
         with pytest.raises(TypeError, match="checkpoint must be the name of a folder"):

@@ -221,3 +221,35 @@ def test_tables_that_pyarrow_reads(ending, tmp_path):
             pv.data.load(write(tmp_path, "PAR1", path.name))
     else:
         pd.testing.assert_frame_equal(pv.data.load(path), frame)
+
+
+def test_what_may_be_a_label_is_one(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,t\n1,None\n2, drug\n3,drug \n4,NA\n5,  \n")
+    assert pv.data.load(path).t.tolist()[:3] == ["None", "drug", "drug"]
+    assert pv.data.load(path).t.isna().tolist() == [False, False, False, True, True]
+    path.write_text("a,b\n1,2\nNA,null\n3,4\n")
+    assert pv.data.load(path).a.isna().tolist() == [False, True, False]
+
+
+def test_an_empty_line_of_one_column_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a\n1\n\n3\n")
+    with pytest.raises(pv.DataError, match="has an empty line in row 1, which may be a missing"):
+        pv.data.load(path)
+    path.write_text("a\n1\n3\n\n \n")
+    assert pv.data.load(path).a.tolist() == [1, 3]
+
+
+def test_what_begins_as_numbers_goes_on_as_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;b\n" + "1;2\n" * 1000 + "1,5;2\n" * 1500)
+    with pytest.raises(pv.DataError, match="'1,5' among the numbers of column 'a', in row 1000"):
+        pv.data.load(path)
+
+
+@pytest.mark.parametrize("before", [997, 998, 999, 1000])
+def test_a_cell_may_break_its_line_where_the_look_ends(tmp_path, before):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1,x\n" * before + '2,"x\ny"\n' + "3,z\n" * 5)
+    assert len(pv.data.load(path)) == before + 6

@@ -120,6 +120,9 @@ def test_weights_are_those_of_the_rows_that_are_trained_on(share):
         fitted.history_.drop(columns="seconds"), history.drop(columns="seconds")
     )
     assert not fitted.history_.equals(estimator(validation_fraction=share).fit(x).history_)
+    for num in (39, 50):
+        with pytest.raises(pv.DataError, match=rf"weights must have shape \(40,\).*got \({num},\)"):
+            estimator(validation_fraction=share).fit(x, sample_weight=np.ones(num))
 
 
 @pytest.mark.parametrize(("function", "names"), [(pv.build, BUILD_OPTIONS), (pv.fit, FIT_OPTIONS)])

@@ -223,6 +223,14 @@ def with_other_arguments(what):
             vae = pv.build(table(), latent=3, hidden=[5])
         elif what == "epochs":
             options["epochs"] = 2
+        elif what == "precision":
+            vae = vae.float()
+        elif what == "learning rates":
+            options["learning_rate"] = 0.5
+        elif what == "betas":
+            options["beta"] = pv.linear_warmup(3)
+        elif what == "optimizer":
+            options["optimizer"] = torch.optim.SGD
     before = state(vae)
     try:
         pv.fit(vae, x, **options)
@@ -230,9 +238,12 @@ def with_other_arguments(what):
         assert differ(before, state(vae)) == 0
 
 
-@pytest.mark.parametrize("what", ["data", "rows", "model", "epochs"])
+OTHERS = ["data", "rows", "model", "epochs", "precision", "learning rates", "betas", "optimizer"]
+
+
+@pytest.mark.parametrize("what", OTHERS)
 def test_processes_with_other_arguments_are_refused(what):
-    told = {"rows": "data", "model": "shapes"}.get(what, what)
+    told = {"rows": "data", "model": "shapes", "precision": "shapes"}.get(what, what)
     for kind, message in in_group(with_other_arguments, what):
         assert kind == "ValueError"
         assert f"process 1 has {told} " in message
@@ -245,6 +256,51 @@ def test_what_one_process_refuses_all_are_told():
     assert first[0] == "GroupError"
     assert "process 1 of 2 failed: DataError: " in first[1]
     assert "row 3" in first[1]
+
+
+def with_an_empty_share():
+    x = Counted(table()[:23])
+    history = pv.fit(small(), x, epochs=2, batch_size=20, progress=False, weights=np.ones(23))
+    return len(history), sorted(x.asked)
+
+
+def test_a_process_may_have_no_row_of_a_step():
+    """The last step has three rows, of which both have none alone: the first takes all."""
+    (epochs, first), (_, second) = in_group(with_an_empty_share)
+    assert epochs == 2
+    assert collections.Counter(first + second) == dict.fromkeys(range(23), 4)
+
+
+class Normed(pv.Network):
+    """A network with batch normalisation."""
+
+    def __init__(self, in_features, out_features):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.norm = torch.nn.BatchNorm1d(in_features)
+        self.linear = torch.nn.Linear(in_features, out_features)
+
+    def forward(self, x):
+        return self.linear(self.norm(x.reshape(-1, self.in_features))).reshape(
+            *x.shape[:-1], self.out_features
+        )
+
+
+def with_batch_normalisation():
+    vae = pv.VAE(
+        prior=pv.Normal((2,), loc=0.0, scale=1.0),
+        likelihood=pv.Amortised(pv.MLP(2, 3), pv.Normal((3,), scale=1.0)),
+        guide=pv.Amortised(Normed(3, 4), pv.Normal((2,))),
+    )
+    options = {"free_bits": 0.1, "epochs": 2, "batch_size": 10, "progress": False}
+    pv.fit(vae, table(), **options)
+    return state(vae)
+
+
+def test_what_batch_normalisation_tracks_is_that_of_the_first():
+    first, second = in_group(with_batch_normalisation)
+    assert differ(first, second) == 0
+    assert any("running_mean" in name and tensor.any() for name, tensor in first.items())
 
 
 class Broken(Counted):

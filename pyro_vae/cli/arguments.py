@@ -14,8 +14,7 @@ import numpy as np
 import typer
 
 from .. import data
-from ..data.annotated import Annotated as AnnotatedRows
-from ..data.annotated import named
+from ..data.annotated import AnnotatedRows, named
 from ..data.labels import with_labels
 from ..data.rows import Rows
 from ..spec.checkpoint import load

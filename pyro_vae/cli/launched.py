@@ -9,12 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import distributed
 
-from ..guards import device_of
-
 
 def is_first() -> bool:
     """Whether this process writes and speaks for all that were launched."""
-    return os.environ.get("RANK", "0") == "0"
+    return not _are_several() or os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -26,16 +24,28 @@ def process_group(device: str) -> Iterator[str]:
 
     Returns:
         The device of this process: of several GPUs its own.
+
+    Raises:
+        ValueError: The device is one that all would share.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _are_several():
         yield device
         return
     backend = "gloo"
-    if device_of(device).type == "cuda":
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         backend, device = "nccl", f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
+    elif device not in ("auto", "cpu"):
+        raise ValueError(
+            f"--device must be cpu, cuda or auto where processes were launched; got {device}; each "
+            "takes the GPU of its number, LOCAL_RANK"
+        )
     distributed.init_process_group(backend)
     try:
         yield device
     finally:
         distributed.destroy_process_group()
+
+
+def _are_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .rows import DataError, Rows
+from .rows import DataError, Rows, listed
 
 if TYPE_CHECKING:
     import pandas
 
-SHOWN = 8  # names, in a message
 
-
-class Annotated(Rows):
+class AnnotatedRows(Rows):
     """Rows of an AnnData, whose ``obs`` may be named as c.
 
     Arguments:
@@ -35,13 +33,18 @@ class Annotated(Rows):
         self.obs = obs
 
     def only(self, index: np.ndarray) -> Rows:
-        return Annotated(super().only(index), self.columns, self.obs.iloc[index])
+        return AnnotatedRows(super().only(index), self.columns, self.obs.iloc[index])
 
 
 def is_annotated(x: Any) -> bool:
     """Whether it is an AnnData."""
     anndata = sys.modules.get("anndata")
     return anndata is not None and isinstance(x, anndata.AnnData)
+
+
+def has_obs(x: Any) -> bool:
+    """Whether it is an AnnData, or rows of one."""
+    return is_annotated(x) or isinstance(x, AnnotatedRows)
 
 
 def from_annotated(adata: Any, layer: str | None, in_memory: Callable[[Any], Rows]) -> Rows:
@@ -58,7 +61,7 @@ def from_annotated(adata: Any, layer: str | None, in_memory: Callable[[Any], Row
     matrix = _matrix(adata, layer)
     is_in_memory = isinstance(matrix, np.ndarray) or hasattr(matrix, "tocsr")
     rows = in_memory(matrix) if is_in_memory else _of_file(matrix)
-    return Annotated(rows, adata.var_names.tolist(), adata.obs)
+    return AnnotatedRows(rows, adata.var_names.tolist(), adata.obs)
 
 
 def _matrix(adata: Any, layer: str | None) -> Any:
@@ -67,14 +70,14 @@ def _matrix(adata: Any, layer: str | None) -> Any:
         matrix = adata.X  # of a view a copy
         if matrix is None:
             raise DataError(
-                f"data need the X of an AnnData; got None; its layers are {_listed(layers)}; name "
+                f"data need the X of an AnnData; got None; its layers are {listed(layers)}; name "
                 "one of them: pv.data.as_rows(adata, layer=...)"
             )
         return matrix
     if layer not in layers:
         raise DataError(
             f"layer must name a layer of the AnnData; got {layer!r}; there are "
-            f"{_listed(layers)}; leave it out for X"
+            f"{listed(layers)}; leave it out for X"
         )
     return adata.layers[layer]
 
@@ -109,20 +112,14 @@ def named(x: Any, c: Any) -> Any:
     """
     names = [c] if isinstance(c, str) else c
     are_names = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    if not are_names or not len(names) or not (is_annotated(x) or isinstance(x, Annotated)):
+    if not are_names or not len(names) or not has_obs(x):
         return c
     unknown = [name for name in names if name not in x.obs.columns]
     if unknown:
         raise DataError(
-            f"c must name columns of obs; got {_listed(unknown)}; there are "
-            f"{_listed(list(x.obs.columns))}; labels themselves are given as an array"
+            f"c must name columns of obs; got {listed(unknown)}; there are "
+            f"{listed(list(x.obs.columns))}; labels themselves are given as an array"
         )
     if len(set(names)) < len(names):
-        raise DataError(f"c must name different columns of obs; got {_listed(list(names))}")
+        raise DataError(f"c must name different columns of obs; got {listed(list(names))}")
     return x.obs[list(names)]
-
-
-def _listed(names: list[Any]) -> str:
-    """The first names, and how many others there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more or "none"

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .annotated import Annotated, is_annotated
-from .rows import DataError, Rows
+from .annotated import AnnotatedRows, has_obs, is_annotated
+from .rows import DataError, Rows, listed
 
 if TYPE_CHECKING:
     import pandas
-
-SHOWN = 5  # names, in a message
 
 
 def names_of(rows: Rows) -> list[str] | None:
@@ -32,9 +30,9 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
         DataError: A column is missing, or there are others.
     """
     own = names_of(rows)
-    if names is not None and own is None and isinstance(rows, Annotated):
+    if names is not None and own is None and isinstance(rows, AnnotatedRows):
         raise DataError(
-            f"{who} the columns {_listed(names)}; got an AnnData with the same name twice; "
+            f"{who} the columns {listed(names)}; got an AnnData with the same name twice; "
             "adata.var_names_make_unique() helps, if these are the genes"
         )
     if names is None or own is None or own == names:
@@ -44,10 +42,10 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
     known = set(names)
     others = [name for name in own if name not in known]
     if missing or others:
-        got = [f"none named {_listed(missing)}"] if missing else []
-        got += [f"others named {_listed(others)}"] if others else []
+        got = [f"none named {listed(missing)}"] if missing else []
+        got += [f"others named {listed(others)}"] if others else []
         raise DataError(
-            f"{who} the columns {_listed(names)}; got {', and '.join(got)}; rename or select "
+            f"{who} the columns {listed(names)}; got {', and '.join(got)}; rename or select "
             "columns, or give an array, whose order is taken as it is"
         )
     order = [place[name] for name in names]
@@ -63,16 +61,10 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
     )
 
 
-def _listed(names: list[str]) -> str:
-    """The first names, and how many others there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
-
-
 def is_table(x: Any) -> bool:
     """Whether it is a frame or an AnnData, whose rows and columns have names."""
     is_frame = hasattr(x, "to_numpy") and hasattr(x, "columns")
-    return is_frame or is_annotated(x) or isinstance(x, Annotated)
+    return is_frame or has_obs(x)
 
 
 def as_given(
@@ -92,8 +84,7 @@ def as_given(
     if names is None or set(names) != set(order):
         names, classes = order, None
     numbers = values.numpy(force=True)
-    has_obs = is_annotated(x) or isinstance(x, Annotated)
-    if has_obs:
+    if has_obs(x):
         return framed(numbers, names, x.obs.index)[order]
     if hasattr(x, "iloc"):
         frame = framed(numbers, names, x.index, classes)

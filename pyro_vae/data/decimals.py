@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from .rows import DataError
+
+if TYPE_CHECKING:
+    import pandas
 
 WITH_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 WITH_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -62,3 +66,32 @@ def decimal_of(file: str, rows: list[list[str]], separator: str) -> str:
             "separate its cells by commas, or leave them out"
         )
     return next(iter(marks), ".")
+
+
+def refuse_odd_cells(file: str, frame: pandas.DataFrame, decimal: str, looked_at: int) -> None:
+    """Raise where a column of numbers has a cell that is none.
+
+    A column is one of numbers if most of its cells are, or the first `looked_at`.
+
+    Raises:
+        DataError: The message names the first.
+    """
+    import pandas
+
+    for name, dtype in frame.dtypes.items():
+        if dtype.kind in "biufM":
+            continue
+        column = frame[name]
+        text = column.astype(str)
+        if decimal == ",":
+            text = text.str.replace(".", "no point", regex=False).str.replace(",", ".")
+        odd = pandas.to_numeric(text, errors="coerce").isna() & column.notna()
+        num = int(odd.sum())
+        first = slice(0, looked_at)
+        begins_with_numbers = column[first].notna().any() and not odd[first].any()
+        if num and (2 * num < len(column) or begins_with_numbers):
+            row = int(odd.to_numpy().argmax())
+            raise DataError(
+                f"{file} has {column.iloc[row]!r:.40} among the numbers of column {name!r}, "
+                f"in row {row} (and {num - 1} more); mend it, or leave the cell empty"
+            )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from .decimals import decimal_of, is_number
+from .decimals import decimal_of, is_number, refuse_odd_cells
 from .preamble import MARK, Preamble, is_header, preamble_of
 from .rows import DataError
 
@@ -24,6 +24,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # and the module that opens it
 LOOKED_AT = 1000  # rows that tell how the file is written
 LONGEST = 10_000_000  # characters of a line
+MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]  # what a missing cell may hold
 UNNAMED = re.compile(r"|Unnamed: 0")  # the name of a column of row labels, as pandas writes them
 
 
@@ -85,8 +86,15 @@ def read_delimited(path: Path) -> tuple[Any, str]:
             usecols=range(len(form.names)),
             index_col=False,
             float_precision="round_trip",  # or the last digit is another
+            keep_default_na=False,  # None and n/a may be labels
+            na_values=MISSING,
+            low_memory=False,  # which would guess the type of a column piece by piece
         )
-    _refuse_odd_cells(path, frame, form.decimal)
+    for name, dtype in frame.dtypes.items():
+        if dtype.kind not in "biuf":  # labels
+            label = frame[name].str.strip()
+            frame[name] = label.mask(label == "")
+    refuse_odd_cells(path.name, frame, form.decimal, LOOKED_AT)
     found = form.described()
     if UNNAMED.fullmatch(form.names[0]):
         frame = _without_labels(path, frame)
@@ -97,12 +105,13 @@ def read_delimited(path: Path) -> tuple[Any, str]:
 def _form(path: Path) -> Form:
     with _opened(path) as file:
         lines = [line for line, _ in zip(_lines(path, file), range(LOOKED_AT), strict=False)]
+    is_cut = len(lines) == LOOKED_AT
     before = preamble_of(lines)
     lines = lines[before.length :]
     if not any(map(str.strip, lines)):
         raise DataError(f"{path.name} is empty; give a header line, and a row for each datum")
 
-    separator, table = _separated(path, lines, before.separator)
+    separator, table = _separated(path, lines, before.separator, is_cut)
     commented = _cells(before.comments[-1:], separator)
     is_commented = bool(commented) and is_header(path.name, commented[0], table)
     header, *rows = [*commented, *table] if is_commented else table
@@ -114,12 +123,17 @@ def _form(path: Path) -> Form:
     return Form(separator, decimal, names, num_cells, before, is_commented)
 
 
-def _separated(path: Path, lines: list[str], stated: str | None) -> tuple[str, list[list[str]]]:
-    """What separates the cells, and the cells."""
+def _separated(
+    path: Path, lines: list[str], stated: str | None, is_cut: bool
+) -> tuple[str, list[list[str]]]:
+    """What separates the cells, and the cells; of text that was cut, without the last row, which
+    may go on.
+    """
     if stated is not None and stated not in SEPARATORS:
         marks = ", ".join(SEPARATORS.values())
         raise DataError(f"{path.name} states sep={stated}; separate its cells by one of {marks}")
-    tables = {mark: _cells(lines, mark) for mark in SEPARATORS}
+    last = -1 if is_cut else None
+    tables = {mark: _cells(lines, mark)[:last] for mark in SEPARATORS}
     regular = [mark for mark, cells in tables.items() if len(cells[0]) > 1 and _is_regular(cells)]
     if stated is not None:
         if regular and stated not in regular:
@@ -214,37 +228,26 @@ def _refuse_names(path: Path, names: list[str]) -> None:
 def _refuse_other_lengths(path: Path, form: Form) -> None:
     """Raise where a row has more or fewer cells than the first."""
     with _opened(path, form.preamble.length) as file:
-        rows = (row for row in csv.reader(_lines(path, file), delimiter=form.separator) if row)
+        rows = csv.reader(_lines(path, file), delimiter=form.separator)
+        found = (row for row in rows if row or form.num_cells == 1)
         if not form.is_commented:
-            next(rows, None)
-        for number, row in enumerate(rows):
+            next(found, None)
+        empty = None
+        for number, row in enumerate(found):
+            if form.num_cells == 1 and not "".join(row).strip():
+                empty = number if empty is None else empty
+                continue
+            if empty is not None:
+                raise DataError(
+                    f"{path.name} has an empty line in row {empty}, which may be a missing value "
+                    "of its one column; write NaN there, or take the line away"
+                )
             is_beyond = form.num_cells > len(form.names) and row[-1] != ""
             if len(row) != form.num_cells or is_beyond:
                 raise DataError(
                     f"{path.name} has {len(row)} cells in row {number}, and {len(form.names)} "
                     "names in its header; give every row a cell for each column"
                 )
-
-
-def _refuse_odd_cells(path: Path, frame: Any, decimal: str) -> None:
-    """Raise where a column of numbers has a cell that is none."""
-    import pandas
-
-    for name, dtype in frame.dtypes.items():
-        if dtype.kind in "biufM":
-            continue
-        column = frame[name]
-        text = column.astype(str)
-        if decimal == ",":
-            text = text.str.replace(".", "no point", regex=False).str.replace(",", ".")
-        numbers = pandas.to_numeric(text, errors="coerce")
-        odd = numbers.isna() & column.notna()
-        if odd.any() and 2 * int(odd.sum()) < len(column):
-            row = int(odd.to_numpy().argmax())
-            raise DataError(
-                f"{path.name} has {column.iloc[row]!r:.40} among the numbers of column {name!r}, "
-                f"in row {row} (and {int(odd.sum()) - 1} more); mend it, or leave the cell empty"
-            )
 
 
 def _without_labels(path: Path, frame: Any) -> Any:

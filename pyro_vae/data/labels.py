@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ..guards import whole_number
 from .decimals import is_number
-from .rows import DataError, Rows
+from .rows import DataError, Rows, listed
 
 if TYPE_CHECKING:
     import pandas
 
-SHOWN = 8  # classes, in a message
 Labels = list[Any] | None  # of a column; None for numbers
 
 
@@ -91,7 +90,7 @@ def refuse_numbers_for_names(c: Any, labels: list[Labels]) -> None:
 
 def _refuse_numbers_for(classes: Labels, who: str) -> None:
     if any(isinstance(name, str) and is_number(name) for name in classes or []):
-        names = ", ".join(map(repr, (classes or [])[:SHOWN]))
+        names = listed(classes or [])
         raise DataError(
             f"{who} classes named {names}: give their names, as strings; numbers would be taken as "
             "their places"
@@ -140,7 +139,7 @@ def coded(
             )
         if labels_of(column) is None:
             refuse_numbers_for_names(column, [classes])
-            numbers[:, place] = column.to_numpy(dtype=float, na_value=np.nan)
+            numbers[:, place] = _as_numbers(column, who, where)
         elif classes is None:
             raise DataError(
                 f"{who} needs numbers in {where}; got {column.iloc[0]!r:.40}; give its numbers, or "
@@ -149,6 +148,16 @@ def coded(
         else:
             numbers[:, place] = _codes(column, classes, f"{who} needs", where, missing)
     return numbers
+
+
+def _as_numbers(column: pandas.Series, who: str, where: str) -> np.ndarray:
+    try:
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError):
+        kinds = sorted({type(value).__name__ for value in column})
+        raise DataError(
+            f"{who} must be numbers or labels; got {', '.join(kinds)} in {where}; convert it"
+        ) from None
 
 
 def _codes(
@@ -170,10 +179,8 @@ def _refuse_unknown(
 ) -> NoReturn:
     """Raise for a label that is none of the classes, the first in some rows."""
     more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-    shown = ", ".join(map(repr, classes[:SHOWN]))
-    others = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
     raise DataError(
-        f"{who} one of the classes {shown}{others} in {where}; got {label!r:.40} at row "
+        f"{who} one of the classes {listed(classes)} in {where}; got {label!r:.40} at row "
         f"{unknown[0]}{more}; build the VAE with this class too, or recode"
     )
 

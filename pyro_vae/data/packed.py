@@ -28,6 +28,8 @@ def read_npz(path: Path, key: str | None) -> Any:
     """The only array of an ``.npz`` file, or that of a name; or the sparse matrix that it holds."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise DataError(f"{path.name} has two arrays of one name; write it again")
         if key is None and members.keys() > OF_SPARSE:
             for member in archive.infolist():
                 _refuse_other_size(path, archive, member)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 DIGITS = 16  # of a digest
+SHOWN = 8  # names, in a message
 CHUNK = 2**20  # numbers looked at together when data are checked
 
 
@@ -273,6 +274,12 @@ def _digest_of_shape(rows: Rows) -> Any:
 def _single(x: Tensor) -> bytes:
     """Values in single precision, as they are digested."""
     return x.to("cpu", torch.float32).contiguous().numpy().tobytes()
+
+
+def listed(names: Sequence[Any]) -> str:
+    """The first names, and how many others there are, for a message."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more or "none"
 
 
 def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 MOST = 50_000  # tensors in a file: each takes memory, also where it holds nothing
 CHUNK = 1 << 20
+# what it raises to use values that no file of ours has
+ODD: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, RuntimeError)
 
 
 class CheckpointError(ValueError):
@@ -80,10 +82,9 @@ def as_written(path: Path, kind: str, *more: type[Exception]) -> Iterator[None]:
     Raises:
         CheckpointError: It says what we would not have written.
     """
-    errors: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, RuntimeError)
     try:
         yield
-    except (*errors, *more) as error:
+    except (*ODD, *more) as error:
         raise CheckpointError(
             f"{path.name} is no {kind} that pyro_vae wrote ({type(error).__name__}: {error})"
         ) from error

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..data.files import write
-from ..data.sealed import CheckpointError, sealed, unsealed
+from ..data.sealed import ODD, CheckpointError, sealed, unsealed
 from ..guards import device_of
 from ..vae import VAE
 from .build import build, describe
 
 FORMAT = "pyro_vae/1"
+UNBUILDABLE: tuple[type[Exception], ...] = (*ODD, ValueError, ArithmeticError)
 
 
 def save(vae: VAE, path: str | Path) -> None:
@@ -80,7 +81,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> VAE:
     try:
         vae = _rebuilt(json.loads(about["spec"]), tensors).to(place)
         vae.times_fitted = int(about.get("times_fitted", 0))
-    except Exception as error:  # whatever somebody wrote into it
+    except UNBUILDABLE as error:
         raise CheckpointError(
             f"{path.name} holds a model that cannot be built here: {error}"
         ) from error

@@ -6,6 +6,7 @@ not at all, so whenever the process is killed the newest one is good.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -56,8 +57,8 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._files() and not resume:
             raise ValueError(
-                f"checkpoint: {self.folder} holds checkpoints of a run; to resume it (resume=True, "
-                "or --resume on the command line) goes on from them, another folder keeps both"
+                f"checkpoint: {self.folder} holds checkpoints of a run; resume=True (--resume) goes "
+                "on from them, another folder keeps both"
             )
         self._remove_leftovers()
         self.found = self._newest()
@@ -115,8 +116,9 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         """Remove what processes have left that were killed as they wrote, an hour ago or more."""
         for path in self.folder.glob(".*"):
-            if LEFT.fullmatch(path.name) and time.time() - path.stat().st_mtime > OLD:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # where another process was faster
+                if LEFT.fullmatch(path.name) and time.time() - path.stat().st_mtime > OLD:
+                    path.unlink()
 
     def _newest(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         """The newest that can be read; the log tells of those that cannot."""
@@ -143,7 +145,7 @@ class Checkpoints:
                     f"resume: {path} is of a run with {name} {state['run'].get(name)!r:.200}; got "
                     f"{value!r:.200}; go on with the same, or give another folder"
                 )
-        saved, own = _kinds(_under("model", tensors)), _kinds(vae.state_dict())
+        saved, own = kinds(_under("model", tensors)), kinds(vae.state_dict())
         for name in sorted(saved.keys() | own.keys()):
             if saved.get(name) != own.get(name):
                 raise ValueError(
@@ -159,7 +161,7 @@ def _read_state(about: dict[str, str]) -> dict[str, Any]:
         raise TypeError(f"its state is no table in JSON: {error}") from None
 
 
-def _kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
+def kinds(tensors: dict[str, Tensor]) -> dict[str, str]:
     """Shape and precision of each tensor."""
     return {
         name: f"{tuple(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"

@@ -30,9 +30,12 @@ class Plan:
 
 def train(run: Run, plan: Plan, show: Callable[[int, dict[str, float]], None]) -> None:
     """Train, from the newest checkpoint on."""
-    first, stopped = plan.checkpoints.put_back(run, plan.epochs) if plan.checkpoints else (0, False)
+    group, watch = run.group, Watch(run.vae)
+    first, stopped = 0, False
+    with group.together():
+        if plan.checkpoints:
+            first, stopped = plan.checkpoints.put_back(run, plan.epochs)
     run.align()
-    watch, group = Watch(run.vae), run.group
     for epoch in range(first, plan.epochs):
         if stopped or _is_out_of_patience(run, plan, epoch - 1):
             break
@@ -43,7 +46,7 @@ def train(run: Run, plan: Plan, show: Callable[[int, dict[str, float]], None]) -
         if plan.held_out is not None:
             stride = plan.batch_size / len(run.problem)
             run.validate(epoch, plan.held_out, plan.epochs, stride)
-        with mode(run.vae, training=False):
+        with group.together(), mode(run.vae, training=False):
             run.history[-1].update(watch(run.watched.batch))
         show(len(run.problem), run.history[-1])
         with group.together():

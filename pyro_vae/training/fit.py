@@ -118,12 +118,13 @@ def fit(
         device: Where the VAE is moved first, and stays; "auto" for a GPU where there is one
             (default: where it is).
         checkpoint: A folder for the state of the training after each epoch (the last two), and for
-            ``history.csv``. A run that was killed and resumed ends bit for bit as one that was not:
-            with the same arguments, threads, device and versions.
+            ``history.csv``; of several processes the first writes it. A run that was killed and
+            resumed ends bit for bit as one that was not: with the same arguments, threads, device,
+            number of processes and versions.
         resume: Whether to go on from the newest checkpoint there, if there is one. It trains the
             parameters that were trained. A run that had ended goes on where there are more epochs.
-        callback: A function of a :class:`.State`, called after each epoch: to log, save, or return
-            True to stop.
+        callback: A function of a :class:`.State`, called after each epoch, of several processes in
+            the first: to log, save, or return True to stop.
         on_nonfinite: What a step does whose loss or gradient is not finite: "stop" the training, or
             "skip" itself; the column ``skipped`` of the history counts all so far, and steps are
             not compiled.
@@ -180,9 +181,7 @@ def fit(
         if checkpoint is not None:
             checkpoints = Checkpoints(checkpoint, vae, identity, resume=resume)
     plan = Plan(epochs, batch_size, patience, held_out, checkpoints, callback)
-    group.agree_on(identity | shared_by_processes(run, plan))
-
-    _train_by(run, plan, problem, optimizer, show_progress=progress and group.is_first)
+    _train_by(run, plan, problem, identity, optimizer, show_progress=progress and group.is_first)
     if group.is_first:
         warn_of_what_was_not_reached(run)
     return run.frame()
@@ -192,6 +191,7 @@ def _train_by(
     run: Run,
     plan: Plan,
     problem: Problem,
+    identity: dict[str, Any],
     optimizer: Callable[..., torch.optim.Optimizer],
     *,
     show_progress: bool,
@@ -206,6 +206,8 @@ def _train_by(
             run.start(optimizer, problem)
             steps = plan.epochs * math.ceil(len(problem) / plan.batch_size)
             run.choose_whether_to_compile(steps)
+        if not run.group.is_one:
+            run.group.agree_on(identity | shared_by_processes(run, plan))
         with history_of_what_was_interrupted(run):
             train(run, plan, show)
     vae.times_fitted += 1

@@ -3,13 +3,15 @@
 Every process of a group of ``torch.distributed`` holds the same VAE and can read the same data. A
 step takes the same rows in any group: each process a share of them, whose gradients are summed in
 one buffer and divided by the rows of the step. What one process alone would notice, such as a row
-that cannot be read or Ctrl-C in a callback, all are told, so that none waits for another.
+that cannot be read, all are told, so that none waits for another. (Ctrl-C is not such a thing: a
+terminal sends it to all of them, and each leaves where it is.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -152,10 +154,11 @@ class Group:
         """Make tensors what they are in the first process."""
         if self.is_one:
             return
-        with self._others_alive(), torch.no_grad():
-            for tensor in tensors:
-                whole = tensor.detach().contiguous()
+        for tensor in tensors:
+            whole = tensor.detach().clone(memory_format=torch.contiguous_format)
+            with self._others_alive():
                 distributed.broadcast(whole, src=0)
+            with torch.no_grad():
                 tensor.copy_(whole)
 
     def total(self, value: float) -> float:
@@ -201,6 +204,6 @@ class Group:
             raise GroupError(
                 f"another process of the group has ended or does not answer (this is process "
                 f"{self.rank} of {self.size}): see its own message, and start all of them again, "
-                "from the newest checkpoint if there is one (resume=True, or --resume on the "
-                "command line)"
+                "from the newest checkpoint if there is one by resume=True (--resume). "
+                f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
             ) from error

@@ -9,6 +9,7 @@ from ..conditionals.base import Conditional
 from ..density.identity import data_digest, digest_of
 from ..density.problem import Problem
 from ..spec.build import describe
+from .checkpoints import PLAIN, kinds
 from .epochs import Plan
 from .run import Run
 
@@ -50,9 +51,25 @@ def shared_by_processes(run: Run, plan: Plan) -> dict[str, Any]:
         "newest checkpoint": None if found is None else found[0].name,
         "on_nonfinite": run.skips,
         "times fitted": run.vae.times_fitted,
-        "shapes": {name: list(part.shape) for name, part in run.vae.state_dict().items()},
-        "trained": [name for name, part in run.vae.named_parameters() if part.requires_grad],
+        "shapes": kinds(run.vae.state_dict()),
+        "learning rates": [run.learning_rate(epoch) for epoch in (0.0, 0.5, 1.0)],
+        "betas": [run.beta(epoch) for epoch in (0.0, 0.5, 1.0)],
+        "optimizer": _optimiser(run),
     }
+
+
+def _optimiser(run: Run) -> list[Any]:
+    """Its kind, settings, and the names of what it trains, in order."""
+    names = {id(parameter): name for name, parameter in run.vae.named_parameters()}
+    optimiser = run.optim.optimiser
+    groups = [
+        {
+            **{key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))},
+            "trains": [names.get(id(parameter)) for parameter in group["params"]],
+        }
+        for group in optimiser.param_groups
+    ]
+    return [type(optimiser).__name__, *groups]
 
 
 def _described(part: Conditional) -> str:

@@ -119,7 +119,9 @@ class Run:
             why = "on_nonfinite='skip'" if self.skips else "weights="
             self._go_on_without(f"{why} looks at each step", stacklevel=5)
         elif not self.group.is_one:
-            self._go_on_without("processes sum their gradients in each", stacklevel=5)
+            self._go_on_without(
+                "the processes of a group sum their gradients in each step", stacklevel=5
+            )
         elif reason:
             self._go_on_without(reason, stacklevel=5)
         elif self.compile == "auto" and steps < repaid_from(self.vae.reference.device):
@@ -135,10 +137,11 @@ class Run:
         try:
             for rows in steps_of(num, batch_size):
                 start = rows.start
-                self._schedule(epoch + start / num)
+                group.attempt(self._schedule, epoch + start / num)
                 group.seed_noise(self.seed, fitted, self.steps)
                 own, self.loss.rows = group.share(rows), rows.stop - start
-                batch = group.attempt(self.problem.batch, index[own]) or ()
+                has_rows = own.stop > own.start
+                batch = group.attempt(self.problem.batch, index[own]) or () if has_rows else ()
                 if epoch == 0 and batch:
                     self.watched.take(order[own], batch)
                 if self.weights is not None:
@@ -239,7 +242,7 @@ class Run:
     def _go_on_without(self, reason: str, stacklevel: int) -> None:
         """Do not compile, or no longer; say so where it was asked for."""
         self.not_compiled = reason
-        if self.compile is True:
+        if self.compile is True and self.group.is_first:
             warnings.warn(NOT_COMPILED.format(reason), stacklevel=stacklevel)
 
     def _step(self, batch: Batch, validate: bool) -> float:

@@ -71,7 +71,7 @@ class StepLoss:
     def _own_if_any(self, model: Callable, guide: Callable, *batch: Tensor) -> float:
         """What this process adds to the loss, NaN where a site has none."""
         try:
-            return self._own(model, guide, *batch) if len(batch[0]) else 0.0
+            return self._own(model, guide, *batch) if batch else 0.0
         except FloatingPointError:
             return math.nan
 

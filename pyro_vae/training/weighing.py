@@ -21,24 +21,12 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
         DataError: There is not one for each datum, or one is no number from 0, or all are 0.
         ValueError: The loss does not know weights.
     """
-    takes = isinstance(elbo, Objective) and elbo.is_direct and type(elbo).takes_weights
-    takes = takes and type(elbo).evaluate.__module__ == Objective.__module__  # and no other's
-    if not takes or problem.vae is None:
+    if not _takes_weights(elbo) or problem.vae is None:
         raise ValueError(
             f"weights count in elbo, mean_field, iwae and renyi of continuous latents; got "
             f"{type(elbo).__name__}; use one of these, or repeat data instead of weighing them"
         )
-    like = problem.vae.reference
-    try:
-        values = given if isinstance(given, Tensor) else np.array(given, dtype=float)
-        found = torch.as_tensor(values, dtype=torch.float64).cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise DataError(f"weights must be numbers; got {given!r:.60}") from None
-    if found.shape != (len(problem),):
-        raise DataError(
-            f"weights must have shape ({len(problem)},), one for each datum; got "
-            f"{tuple(found.shape)}"
-        )
+    found = numbers_of(given, len(problem))
     bad = ~(found.isfinite() & (found >= 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
@@ -46,4 +34,30 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
     if not bool(found.any()):
         raise DataError("weights must not all be zero; got nothing to train on")
     found = found / found.max()  # whose sum is a number
-    return (found / found.mean()).to(like)
+    return (found / found.mean()).to(problem.vae.reference)
+
+
+def numbers_of(given: Any, num: int) -> Tensor:
+    """One number for each datum, in double precision.
+
+    Raises:
+        DataError: They are none, or not as many.
+    """
+    try:
+        values = given if isinstance(given, Tensor) else np.array(given, dtype=float)
+        found = torch.as_tensor(values, dtype=torch.float64).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f"weights must be numbers; got {given!r:.60}") from None
+    if found.shape != (num,):
+        raise DataError(
+            f"weights must have shape ({num},), one for each datum; got {tuple(found.shape)}"
+        )
+    return found
+
+
+def _takes_weights(elbo: ELBO) -> bool:
+    """Whether the class whose formula it is says so; another formula may forget them."""
+    if not isinstance(elbo, Objective) or not elbo.is_direct:
+        return False
+    owner = next(part for part in type(elbo).__mro__ if "evaluate" in vars(part))
+    return bool(vars(owner).get("takes_weights", False))
