@@ -57,8 +57,8 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._files() and not resume:
             raise ValueError(
-                f"checkpoint: {self.folder} holds checkpoints of a run; resume=True (--resume) goes "
-                "on from them, another folder keeps both"
+                f"checkpoint: {self.folder} holds checkpoints of a run; resume=True (--resume) "
+                "goes on from them, another folder keeps both"
             )
         self._remove_leftovers()
         self.found = self._newest()
