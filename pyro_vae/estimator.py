@@ -27,7 +27,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_random_
 from .conditionals.base import Shape
 from .data.annotated import is_annotated
 from .data.arrays import as_rows
-from .data.columns import as_array, first_row
+from .data.columns import as_array, first_row, refuse_other_order
 from .data.labels import with_labels
 from .data.rows import Rows
 from .distributions.summaries import mean_or_average, mean_or_mode
@@ -160,6 +160,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             UserWarning: After at least 10 epochs no latent dimension is used.
         """
         rows = self._rows(X, reset=True)
+        refuse_other_order(X, sample_weight, "sample_weight")
         whole_number("num_samples", self.num_samples, at_least=1)
         seed = _seed(self.random_state)
         train, held_out = rows, None
@@ -208,8 +209,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         return float(self.score_samples(X).mean())
 
     def transform(self, X: Any) -> np.ndarray:
-        r"""The mean of :math:`q(z \mid x)`; where it is not finite, the average of `num_samples`
-        draws.
+        r"""The mean of :math:`q(z \mid x)`; where that is not finite, of `num_samples` draws.
 
         Returns:
             An array of shape ``(N, latents)`` in the precision of the VAE; latents of another shape

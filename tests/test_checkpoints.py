@@ -309,7 +309,7 @@ def test_checkpoints_are_not_written_over(tmp_path):
         fit(small(), epochs=2, resume=True)
     (tmp_path / "file").write_text("")
     vae, twin = small(), small()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="checkpoint must be a folder; got the file"):
         fit(vae, epochs=2, checkpoint=tmp_path / "file")
     assert equal(vae, twin)
 

@@ -142,3 +142,48 @@ def test_blocks_may_name_their_columns():
     assert specs[0] == specs[1]
     with pytest.raises(ValueError, match=r"blocks\[0\].columns: no column is named 'incom'; did"):
         pv.build(positive, likelihood=likelihood((["incom"], "normal")))
+
+
+class TestOrderOfRows:
+    """What goes with x row by row must not name its rows in another order."""
+
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)), list(range(20)), ["a", "b"])
+    backwards = slice(None, None, -1)
+
+    def test_c_in_another_order_is_refused(self):
+        c = pd.DataFrame({"kind": list("abcd") * 5})
+        vae = pv.build(self.x, c=c, latent=1, hidden=[3])
+        expected = pv.log_evidence(vae, self.x, c, num_samples=20).log_evidence.values
+        for other in (c[self.backwards], c.kind[self.backwards]):
+            with pytest.raises(pv.DataError, match=r"c has the rows of x in another order: 19, 18"):
+                pv.log_evidence(vae, self.x, other)
+        found = pv.log_evidence(
+            vae, self.x[self.backwards], c[self.backwards].loc[self.x.index[::-1]], num_samples=20
+        )
+        assert found.sizes["datum"] == 20
+        unnamed = c[self.backwards].set_axis(range(100, 120))
+        pv.log_evidence(vae, self.x, unnamed, num_samples=20)  # other names are no order
+        np.testing.assert_array_equal(
+            pv.log_evidence(vae, self.x, c.kind.tolist(), num_samples=20).log_evidence.values,
+            expected,
+        )
+
+    def test_so_are_weights(self):
+        weights = pd.Series(np.arange(20) + 1.0)
+        vae = pv.build(self.x, latent=1, hidden=[3])
+        pv.fit(vae, self.x, weights=weights, epochs=1, progress=False)
+        with pytest.raises(pv.DataError, match="weights has the rows of x in another order"):
+            pv.fit(vae, self.x, weights=weights[self.backwards], epochs=1)
+        with pytest.raises(pv.DataError, match="sample_weight has the rows of x in another order"):
+            pv.VAEEstimator(epochs=1).fit(self.x, sample_weight=weights[self.backwards])
+
+
+def test_rows_are_chosen_by_number_or_by_a_mask():
+    rows = pv.data.as_rows(np.arange(12.0).reshape(6, 2))
+    mask = np.array([True, False, True, False, False, True])
+    for index in (mask, mask.tolist(), [0, 2, 5], [0, -4, -1]):
+        assert rows.only(index).take(slice(None))[:, 0].tolist() == [0, 4, 10]
+    assert len(rows.only([])) == 0
+    for index in (mask[:4], [0.5], [6], [-7], ["a"], slice(3), [[0, 1]]):
+        with pytest.raises(pv.DataError, match="only needs numbers of rows from 0 to 5"):
+            rows.only(index)

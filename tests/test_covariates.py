@@ -294,3 +294,14 @@ def test_held_out_counts_with_exposures_are_as_likely_as_their_maker_says():
     print(exact, found)
     assert exact - found["known"] < 0.3
     assert found["known"] > found["a covariate"]
+
+
+def test_whole_numbers_with_gaps_are_no_classes():
+    """Nothing would be learned of the class that does not occur."""
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    with pytest.raises(
+        pv.DataError, match=r"whole numbers up to 3, of which 3 occur; number classes"
+    ):
+        pv.build(x, c=np.array([0, 1, 3] * 3))
+    vae = pv.build(x, c=np.array([0, 1, 3] * 3), condition={"categories": 4})
+    assert vae.condition.describe()["categories"] == 4

@@ -247,8 +247,14 @@ REFUSED = {
         FRAME.assign(age="old"),
         r"data must be numbers; got 'old' \(str\) at row 0, column 'age'; encode or drop it, or",
     ),
-    "numbers beyond the classes": (FRAME.assign(city=3), "got 3.0 at row 0, column 'city'"),
-    "labels and numbers": (FRAME.assign(city=["Bonn", *range(NUM - 1)]), "got 'Bonn'.* at row 0"),
+    "numbers beyond the classes": (
+        FRAME.assign(city=3),
+        "column 'city' of the data has classes named 'Bonn', 'Kiel'",
+    ),
+    "labels and numbers": (
+        FRAME.assign(city=["Bonn", *range(NUM - 1)]),
+        "got 'Bonn' and 0 in column 'city'",
+    ),
     "times": (
         FRAME.assign(age=pd.Timestamp("2020-01-01")),
         "data must be numbers or labels; got d",
@@ -446,3 +452,23 @@ def test_from_the_command_line(tmp_path, monkeypatch):
         in result.output.replace("\n", " ")
     )
     assert not (tmp_path / "drawn.npy").exists()
+
+
+def test_a_column_of_labels_and_numbers_is_named():
+    frame = pd.DataFrame({"city": ["a", "b"] * 5, "odd": [1, "x"] * 5})
+    with pytest.raises(pv.DataError, match=r"numbers or labels; got 'x' and 1 in column 'odd'"):
+        pv.build(frame)
+
+
+def test_numbers_of_a_frame_are_no_names():
+    frame = pd.DataFrame({"a": np.arange(10.0), "city": ["x", "y"] * 5})
+    vae = pv.build(frame, latent=1, hidden=[3])
+    with pytest.raises(pv.DataError, match="'city' of the data has classes named 'x', 'y': give"):
+        vae.encode(frame.assign(city=[1, 0] * 5))
+    vae.encode(frame.assign(city=np.nan))  # all missing
+    vae.encode(np.array([[1.0, 0.0]]))  # an array has places
+
+
+def test_none_among_numbers_is_missing():
+    rows = pv.data.as_rows(pd.DataFrame({"a": np.array([1.5, None, 2], dtype=object)}))
+    assert rows.take(slice(None))[:, 0].isnan().tolist() == [False, True, False]

@@ -14,7 +14,8 @@ from torch.nn.functional import one_hot
 from ..data.arrays import as_rows
 from ..data.columns import in_order
 from ..data.labels import Labels, class_names, coded, refuse_numbers_for_names, with_labels
-from ..data.rows import DataError, Rows, refuse
+from ..data.refusals import refuse
+from ..data.rows import DataError, Rows
 from ..guards import whole_number
 from .covariates import suggested
 

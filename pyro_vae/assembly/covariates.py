@@ -14,8 +14,6 @@ from ..data.rows import DataError, Rows
 if TYPE_CHECKING:
     import pandas
 
-RARE = 3  # times as many classes as occur are no classes, but years
-
 
 def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
     """The arguments of :class:`.Condition` that suit c.
@@ -60,7 +58,7 @@ def _of_numbers(rows: Rows) -> dict[str, Any]:
         return {"size": size, **({} if names is None else {"columns": names})}
 
     categories, seen = int(largest) + 1, _count(rows)
-    if categories > RARE * seen:
+    if categories > seen:  # years, or classes that nothing would be learned of
         raise DataError(
             f"c has whole numbers up to {categories - 1}, of which {seen} occur; number "
             "classes from 0, as np.unique(c, return_inverse=True)[1] does, or give "

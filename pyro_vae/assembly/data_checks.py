@@ -12,7 +12,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..data.arrays import with_c
-from ..data.rows import DataError, Rows, refuse
+from ..data.refusals import refuse
+from ..data.rows import DataError, Rows
 from ..distributions.supports import base_of, innermost, inside
 from ..guards import mode, seeded
 from .base import UNCONDITIONAL, Assembly

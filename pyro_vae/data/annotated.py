@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .rows import DataError, Rows, listed
+from .refusals import listed
+from .rows import DataError, Rows
 
 if TYPE_CHECKING:
     import pandas
@@ -33,7 +34,8 @@ class AnnotatedRows(Rows):
         self.obs = obs
 
     def only(self, index: np.ndarray) -> Rows:
-        return AnnotatedRows(super().only(index), self.columns, self.obs.iloc[index])
+        numbers = np.arange(len(self))[index]
+        return AnnotatedRows(super().only(index), self.columns, self.obs.iloc[numbers])
 
 
 def is_annotated(x: Any) -> bool:
@@ -58,6 +60,12 @@ def from_annotated(adata: Any, layer: str | None, in_memory: Callable[[Any], Row
     Raises:
         DataError: There is no such layer, no X, or it is a file that cannot be read by rows.
     """
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()]
+        raise DataError(
+            f"an AnnData needs names of its own for its genes; got {twice[0]!r} twice; "
+            "adata.var_names_make_unique() helps"
+        )
     matrix = _matrix(adata, layer)
     is_in_memory = isinstance(matrix, np.ndarray) or hasattr(matrix, "tocsr")
     rows = in_memory(matrix) if is_in_memory else _of_file(matrix)

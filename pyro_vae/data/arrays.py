@@ -6,17 +6,21 @@ its row, column and value."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .annotated import from_annotated, is_annotated, named
-from .columns import names_of
+from .columns import names_of, refuse_other_order
 from .datasets import from_dataset, is_dataset, pairs_of
 from .labels import coded, own_labels
-from .rows import DataError, Rows, refuse
+from .refusals import refuse
+from .rows import DataError, Rows
+
+if TYPE_CHECKING:
+    import pandas
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -176,7 +180,16 @@ def _from_frame(frame: Any, labels: bool) -> Rows:
                 f"{columns!r:.60}; frame.columns = [...] names them"
             )
         return rows
-    if not hasattr(frame, "iloc") or all(isinstance(dtype, np.dtype) for dtype in frame.dtypes):
+    if not hasattr(frame, "iloc"):
+        return _from_array(frame.to_numpy(), columns)
+    rows = _of_numbers(frame, columns)
+    rows.labels = [None] * len(columns) if labels else None
+    return rows
+
+
+def _of_numbers(frame: pandas.DataFrame, columns: list[Any]) -> Rows:
+    """A frame of pandas without labels, whose missing numbers may be None."""
+    if all(isinstance(dtype, np.dtype) and dtype.kind != "O" for dtype in frame.dtypes):
         return _from_array(frame.to_numpy(), columns)
     cells = np.empty(frame.shape, dtype=object)
     for number, dtype in enumerate(frame.dtypes):
@@ -184,7 +197,7 @@ def _from_frame(frame: Any, labels: bool) -> Rows:
         if dtype.kind in "biuf":  # nullable numbers: a missing one becomes NaN
             cells[:, number] = column.to_numpy(dtype=float, na_value=np.nan)
         else:
-            cells[:, number] = column.to_numpy(dtype=object)
+            cells[:, number] = column.to_numpy(dtype=object, na_value=np.nan)
     return _from_array(cells, columns)
 
 
@@ -193,6 +206,7 @@ def with_c(x: Any, c: Any) -> tuple[Any, Any]:
     columns of ``obs`` of an AnnData.
     """
     if c is not None:
+        refuse_other_order(x, c, "c")
         return x, named(x, c)
     found = pairs_of(x, _number)
     return (x, None) if found is None else found

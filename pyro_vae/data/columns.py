@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .annotated import AnnotatedRows, has_obs, is_annotated
-from .rows import DataError, Rows, listed
+from .annotated import has_obs, is_annotated
+from .refusals import listed
+from .rows import DataError, Rows
 
 if TYPE_CHECKING:
     import pandas
@@ -30,11 +31,6 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
         DataError: A column is missing, or there are others.
     """
     own = names_of(rows)
-    if names is not None and own is None and isinstance(rows, AnnotatedRows):
-        raise DataError(
-            f"{who} the columns {listed(names)}; got an AnnData with the same name twice; "
-            "adata.var_names_make_unique() helps, if these are the genes"
-        )
     if names is None or own is None or own == names:
         return rows
     place = {name: number for number, name in enumerate(own)}
@@ -129,3 +125,21 @@ def first_row(rows: Rows) -> np.ndarray | pandas.DataFrame:
 def as_array(values: Tensor | pandas.DataFrame) -> np.ndarray:
     """A tensor or a frame as an array."""
     return values.numpy(force=True) if isinstance(values, Tensor) else values.to_numpy()
+
+
+def refuse_other_order(x: Any, other: Any, what: str) -> None:
+    """Raise where something that goes with x row by row names the same rows in another order.
+
+    Raises:
+        DataError: It does; rows are not put right, as they are for one who gives an array.
+    """
+    first: Any = x.obs.index if has_obs(x) else getattr(x, "index", None)
+    second: Any = getattr(other, "index", None)
+    if not all(hasattr(index, "is_unique") for index in (first, second)):
+        return
+    if len(first) == len(second) and not first.equals(second) and set(first) == set(second):
+        raise DataError(
+            f"{what} has the rows of x in another order: {listed(list(second[:3]))} ... for "
+            f"{listed(list(first[:3]))} ...; give {what}.loc[x.index], or an array, whose order is "
+            "taken as it is"
+        )

@@ -209,7 +209,8 @@ def _refuse_names(path: Path, names: list[str]) -> None:
     of_data = names[1:] if UNNAMED.fullmatch(names[0]) else names
     is_numbered = of_data == [str(number) for number in range(len(of_data))]
     is_named = not all(is_number(name) for name in names if name)
-    if not (is_numbered or is_named):
+    has_fractions = any(is_number(name) and not name.strip().isdigit() for name in names)
+    if not is_numbered and (has_fractions or not is_named):
         raise DataError(
             f"{path.name} has numbers in its first line, {', '.join(names[:3])} ...; give it a "
             "header line"

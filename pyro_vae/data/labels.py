@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..guards import whole_number
 from .decimals import is_number
-from .rows import DataError, Rows, listed
+from .refusals import listed
+from .rows import DataError, Rows
 
 if TYPE_CHECKING:
     import pandas
@@ -88,19 +89,22 @@ def refuse_numbers_for_names(c: Any, labels: list[Labels]) -> None:
             _refuse_numbers_for(classes, "c has")
 
 
-def _refuse_numbers_for(classes: Labels, who: str) -> None:
-    if any(isinstance(name, str) and is_number(name) for name in classes or []):
-        names = listed(classes or [])
+def _refuse_numbers_for(classes: Labels, who: str, *, any_name: bool = False) -> None:
+    names = [name for name in classes or [] if isinstance(name, str)]
+    if any(any_name or is_number(name) for name in names):
         raise DataError(
-            f"{who} classes named {names}: give their names, as strings; numbers would be taken as "
-            "their places"
+            f"{who} classes named {listed(classes or [])}: give their names, as strings; numbers "
+            "would be taken as their places"
         )
 
 
 def own_labels(frame: pandas.DataFrame) -> list[Labels] | None:
-    """The classes of each column; None where no column has any, or one has labels and numbers.
+    """The classes of each column; None where no column has any.
 
     Those of a column without any value are none, so an empty list.
+
+    Raises:
+        DataError: A column has labels and other values.
     """
     labels: list[Labels] = []
     for place in range(frame.shape[1]):
@@ -108,8 +112,12 @@ def own_labels(frame: pandas.DataFrame) -> list[Labels] | None:
         classes = labels_of(column)
         if column.dtype.kind == "O" and not hasattr(column, "cat"):
             values = column.dropna().unique()
-            if classes is not None and not all(isinstance(value, str) for value in values):
-                return None
+            others = [value for value in values if not isinstance(value, str)]
+            if classes is not None and others:
+                raise DataError(
+                    f"data must be numbers or labels; got {classes[0]!r:.60} and {others[0]!r:.60} "
+                    f"in column {frame.columns[place]!r}; encode it as one of them"
+                )
             classes = classes if len(values) else []
         labels.append(classes)
     return None if all(classes is None for classes in labels) else labels
@@ -204,7 +212,8 @@ def recoded(rows: Rows, labels: list[Labels], *, places: bool = False) -> Rows:
     for place, (theirs, classes) in enumerate(zip(own, labels, strict=True)):
         where = rows.name_of((place,))
         if theirs is None and not places:
-            _refuse_numbers_for(classes, f"{where} of the data has")
+            is_named = rows.labels is not None and not np.isnan(_codes_in(rows, place)).all()
+            _refuse_numbers_for(classes, f"{where} of the data has", any_name=is_named)
         elif theirs and classes is None:
             codes = _codes_in(rows, place)
             for row in np.flatnonzero(~np.isnan(codes))[:1]:

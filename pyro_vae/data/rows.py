@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 DIGITS = 16  # of a digest
-SHOWN = 8  # names, in a message
 CHUNK = 2**20  # numbers looked at together when data are checked
 
 
@@ -112,7 +111,23 @@ class Rows:
         return index if self.device is None else torch.as_tensor(index, device=self.device)
 
     def only(self, index: np.ndarray) -> Rows:
-        """Some of the rows, in the order of `index`, still read a few at a time; and their c."""
+        """Some of the rows, by number or by a mask, still read a few at a time; and their c.
+
+        Raises:
+            DataError: It is neither, or there is no such row.
+        """
+        index = np.asarray(index)
+        if index.dtype == bool and index.shape == (self.length,):
+            index = np.flatnonzero(index)
+        is_whole = index.ndim == 1 and (index.dtype.kind in "iu" or len(index) == 0)
+        if not is_whole or (
+            len(index) and not -self.length <= index.min() <= index.max() < self.length
+        ):
+            raise DataError(
+                f"only needs numbers of rows from 0 to {self.length - 1}, or True or False for "
+                f"each; got {index!r:.60}"
+            )
+        index = index.astype(int) % self.length
         c = None if self.c is None else self.c.only(index)
         return self._like(lambda inner: self.fetch(index[inner]), len(index), c)
 
@@ -274,26 +289,3 @@ def _digest_of_shape(rows: Rows) -> Any:
 def _single(x: Tensor) -> bytes:
     """Values in single precision, as they are digested."""
     return x.to("cpu", torch.float32).contiguous().numpy().tobytes()
-
-
-def listed(names: Sequence[Any]) -> str:
-    """The first names, and how many others there are, for a message."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more or "none"
-
-
-def refuse(bad: Tensor, x: Tensor, rows: Rows, chunk: slice, needs: str, remedy: str) -> None:
-    """Raise if a cell of `chunk` is bad, and name the first.
-
-    Raises:
-        DataError: Who needs what; the value, its row and column; how many others; the remedy.
-    """
-    if not bool(bad.any()):
-        return
-    row, *column = bad.nonzero()[0].tolist()
-    value = f"{x[(row, *column)].tolist()!s:.60}"
-    more = int(bad.sum()) - 1
-    others = f" (and {more} more)" if more else ""
-    raise DataError(
-        f"{needs}; got {value} at {rows.locate(chunk.start + row, tuple(column))}{others}; {remedy}"
-    )

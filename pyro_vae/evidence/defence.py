@@ -16,6 +16,7 @@ proportion to what is missed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -68,18 +69,40 @@ class Defended:
         return torch.exp(self.at_edge - self.mixture.log_sum) > EDGE
 
 
-def refuted(guide: Weights, mixture: Weights) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Opinion:
+    """What the mixture says beside the guide: log p(x), its error, and whether its own weights are
+    wild; each of shape ``(N,)``.
+    """
+
+    log_evidence: Tensor
+    se: Tensor
+    is_wild: Tensor
+
+    @classmethod
+    def of(cls, mixture: Weights) -> Opinion:
+        """That of the weights of a tile."""
+        wild = (mixture.khat > FINITE_VARIANCE) & (mixture.ess < EQUAL * mixture.num)
+        wild |= ~mixture.log_evidence.isfinite()
+        return cls(mixture.log_evidence, mixture.se, wild)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Opinion]) -> Opinion:
+        """Those of all tiles."""
+        each = [(part.log_evidence, part.se, part.is_wild) for part in parts]
+        return cls(*map(torch.cat, zip(*each, strict=True)))
+
+
+def refuted(guide: Weights, second: Opinion) -> dict[str, np.ndarray]:
     """By reason, the data whose estimate by the guide alone is not to be trusted.
 
     It is refuted where the two estimates are apart by more than the errors of both allow. Where the
     weights of the mixture are wild themselves, nothing confirms the guide.
     """
     rounding = (SAME + 100 * guide.precision) * guide.log_evidence.abs().clamp(min=1)
-    allowed = torch.maximum(ALLOWED[0] * guide.se, ALLOWED[1] * mixture.se) + rounding
-    apart = (guide.log_evidence - mixture.log_evidence).abs() > allowed
-    wild = (mixture.khat > FINITE_VARIANCE) & (mixture.ess < EQUAL * mixture.num)
-    wild |= ~mixture.log_evidence.isfinite()
-    return {"refuted": apart.numpy(), "heavy_tail": wild.numpy()}
+    allowed = torch.maximum(ALLOWED[0] * guide.se, ALLOWED[1] * second.se) + rounding
+    apart = (guide.log_evidence - second.log_evidence).abs() > allowed
+    return {"refuted": apart.numpy(), "heavy_tail": second.is_wild.numpy()}
 
 
 def defended_weights(

@@ -32,18 +32,18 @@ from ..guards import above_zero, evaluating, whole_number
 from ..vae import VAE
 from .budget import Budget
 from .climb import RUNGS
-from .defence import Defended, defended_weights, refuted
+from .defence import Defended, Opinion, defended_weights, refuted
 from .escalation import escalate
 from .flags import warn_of_flags
 from .results import as_dataset, by_datum, exact_figures, from_dataset, one_number
 from .watch import Watch
-from .weights import Weights, concatenate, unreached
+from .weights import Collected, Weights, unreached
 
 if TYPE_CHECKING:
     import xarray
 
 Found = tuple[Weights, dict[str, np.ndarray], dict[str, np.ndarray]]  # flags by reason, figures
-OfGuide = tuple[Weights, Weights | None, Tensor, Tensor]  # its draws, a mixture; late, at an edge
+OfGuide = tuple[Weights, Opinion | None, Tensor, Tensor]  # its draws, another; late, at an edge
 
 BESIDE = 4  # without a tolerance, one draw beside so many of the guide, to refute them
 LEAST_BESIDE, MOST_BESIDE = 50, 500
@@ -228,11 +228,11 @@ def _of_guide(
     about: dict[str, Any],
     done: int,
 ) -> OfGuide:
-    """The weights of draws of the guide, after so many; those of a mixture with other draws beside
-    them; for which data there was not enough time, and which have mass at an edge.
+    """The weights of draws of the guide, after so many; the opinion of a mixture with other draws
+    beside them; for which data there was not enough time, and which have mass at an edge.
     """
     stream = (seed, done) if done else (seed,)  # added draws are others
-    parts = []
+    weights, opinions, edges = Collected(len(problem)), [], []
     too_few = problem.sums_exactly or num_samples < LEAST
     beside = 0 if too_few else min(max(num_samples // BESIDE, LEAST_BESIDE), MOST_BESIDE)
     for tile in problem.tiles(tile_data(problem.device), stream):
@@ -241,16 +241,20 @@ def _of_guide(
         with watch.on(RUNGS[0], len(tile)):
             if ended:
                 nothing = unreached(len(tile), tile.precision)
-                parts.append(Defended(nothing, nothing))
+                part = Defended(nothing, nothing)
             else:
-                parts.append(defended_weights(tile, num_samples, beside, memory, watch))
+                part = defended_weights(tile, num_samples, beside, memory, watch)
+        weights.add(part.guide)
+        if beside:
+            opinions.append(Opinion.of(part.mixture))
+        edges.append(part.ends_early)
         if "measure" not in about:
             about["measure"] = tile.densities.measure
-    weights = concatenate([part.guide for part in parts])
-    watch.draws[RUNGS[0]] += int(weights.num.sum())
-    mixture = concatenate([part.mixture for part in parts]) if beside else None
-    stopped = weights.num < (1 if problem.sums_exactly else num_samples)
-    return weights, mixture, stopped, torch.cat([part.ends_early for part in parts])
+    found = weights.result()
+    watch.draws[RUNGS[0]] += int(found.num.sum())
+    second = Opinion.joined(opinions) if beside else None
+    stopped = found.num < (1 if problem.sums_exactly else num_samples)
+    return found, second, stopped, torch.cat(edges)
 
 
 def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:

@@ -15,7 +15,6 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from .pareto import fit_tail, tail_length
 
 SUMS = ("num", "log_sum", "log_square", "total")
 ARRAYS = (*SUMS, "tail", "curve", "blocks", "controls", "explained")
+FILLING = {"tail": -math.inf, "curve": math.nan, "blocks": 0.0}  # below what a datum has
 BUFFER = 4096  # draws that are kept until they are summed
 
 
@@ -177,21 +177,48 @@ class Weights:
         }
 
 
+class Collected:
+    """The weights of the tiles of N data as one, each forgotten when it is taken in.
+
+    Memory for all is taken at once: small pieces that stay would lie in the room that a large one
+    before had left, and the next large one would need new room.
+
+    Arguments:
+        num_data: How many data there are.
+    """
+
+    def __init__(self, num_data: int) -> None:
+        self.num_data = num_data
+        self.done = 0
+        self.arrays: dict[str, Tensor] = {}
+        self.precision = 0.0
+
+    def add(self, part: Weights) -> None:
+        """Take in the weights of the next data."""
+        stop = self.done + len(part.num)
+        for name in ARRAYS:
+            piece = getattr(part, name)
+            whole = self.arrays.get(name)
+            if whole is None:
+                whole = piece.new_full((*piece.shape[:-1], self.num_data), FILLING.get(name, 0.0))
+            elif len(piece) > len(whole) and name in FILLING:
+                whole = _padded(whole, len(piece), FILLING[name])
+            rows = whole[: len(piece)] if piece.dim() > 1 else whole
+            rows[..., self.done : stop] = piece
+            self.arrays[name] = whole
+        self.done, self.precision = stop, max(self.precision, part.precision)
+
+    def result(self) -> Weights:
+        """All of them."""
+        return Weights(**self.arrays, precision=self.precision)
+
+
 def concatenate(parts: Sequence[Weights]) -> Weights:
     """The weights of different data as one."""
-    tail, levels = max(len(part.tail) for part in parts), max(len(part.curve) for part in parts)
-    sums: dict[str, Any] = {
-        name: torch.cat([getattr(part, name) for part in parts]) for name in SUMS
-    }
-    return replace(
-        parts[0],
-        **sums,
-        tail=torch.cat([_padded(part.tail, tail, -math.inf) for part in parts], 1),
-        curve=torch.cat([_padded(part.curve, levels, math.nan) for part in parts], 1),
-        blocks=torch.cat([_padded(part.blocks, levels, 0.0) for part in parts], 1),
-        controls=torch.cat([part.controls for part in parts], 1),
-        explained=torch.cat([part.explained for part in parts], 1),
-    )
+    collected = Collected(sum(len(part.num) for part in parts))
+    for part in parts:
+        collected.add(part)
+    return collected.result()
 
 
 class Summing:

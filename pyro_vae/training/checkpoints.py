@@ -54,6 +54,8 @@ class Checkpoints:
     ) -> None:
         self.folder = Path(folder)
         self.identity = identity
+        if self.folder.is_file():
+            raise ValueError(f"checkpoint must be a folder; got the file {self.folder}")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._files() and not resume:
             raise ValueError(

@@ -23,7 +23,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..data.columns import names_of
+from ..data.columns import names_of, refuse_other_order
 from ..data.datasets import is_dataset
 from ..data.rows import DataError
 from ..density.problem import Problem
@@ -174,6 +174,7 @@ def fit(
         ):  # one step, with a last datum joined to it
             batch_size = len(problem)
         held_out = None if validation is None else _held_out(vae, validation)
+        refuse_other_order(x, weights, "weights")
         run.weights = None if weights is None else as_weights(weights, problem, elbo)
 
         identity = identity_of(run, problem, held_out, batch_size)
