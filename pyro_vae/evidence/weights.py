@@ -27,6 +27,7 @@ SUMS = ("num", "log_sum", "log_square", "total")
 ARRAYS = (*SUMS, "tail", "curve", "blocks", "controls", "explained")
 FILLING = {"tail": -math.inf, "curve": math.nan, "blocks": 0.0}  # below what a datum has
 BUFFER = 4096  # draws that are kept until they are summed
+AT_ONCE = 1024  # data whose figures are computed together
 
 
 def _kept(num_samples: int) -> int:
@@ -93,7 +94,7 @@ class Weights:
             self.precision,
         )
 
-    def select(self, index: Tensor) -> Weights:
+    def select(self, index: Tensor | slice) -> Weights:
         """Those of some of the data."""
         return replace(self, **{name: getattr(self, name)[..., index] for name in ARRAYS})
 
@@ -164,7 +165,14 @@ class Weights:
         return found
 
     def figures(self) -> dict[str, Tensor]:
-        """The estimates by name, each of shape ``(N,)``."""
+        """The estimates by name, each of shape ``(N,)``; of some data at a time, as they need
+        several times the memory of the tail.
+        """
+        starts = range(0, len(self.num), AT_ONCE)
+        parts = [self.select(slice(start, start + AT_ONCE))._figures() for start in starts]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _figures(self) -> dict[str, Tensor]:
         return {
             "log_evidence": self.log_evidence,
             "se": self.se,
@@ -178,13 +186,8 @@ class Weights:
 
 
 class Collected:
-    """The weights of the tiles of N data as one, each forgotten when it is taken in.
-
-    Memory for all is taken at once: small pieces that stay would lie in the room that a large one
-    before had left, and the next large one would need new room.
-
-    Arguments:
-        num_data: How many data there are.
+    """The weights of tiles as one, in memory that is taken at once for all `num_data`: small pieces
+    that stay would lie in the room that a large one before had left.
     """
 
     def __init__(self, num_data: int) -> None:
