@@ -541,7 +541,7 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     assert f"Trained {epochs + 3} epochs" in done.stdout
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 2
-    assert "resume=True goes on" in again.stderr
+    assert "resume=True (--resume) goes on" in again.stderr
 
 
 # Losses that are not finite
