@@ -203,7 +203,12 @@ def measure(names: list[str], data: int, num_samples: int) -> pd.DataFrame:
             (torch.float64, torch.float32), (None, TOLERANCE)
         ):
             z, flagged = z_scores(copy.deepcopy(vae).to(dtype), known, tolerance, num_samples)
-            cell = {"model": name, "guide": guide, "dtype": str(dtype)[6:], "tolerance": tolerance or np.nan}
+            cell = {
+                "model": name,
+                "guide": guide,
+                "dtype": str(dtype)[6:],
+                "tolerance": tolerance or np.nan,
+            }
             rows.append(pd.DataFrame({**cell, "z": z, "flagged": flagged}))
     return pd.concat(rows, ignore_index=True)
 
