@@ -22,7 +22,7 @@ def process_group(device: str) -> Iterator[str]:
     Arguments:
         device: The name of the device.
 
-    Returns:
+    Yields:
         The device of this process: of several GPUs its own.
 
     Raises:

@@ -211,7 +211,7 @@ def recoded(rows: Rows, labels: list[Labels], *, places: bool = False) -> Rows:
     tables: dict[int, Tensor] = {}
     for place, (theirs, classes) in enumerate(zip(own, labels, strict=True)):
         where = rows.name_of((place,))
-        if theirs is None and not places:
+        if theirs is None and classes is not None and not places:
             is_named = rows.labels is not None and not np.isnan(_codes_in(rows, place)).all()
             _refuse_numbers_for(classes, f"{where} of the data has", any_name=is_named)
         elif theirs and classes is None:

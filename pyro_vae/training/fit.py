@@ -38,6 +38,7 @@ from .losses import objective
 from .progress import progress_bar
 from .run import Run
 from .schedules import Schedule, as_schedule
+from .step import steps_of
 from .weighing import as_weights
 
 if TYPE_CHECKING:
@@ -169,9 +170,7 @@ def fit(
             vae.to(device_of(device))
         problem = Problem.of(vae, x, c).on_device()
         vae.columns = vae.columns or names_of(problem.rows)
-        if len(problem) <= batch_size + (
-            batch_size > 1
-        ):  # one step, with a last datum joined to it
+        if len(steps_of(len(problem), batch_size)) == 1:  # with a last datum joined to it
             batch_size = len(problem)
         held_out = None if validation is None else _held_out(vae, validation)
         refuse_other_order(x, weights, "weights")
