@@ -26,6 +26,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import anndata
 
+# anndata sets some, where pandas has begun to warn of that
+pytestmark = pytest.mark.filterwarnings("ignore:The '[a-z_.]+' option is deprecated")
+
 GENES = [f"g{number}" for number in range(12)]
 COUNTS = np.random.default_rng(0).poisson(0.7, (60, 12))
 OBS = pd.DataFrame(

@@ -73,7 +73,7 @@ def from_annotated(adata: Any, layer: str | None, in_memory: Callable[[Any], Row
 
 
 def _matrix(adata: Any, layer: str | None) -> Any:
-    layers = list(adata.layers)
+    layers = [name for name in adata.layers if name is not None]  # which anndata 0.13 has for X
     if layer is None:
         matrix = adata.X  # of a view a copy
         if matrix is None:

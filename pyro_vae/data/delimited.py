@@ -76,6 +76,8 @@ def read_delimited(path: Path) -> tuple[Any, str]:
         _refuse_other_lengths(path, form)
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is no text in UTF-8; save it as such") from None
+    # before pandas 3 the last digit is another without this, and from then on with it in vain
+    exactly: Any = {"float_precision": "round_trip"} if pandas.__version__ < "3" else {}
     with _opened(path, form.preamble.length) as file:
         frame = pandas.read_csv(
             file,
@@ -85,10 +87,10 @@ def read_delimited(path: Path) -> tuple[Any, str]:
             names=[*form.names, *["an empty one"] * (form.num_cells - len(form.names))],
             usecols=range(len(form.names)),
             index_col=False,
-            float_precision="round_trip",  # or the last digit is another
             keep_default_na=False,  # None and n/a may be labels
             na_values=MISSING,
             low_memory=False,  # which would guess the type of a column piece by piece
+            **exactly,
         )
     for name, dtype in frame.dtypes.items():
         if dtype.kind not in "biuf":  # labels
