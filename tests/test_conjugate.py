@@ -12,19 +12,18 @@ from torch.distributions import StickBreakingTransform, biject_to
 from truth import Direct
 
 import pyro_vae as pv
-from pyro_vae.distributions.links import link
 from pyro_vae.distributions.supports import StickBreaking, bijection_to
 
 
 class Through(nn.Module):
-    """A decoder that hands z on unchanged: what the head's link will do is undone before."""
+    """A function as a network."""
 
-    def __init__(self, undo):
+    def __init__(self, function):
         super().__init__()
-        self.undo = undo
+        self.function = function
 
-    def forward(self, z):
-        return self.undo(z)
+    def forward(self, x):
+        return self.function(x)
 
 
 class Constant(nn.Module):
@@ -46,21 +45,18 @@ def vae(prior, likelihood, loc, scale):
 
 
 def gamma_poisson(concentration):
-    rate = link(pv.Poisson.domain("rate"))
-    origin = float(rate.inv(torch.tensor(1.0, dtype=torch.float64)))
-    undo = Through(lambda z: rate.inv(z.double().clamp(min=2e-6)).to(z.dtype) - origin)
     parts = (
         pv.Gamma((1,), concentration=concentration, rate=1.0),
-        pv.Amortised(undo, pv.Poisson((1,))),
+        pv.Amortised(nn.Identity(), pv.Poisson((1,), links={"rate": "identity"})),
     )
     x = np.arange(0, 12)[:, None]
     return vae(*parts, loc=0.5, scale=2.5), x, stats.nbinom(concentration, 0.5).logpmf(x[:, 0])
 
 
 def beta_binomial(concentration):
-    undo = Through(lambda z: torch.logit(z.double(), eps=1e-12).to(z.dtype))
     prior = pv.Beta((1,), concentration1=concentration, concentration0=concentration)
-    parts = prior, pv.Amortised(undo, pv.Binomial((1,), total_count=10))
+    binomial = pv.Binomial((1,), total_count=10, links={"logits": "logit"})
+    parts = prior, pv.Amortised(nn.Identity(), binomial)
     x = np.arange(0, 11)[:, None]
     return (
         vae(*parts, loc=0.0, scale=3.0),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from typer.testing import CliRunner
 
 import pyro_vae as pv
@@ -269,6 +269,37 @@ def oracle(x, e, loading, base):
     rate = np.exp(base + np.multiply.outer(nodes, loading)) * e[:, None, None]
     terms = stats.poisson(rate).logpmf(x[:, None]).sum(-1)
     return np.logaddexp.reduce(terms + np.log(weights / weights.sum()), axis=1)
+
+
+def oracle_of_sizes(x, loading, base):
+    """log p(x) of counts with one latent and a size that is log-normal(0.5, 1): a grid of both."""
+    z, size = np.linspace(-7, 7, 141), np.linspace(-6.5, 7.5, 281)
+    prior = np.add.outer(stats.norm.logpdf(z), stats.norm(0.5, 1.0).logpdf(size)).ravel()
+    log_rate = base + np.multiply.outer(z, loading)[:, None] + size[:, None]
+    log_rate = log_rate.reshape(-1, len(base))
+    terms = x @ log_rate.T - np.exp(log_rate).sum(-1) - special.gammaln(x + 1).sum(-1)[:, None]
+    return np.logaddexp.reduce(terms + prior + np.log(0.1 * 0.05), axis=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_latent_learns_an_unknown_size_where_the_link_is_exp(seed):
+    """Within 0.3 nats of the oracle; softplus is up to 0.5 nats away, on the largest data."""
+    rng = np.random.default_rng(seed)
+    n, d = 3000, 8
+    loading, base = rng.normal(size=d) * 0.5, rng.normal(size=d) * 0.5
+    e = np.exp(rng.normal(0.5, 1.0, n))
+    x = rng.poisson(np.exp(base + rng.normal(size=(n, 1)) * loading) * e[:, None])
+    train, test = x[:2500], x[2500:]
+    likelihood = {"name": "poisson", "links": {"rate": "exp"}}
+    vae = pv.build(train, latent=2, likelihood=likelihood, hidden=[32])
+    pv.fit(vae, train, epochs=60, learning_rate=3e-3, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        evidence = pv.log_evidence(vae, test, num_samples=500)
+    gap = oracle_of_sizes(test, loading, base) - evidence.log_evidence.values
+    print(gap.mean(), gap.std() / len(gap) ** 0.5)
+    assert gap.mean() + 2 * gap.std() / len(gap) ** 0.5 < 0.3
 
 
 @pytest.mark.slow

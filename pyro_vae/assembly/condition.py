@@ -168,12 +168,13 @@ class Condition:
         if frame is None:
             refuse_numbers_for_names(c, self.labels)
             return as_rows(c, pairs=False)
+        is_named = hasattr(c, "columns")
         if self.columns is not None and set(frame.columns) == set(self.columns):
             frame = frame[self.columns]
         if frame.shape[1] != self.size:
             raise DataError(f"c needs {self.size} columns; got {list(frame.columns)!r:.80}")
         rows = as_rows(coded(frame, self.labels))
-        rows.columns = list(frame.columns)
+        rows.columns = list(frame.columns) if is_named else None
         return rows
 
     def fits(self, c: Any, length: int) -> bool:

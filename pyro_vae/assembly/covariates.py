@@ -29,7 +29,7 @@ def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
     """
     frame = with_labels(c)
     if frame is not None:
-        return _of_labels(frame)
+        return _of_labels(frame, is_named=hasattr(c, "columns"))
     rows = as_rows(c, pairs=False)
     if not declared:
         return _of_numbers(rows)
@@ -39,23 +39,24 @@ def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
     return size if names is None else {**size, "columns": names}
 
 
-def _of_labels(frame: pandas.DataFrame) -> dict[str, Any]:
+def _of_labels(frame: pandas.DataFrame, *, is_named: bool) -> dict[str, Any]:
     """Columns of labels are classes; beside them whole numbers are numbers too."""
     labels = {name: labels_of(frame[name]) for name in frame.columns}
-    if frame.shape[1] == 1:
-        return {"categories": next(iter(labels.values()))}
     names = [str(name) for name in frame.columns]
+    if len(names) == 1:
+        columns = {"columns": names} if is_named else {}
+        return {"categories": next(iter(labels.values())), **columns}
     classes = {str(name): some for name, some in labels.items() if some is not None}
     return {"size": len(names), "classes": classes, "columns": names}
 
 
 def _of_numbers(rows: Rows) -> dict[str, Any]:
     """One column of whole numbers is classes, anything else is numbers."""
-    size, largest = rows.event_shape.numel(), rows.largest()
+    size, largest, names = rows.event_shape.numel(), rows.largest(), names_of(rows)
+    columns = {} if names is None else {"columns": names}
     if size > 1 or not _is_whole(rows):
         _refuse_whole(rows)
-        names = names_of(rows) if size > 1 else None
-        return {"size": size, **({} if names is None else {"columns": names})}
+        return {"size": size, **columns}
 
     categories, seen = int(largest) + 1, _count(rows)
     if categories > seen:  # years, or classes that nothing would be learned of
@@ -65,7 +66,7 @@ def _of_numbers(rows: Rows) -> dict[str, Any]:
             f"condition={{'size': 1}} for numbers, {{'categories': {categories}}} for so many "
             "classes"
         )
-    return {"categories": categories}
+    return {"categories": categories, **columns}
 
 
 def _refuse_whole(rows: Rows) -> None:

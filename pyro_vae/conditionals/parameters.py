@@ -1,13 +1,17 @@
-"""Fixed values of parameters, checked one by one and together."""
+"""What is said of parameters, checked: fixed values, one by one and together, and named links."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+
+from ..distributions.links import PARTIAL, fitting
+from ..distributions.supports import is_real
+from .declared import nearest
 
 if TYPE_CHECKING:
     from .parametric import Parametric
@@ -47,3 +51,39 @@ def check_jointly(family: Parametric, values: dict[str, Tensor]) -> None:
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{family.title} got values that do not fit together: {reason}") from None
+
+
+def checked_links(family: Parametric, links: Any) -> Mapping[str, str]:
+    """Named links, by parameter.
+
+    Raises:
+        ValueError: A parameter or a link is unknown, or the link leads outside the domain.
+    """
+    if not isinstance(links, Mapping):
+        raise ValueError(f"links: must be a table such as {{'rate': 'exp'}}; got {links!r:.60}")
+    for name, link in links.items():
+        if name not in family.params:
+            raise ValueError(f"links: there is no parameter {name!r}{nearest(name, family.params)}")
+        there = fitting(family.domain(name))
+        if link not in there:
+            takes = f"one of {', '.join(there)}" if there else "its usual link only"
+            raise ValueError(f"links: {name} takes {takes}; got {link!r:.60}")
+    return links
+
+
+def check_linked(family: Parametric, name: str, read: Tensor, value: Tensor) -> None:
+    """Raise for a number that was read, whose link leads outside the domain of the parameter.
+
+    Raises:
+        ValueError: It does; NaN is left to those who look for it.
+    """
+    link, domain = family.named_links[name], family.domain(name)
+    if link not in PARTIAL or is_real(domain) or torch.compiler.is_compiling():
+        return
+    outside = ~domain.check(value) & ~read.isnan()
+    if bool(outside.any()):
+        raise ValueError(
+            f"{family.title} needs {name} in {domain}; its link {link!r} got "
+            f"{float(read[outside][0]):g}; choose one that takes any number, such as 'softplus' or "
+            "'exp', or have what is read give others"
+        )

@@ -6,7 +6,7 @@ turns a domain into a link function. So a family is a declaration.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..data.rows import Rows
-from ..distributions.links import link
+from ..distributions.links import NAMED, link
 from .base import Conditional, Shape, as_shape, support_at_zero
-from .parameters import check_jointly, fixed
+from .parameters import check_jointly, check_linked, checked_links, fixed
 from .units import InUnits, Units
 
-Value = float | Sequence[float] | Tensor | str
+Value = float | Sequence[float] | Tensor | str | Mapping[str, str]
 
 
 class Parametric(Conditional):
@@ -42,7 +42,8 @@ class Parametric(Conditional):
     A parameter that is read from the context passes through the :func:`link` of its domain. Real
     ones stay as they are; positive ones pass through softplus, written :math:`[h]_+`. Zero means
     the standard value, so a context of zeros gives the standard distribution. The context lists the
-    parameters one after the other, in the order of ``params``.
+    parameters one after the other, in the order of ``params``. ``links={"rate": "exp"}`` names
+    another link: the parameter is then that function of what is read, without a standard value.
 
     A family with ``units`` takes ``unit``, and mostly ``center``: parameters that are read or
     learned are then those of (x - center) / unit, and the density is that of x (:mod:`.units`).
@@ -57,10 +58,12 @@ class Parametric(Conditional):
             identity.
         center: Where the data lie, a number or one for each element.
         unit: How far they spread, a number or one for each element.
+        links: Links by parameter, for those that are read or learned: exp, softplus, sigmoid or
+            tanh; identity, log, log1p or logit, where what is read must suit the domain.
 
     Raises:
         ValueError: A parameter is unknown, outside its domain, of the wrong shape, or cannot be
-            read from a context.
+            read from a context; or a link is unknown, or leads outside the domain.
     """
 
     family: ClassVar[type[TorchDistribution]]
@@ -72,6 +75,7 @@ class Parametric(Conditional):
         super().__init__()
         self.event_shape = as_shape(event_shape)
         self.read: dict[str, torch.Size] = {}  # what is read from the context, and its shape there
+        self.named_links = checked_links(self, values.pop("links", {}))
         self.links: dict[str, Transform] = {}
         self.origins: dict[str, float] = {}  # those that are one number for all elements
         self.in_units: InUnits | None = None
@@ -175,7 +179,8 @@ class Parametric(Conditional):
     @classmethod
     def takes(cls) -> list[str]:
         others = [name for name in super().takes() if name not in cls.params]
-        return [*others, *cls.params, *(cls.units.arguments if cls.units is not None else ())]
+        of_units = cls.units.arguments if cls.units is not None else ()
+        return [*others, *cls.params, *of_units, "links"]
 
     @classmethod
     def implied(cls, x: Rows) -> dict[str, Any]:
@@ -218,11 +223,14 @@ class Parametric(Conditional):
                     f"{self.title} needs {name} as a number; it can be neither learned nor read "
                     "from a context"
                 )
-            self.links[name] = link(self.domain(name))
+            named = self.named_links.get(name)
+            self.links[name] = link(self.domain(name)) if named is None else NAMED[named]
+        elif name in self.named_links:
+            raise ValueError(f"links: {name} is fixed; leave out its link, or its value")
 
         if value is None:
             self._declare_read(name)
-        elif not isinstance(value, str):
+        elif not isinstance(value, (str, Mapping)):
             self.register_buffer(name, self._fixed(name, value))
         elif value == "learned" or (value == "shared" and not self.is_matrix(name)):
             self.register_parameter(name, nn.Parameter(self._initial(name, value)))
@@ -233,7 +241,7 @@ class Parametric(Conditional):
     def _declare_read(self, name: str) -> None:
         """Note the shape and the origin of a parameter that is read, both unconstrained."""
         self.read[name] = self._unconstrained_shape(name)
-        origin = self._origin(name)
+        origin = torch.zeros(self.read[name]) if name in self.named_links else self._origin(name)
         first = float(origin.flatten()[0])
         if bool((origin == first).all()):
             self.origins[name] = first
@@ -267,6 +275,8 @@ class Parametric(Conditional):
     def _linked(self, name: str, unconstrained: Tensor) -> Tensor:
         """A parameter from its unconstrained form, in the units of the data."""
         value = self.links[name](unconstrained)
+        if name in self.named_links:
+            check_linked(self, name, unconstrained, value)
         return value if self.in_units is None else self.in_units(name, value)
 
     def _from_origin(self, name: str, read: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .annotated import from_annotated, is_annotated, named
-from .columns import names_of, refuse_other_order
+from .columns import labels_as_names, names_of, refuse_other_order
 from .datasets import from_dataset, is_dataset, pairs_of
 from .labels import coded, own_labels
 from .refusals import refuse
@@ -169,7 +169,7 @@ def _numeric(array: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def _from_frame(frame: Any, labels: bool) -> Rows:
-    columns = list(frame.columns)
+    columns = labels_as_names(frame.columns)
     own = own_labels(frame) if labels and hasattr(frame, "iloc") else None
     if own is not None:
         rows = _from_array(coded(frame, own, "data", missing=True), columns)

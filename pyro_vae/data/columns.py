@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import pandas
 
 
+def labels_as_names(labels: Any) -> list[Any]:
+    """The labels of columns as strings: years, say, are names; 0, 1, 2, ... only count."""
+    found = list(labels)
+    return found if found == list(range(len(found))) else [str(label) for label in found]
+
+
 def names_of(rows: Rows) -> list[str] | None:
     """The names of the columns, if each has one of its own."""
     columns = rows.columns or []
@@ -25,12 +31,14 @@ def names_of(rows: Rows) -> list[str] | None:
 def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Rows:
     """Rows with their columns in the order of `names`; rows without names as they are.
 
-    The message of an error begins with `who`.
+    Where there are no names to go by, columns that are named by their numbers are put in order. The
+    message of an error begins with `who`.
 
     Raises:
         DataError: A column is missing, or there are others.
     """
     own = names_of(rows)
+    names = names or _numbered(own or [])
     if names is None or own is None or own == names:
         return rows
     place = {name: number for number, name in enumerate(own)}
@@ -57,6 +65,12 @@ def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Row
     )
 
 
+def _numbered(labels: list[Any]) -> list[str] | None:
+    """Names that are the numbers of columns, in order."""
+    names = [str(number) for number in range(len(labels))]
+    return names if set(labels) == set(names) else None
+
+
 def is_table(x: Any) -> bool:
     """Whether it is a frame or an AnnData, whose rows and columns have names."""
     is_frame = hasattr(x, "to_numpy") and hasattr(x, "columns")
@@ -76,7 +90,9 @@ def as_given(
     """
     if values.dim() != 2 or not is_table(x):
         return values
-    order = list(x.var_names if is_annotated(x) else x.columns)
+    columns = x.var_names if is_annotated(x) else x.columns
+    order = labels_as_names(columns)
+    names = names or _numbered(order)
     if names is None or set(names) != set(order):
         names, classes = order, None
     numbers = values.numpy(force=True)
@@ -85,9 +101,10 @@ def as_given(
     if hasattr(x, "iloc"):
         frame = framed(numbers, names, x.index, classes)
         for name in classes or {}:
-            if x[name].dtype.kind == "O" and not hasattr(x[name], "cat"):  # strings remain strings
-                frame[name] = frame[name].astype(x[name].dtype)
-        return frame if names == order else frame[order]
+            own = x.iloc[:, order.index(name)]
+            if own.dtype.kind == "O" and not hasattr(own, "cat"):  # strings remain strings
+                frame[name] = frame[name].astype(own.dtype)
+        return (frame if names == order else frame[order]).set_axis(columns, axis=1)
     columns = {name: numbers[:, names.index(name)] for name in order}
     named = {name: list(_named(columns[name], labels)) for name, labels in (classes or {}).items()}
     return type(x)(columns | named)

@@ -1,8 +1,9 @@
-"""Links: from real numbers to the domain of a parameter, or of a latent."""
+"""Links: from numbers that were read to the domain of a parameter, or of a latent."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,6 +60,56 @@ class Triangular(Transform):
     def inverse_shape(self, shape: Any) -> Any:
         """The shape of the vectors for matrices of `shape`."""
         return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
+
+
+class Elementwise(Transform):
+    """A function of each number, and its inverse."""
+
+    domain = codomain = constraints.real
+    bijective = True
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.functions = function, inverse
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.functions[0](x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.functions[1](y)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+NAMED: dict[str, Transform] = {
+    "identity": Elementwise(_same, _same),
+    "exp": Elementwise(torch.exp, torch.log),
+    "softplus": Positive(),
+    "sigmoid": Elementwise(torch.sigmoid, torch.logit),
+    "tanh": Elementwise(torch.tanh, torch.atanh),
+    "log": Elementwise(torch.log, torch.exp),
+    "log1p": Elementwise(torch.log1p, torch.expm1),
+    "logit": Elementwise(torch.logit, torch.sigmoid),
+}
+PARTIAL = ("identity", "log", "log1p", "logit")  # links that need not take all real numbers
+REALS = torch.linspace(-20.0, 20.0, 41, dtype=torch.float64)
+
+
+def fitting(domain: constraints.Constraint) -> list[str]:
+    """The names of the links to the domain of a parameter: all real numbers end inside, or with
+    a partial one some.
+    """
+    if constraints.is_dependent(domain) or domain.event_dim:
+        return []
+    inside = {}
+    for name, transform in NAMED.items():
+        good = domain.check(transform(REALS))
+        inside[name] = bool(good.any() if name in PARTIAL else good.all())
+    return [name for name, is_inside in inside.items() if is_inside]
 
 
 def link(domain: constraints.Constraint) -> Transform:
