@@ -37,7 +37,6 @@ NUMBERS = READ.numpy()
             stats.poisson(np.exp(NUMBERS) * [10.0, 0.1]),
         ),
     ],
-    ids=str,
 )
 def test_a_parameter_is_that_function_of_what_is_read(part, exact):
     log_density = getattr(exact, "logpmf", None) or exact.logpdf
@@ -58,7 +57,6 @@ def test_a_parameter_is_that_function_of_what_is_read(part, exact):
             lambda z: stats.nbinom(3, 1 / (1 + z)),
         ),
     ],
-    ids=str,
 )
 def test_latents_that_suit_the_domain_need_no_undoing(part, exact):
     read = READ.sigmoid()
