@@ -28,6 +28,7 @@ from .proposals import (
     of_guide,
     with_prior,
 )
+from .record import Record
 from .search import Places, probe, search
 from .watch import Watch
 from .weights import Summing, Weights, concatenate, from_blocks
@@ -49,6 +50,7 @@ class Climb:
         heaviest: The draws of the largest; None if only the guide was drawn from.
         budget: What is asked of the estimate.
         watch: The clock.
+        record: Where the draws of the best estimates are kept, if they are.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class Climb:
         heaviest: Heaviest | None,
         budget: Budget,
         watch: Watch,
+        record: Record | None = None,
     ) -> None:
-        self.tile, self.budget, self.watch = tile, budget, watch
+        self.tile, self.budget, self.watch, self.record = tile, budget, watch, record
         self.weights, self.rung = weights, torch.zeros(len(tile), dtype=torch.long)
         self.heaviest = heaviest
         self.ends: Places | None = None  # of the search
@@ -173,6 +176,7 @@ class Climb:
             parts = proposal.select(some)
             for position, log_weight in with_prior(self._target(index[some]), parts, num):
                 self._remember(index[some], position, log_weight)
+                self._record(index[some], position, log_weight)
                 summing.add(log_weight)
             return summing.result()
 
@@ -200,6 +204,7 @@ class Climb:
                 path = AnnealingPath.of(target, base, betas, ANNEALED_STEPS, self.watch.tick)
                 ahead = path.forward(ANNEALED_CHAINS)
                 parts.append(from_blocks([ahead.log_weight], self.tile.precision))
+                self._record(index[some], ahead.position, ahead.log_weight)
                 explained.append(self._reached(index[some], target, base, ahead.position))
         self.watch.draws[RUNGS[2]] += ANNEALED_CHAINS * len(index)
         self._keep(2, index, concatenate(parts), torch.cat(explained))
@@ -233,6 +238,10 @@ class Climb:
         if self.heaviest is not None:
             self.heaviest.add(index, position, log_weight)
 
+    def _record(self, index: Tensor, position: Tensor, log_weight: Tensor) -> None:
+        if self.record is not None:
+            self.record.add(index.tolist(), position, log_weight)
+
     def _keep(self, rung: int, index: Tensor, new: Weights, explained: Tensor) -> None:
         """Take what is better than before.
 
@@ -252,6 +261,8 @@ class Climb:
         self.weights = self.weights.replace(index[better], new.select(better.nonzero()[:, 0]))
         self.rung[index[better]] = rung
         self.explained[index[better]] = explained[better]
+        if self.record is not None:
+            self.record.keep(index[better].tolist())
 
 
 def both_sides(target: Target) -> list[Target]:

@@ -16,7 +16,7 @@ proportion to what is missed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -106,12 +106,17 @@ def refuted(guide: Weights, second: Opinion) -> dict[str, np.ndarray]:
 
 
 def defended_weights(
-    tile: Tile, num_guide: int, num_wide: int, memory: Memory, watch: Watch
+    tile: Tile,
+    num_guide: int,
+    num_wide: int,
+    memory: Memory,
+    watch: Watch,
+    record: Callable[[Tensor, Tensor], None] = lambda position, log_weight: None,
 ) -> Defended:
     """Draws of the guide, and others beside them; fewer, if the time of the tile is over.
 
-    Where there are no others, as of discrete latents or of more than 100 dimensions, the mixture is
-    the guide alone.
+    `record` is told the positions and log weights of all draws as one mixture. Where there are no
+    others, as of discrete latents or of more than 100 dimensions, the mixture is the guide alone.
     """
     target = _target(tile) if num_wide else None
     if target is None:
@@ -136,6 +141,7 @@ def defended_weights(
             done = until
             drawn = _shuffled(parts)
             mixture.add(drawn.log_weight, drawn.controls)
+            record(drawn.position, drawn.log_weight)
             heaviest.add(slice(None), drawn.position, drawn.log_weight)
             outermost = torch.where(target.at_edge(drawn.position), drawn.log_weight, -math.inf)
             at_edge = torch.logaddexp(at_edge, outermost.double().logsumexp(0).cpu())

@@ -25,6 +25,7 @@ a prior depends on other latents, on both sides of the map to units of that prio
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ from .chains import CHAINS
 from .climb import RUNGS, Climb
 from .defence import Defended, defended_weights
 from .heaviest import joined
+from .record import Record
 from .watch import OutOfTime, Watch
 from .weights import Weights, concatenate, unreached
 
@@ -82,7 +84,7 @@ def escalate(
     for tile in problem.tiles(size, (seed, Stream.ESCALATION)):
         ended = watch.has_ended
         watch.begin(len(tile))
-        found.append(_missed(tile) if ended else _climbed(tile, budget, watch, seed, memory))
+        found.append(_missed(tile) if ended else climbed(tile, budget, watch, seed, memory))
         if "measure" not in about:
             about["measure"] = tile.densities.measure
     others = ("rung", "elbo", "stopped", "refuted", "edge")
@@ -97,24 +99,36 @@ def _missed(tile: Tile) -> Climbed:
     return Climbed(nothing, no_rung, nothing.total, all_of_them, ~all_of_them, ~all_of_them)
 
 
-def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory) -> Climbed:
-    """A tile, from the first rung on."""
+def climbed(
+    tile: Tile,
+    budget: Budget,
+    watch: Watch,
+    seed: int,
+    memory: Memory,
+    record: Record | None = None,
+) -> Climbed:
+    """A tile, from the first rung on; the draws of its best estimates go to `record`."""
 
-    def defended(part: Tile, num: int) -> Defended:
+    def defended(part: Tile, num: int, index: Tensor) -> Defended:
         counts = (num, 0) if part.densities.is_discrete else halves(num)
-        return defended_weights(part, *counts, memory, watch)
+        if record is None:
+            return defended_weights(part, *counts, memory, watch)
+        told = functools.partial(record.add, index.tolist())
+        return defended_weights(part, *counts, memory, watch, told)
 
     def draw(index: Tensor, num: int, done: int) -> Weights:
         own = seed_of(seed, tile.number, Stream.LENGTHENING, done)
-        found = defended(tile.select(index, own), num)
+        found = defended(tile.select(index, own), num, index)
         if heaviest is not None and found.heaviest is not None:
             heaviest.add(index, found.heaviest.position, found.heaviest.log_weight)
         return found.mixture
 
     with watch.on(RUNGS[0], len(tile)):
+        everything = torch.arange(len(tile)).split(tile_data(tile.problem.device))
+        split = tile.split(tile_data(tile.problem.device), (seed,))
         parts = [
-            defended(part, budget.num_samples)
-            for part in tile.split(tile_data(tile.problem.device), (seed,))
+            defended(part, budget.num_samples, index)
+            for part, index in zip(split, everything, strict=True)
         ]
         of_guide = concatenate([part.guide for part in parts])
         first = concatenate([part.mixture for part in parts])
@@ -123,8 +137,10 @@ def _climbed(tile: Tile, budget: Budget, watch: Watch, seed: int, memory: Memory
         first = first.replace(lost, of_guide.select(lost))
         weights = lengthened(first, draw, budget, watch)
         watch.draws[RUNGS[0]] += int(weights.num.sum())
+        if record is not None:
+            record.keep(range(len(tile)))
 
-    climb = Climb(tile, weights, heaviest, budget, watch)
+    climb = Climb(tile, weights, heaviest, budget, watch, record)
     if not tile.densities.is_discrete:  # there is no unconstrained space for other proposals
         with tile.seeded(), contextlib.suppress(OutOfTime):
             climb.run()

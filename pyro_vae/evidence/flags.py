@@ -23,6 +23,7 @@ SAID = {  # by reason, the gravest first
     "edge": "mass lies nearer to the edge of a support than numbers can tell, in double the least",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
+    "dominated": "a few draws, far out, are most of its error",
     "low ESS": f"it rests on fewer than {LEAST_ESS} effective draws",
     "few draws": "below 25 draws k-hat is unknown",
 }
@@ -57,10 +58,11 @@ def counted(flag: np.ndarray) -> dict[str, int]:
     return {"flagged": int((flag != "").sum()), **some}
 
 
-def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
+def warn_of_flags(result: xarray.Dataset, remedy: str, what: str = "log p(x)") -> None:
     """Warn the caller's caller of data not to trust, if there are any.
 
-    So few draws that k-hat is unknown were asked for, and are no news.
+    `what` is not to be trusted: log p(x), or means over the posterior, of which a datum may have
+    several. So few draws that k-hat is unknown were asked for, and are no news.
     """
     flag = result.flag.values
     if not flag.ndim:
@@ -70,9 +72,10 @@ def warn_of_flags(result: xarray.Dataset, remedy: str) -> None:
     total = sum(counts.values())
     if not total:
         return
+    units = "data" if flag.ndim == 1 else "numbers"
     why = ", ".join(f"of {num} {SAID[reason]}" for reason, num in counts.items() if num)
     warnings.warn(
-        f"log p(x) of {total} of {len(flag)} data cannot be trusted: {why}; {remedy}",
+        f"{what} of {total} of {flag.size} {units} cannot be trusted: {why}; {remedy}",
         stacklevel=3,
     )
 
