@@ -191,7 +191,7 @@ class TestKhat:
             [rng.pareto(1 / k, num) for k in (0.1, 0.4, 0.7, 1.2, 2.0)] + [rng.uniform(0.1, 1, num)]
         )
 
-    @pytest.mark.parametrize("num", [25, 60, 225, 226, 1000, 5000])
+    @pytest.mark.parametrize("num", [30, 60, 225, 226, 1000, 5000])
     def test_equals_arviz(self, num):
         log_weight = np.log(self.weights(num) + 1e-3)
         _, expected = array_stats.psislw(-log_weight, axis=-1)
