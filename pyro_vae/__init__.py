@@ -20,6 +20,7 @@ from .conditionals.vectors import *
 from .criticism.bayes_factor import log_bayes_factor as log_bayes_factor
 from .criticism.bidirectional import bidirectional_log_evidence as bidirectional_log_evidence
 from .criticism.calibration import calibrate as calibrate
+from .criticism.contrasts import contrast as contrast
 from .criticism.expectations import expect as expect
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps

@@ -27,7 +27,7 @@ Function = Callable[..., Any]
 Figures = dict[str, np.ndarray]
 
 NUMBERS = 2**22  # results of f that are held at once
-RESTS_ON = 50  # draws: an error that fewer are most of is too small (chosen with exp(a z))
+RESTS_ON = 50  # draws, or an eighth: an error that fewer are most of is too small (by exp(a z))
 FAR = 600.0  # nats below the largest weight: nothing, in double precision
 
 
@@ -52,7 +52,8 @@ def of_weighted(f: Function, draws: Weighted, problem: Problem) -> Figures:
     figures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     figures["num_samples"] = np.full(len(draws.rows), len(log_weight))
     estimate = (log_weight.logsumexp(0) - math.log(len(log_weight))).numpy()
-    dominated = figures.pop("products", np.full_like(figures["ess"], math.inf)) < RESTS_ON
+    most = min(RESTS_ON, len(log_weight) / 8)
+    dominated = figures.pop("products", np.full_like(figures["ess"], math.inf)) < most
     flagged = {**draws.flagged, "dominated": dominated}
     return figures | {"flag": _flag(figures | {"khat": of_weights.numpy()}, estimate, flagged)}
 

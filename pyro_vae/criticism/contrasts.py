@@ -1,0 +1,190 @@
+r"""Do two groups of data differ in a function of their latents?
+
+Each datum counts with its posterior mean :math:`m_i = \mathrm{E}[f(z, x_i) \mid x_i]`. The mean of
+these over a group estimates that of the population which the group is drawn from, so the effect is
+a difference of means of independent data, and its error is that of Welch (1947,
+https://doi.org/10.1093/biomet/34.1-2.28), whatever the model is worth. What posterior means lose by
+shrinking is lost in both groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..guards import seed_of, whole_number
+from ..vae import VAE
+from .draws import vae_of
+from .expectations import expect
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+Groups = tuple[Any, Any]
+
+TINY = 1e-300  # the error of what is constant
+
+
+def contrast(
+    vae: VAE,
+    a: Any,
+    b: Any,
+    f: Callable[..., Any],
+    *,
+    c: Groups | None = None,
+    over: Any = None,
+    delta: float = 0.0,
+    fdr: float = 0.05,
+    num_samples: int = 1000,
+    tolerance: float | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pandas.DataFrame:
+    r"""Which outputs of a function differ between two groups of data, with the false discovery rate
+    that this choice has.
+
+    Arguments:
+        vae: A VAE.
+        a: The data of one group, of shape ``(N, *X)``.
+        b: Those of the other.
+        f: A function of latents and data, as in :func:`.expect`:
+            ``lambda z, x: vae.decode(z).mean`` for the mean of each feature, its logarithm for
+            ratios.
+        c: What the model is conditional on: that of the one group and of the other, a row for each
+            datum. f is then ``f(z, x, c)``.
+        over: Rows of c, such as one for each batch, which f is averaged over for each datum: then
+            the groups may come from different batches. Left out, each datum has its own c.
+        delta: The effect, in units of f, that counts as none.
+        fdr: The false discovery rate that is allowed among the selected.
+        num_samples: The draws of each datum, as in :func:`.expect`.
+        tolerance: As in :func:`.expect`.
+        seed: The seed of the draws.
+        progress: Whether a terminal shows a progress bar, after two seconds.
+
+    Returns:
+        A frame with a row for each output of f, the surest first: ``mean_a`` and ``mean_b``;
+        ``effect``, the first less the second; ``se``, its standard error; ``probability``, that the
+        effect of the populations lies beyond `delta` on the side of this one, under a flat prior;
+        ``p_value``, of an effect within `delta`; ``fdr``, the false discovery rate among this
+        output and those before it (Benjamini & Hochberg, 1995); and ``selected``, whether that is
+        allowed. Its attributes say the sizes of the groups, `delta` and `fdr`.
+
+    Raises:
+        DataError: The data, or c, do not fit.
+        TypeError: `vae` is no VAE, or f no function.
+        ValueError: A group has fewer than two data, a mean is not finite, or an option makes no
+            sense.
+
+    Warns:
+        UserWarning: Some means over the posterior cannot be trusted.
+    """
+    import pandas
+    from scipy import stats
+
+    vae = vae_of("contrast", vae)
+    _check(delta, fdr, c)
+    whole_number("seed", seed, at_least=0)
+    options: dict[str, Any] = {
+        "num_samples": num_samples,
+        "tolerance": tolerance,
+        "progress": progress,
+    }
+    averaged = f if over is None else _over(vae, f, over)
+    conditions = (None, None) if c is None else c
+    seeds = (seed, seed_of(seed, 1))
+    found = [
+        expect(vae, x, averaged, of_x, seed=own, **options)
+        for x, of_x, own in zip((a, b), conditions, seeds, strict=True)
+    ]
+    of_a, of_b = (_means(name, result) for name, result in zip("ab", found, strict=True))
+
+    table = pandas.DataFrame(_welch(of_a, of_b, delta), index=_outputs(found[0]))
+    table["fdr"] = stats.false_discovery_control(table.p_value)
+    table["selected"] = table.fdr <= fdr
+    table.attrs |= {"num_a": len(of_a), "num_b": len(of_b), "delta": delta, "fdr": fdr}
+    surest = np.lexsort((-np.abs(table.effect / table.se.clip(lower=TINY)), table.p_value))
+    return table.iloc[surest]
+
+
+def _check(delta: Any, fdr: Any, c: Any) -> None:
+    if not _is_number(delta) or not 0 <= delta < math.inf:
+        raise ValueError(f"delta must be an effect from 0, in units of f; got {delta!r}")
+    if not _is_number(fdr) or not 0 < fdr < 1:
+        raise ValueError(f"fdr must be a rate between 0 and 1, such as 0.05; got {fdr!r}")
+    if c is not None and not (isinstance(c, tuple) and len(c) == 2):
+        raise ValueError(
+            f"contrast needs c as a pair, that of a and that of b; got {type(c).__name__}"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _over(vae: VAE, f: Callable[..., Any], over: Any) -> Callable[..., Tensor]:
+    """A function averaged over rows of c, in place of the c of the data."""
+    if vae.condition is None:
+        raise ValueError("over needs a conditional VAE, as its rows are rows of c; leave it out")
+    rows = vae.condition.check(over, len(over)).take(slice(None), like=vae.reference)
+
+    def averaged(z: Any, x: Tensor, c: Tensor) -> Tensor:
+        each = [torch.as_tensor(f(z, x, row.expand(len(x), *row.shape))) for row in rows]
+        return torch.stack(each).mean(0)
+
+    return averaged
+
+
+def _means(group: str, found: xarray.Dataset) -> np.ndarray:
+    """The posterior means of a group, ``(N, outputs)``, if they are known."""
+    means = found["mean"].values
+    if len(means) < 2:
+        raise ValueError(
+            f"contrast needs at least two data in each group; {group} has {len(means)}"
+        )
+    means = means.reshape(len(means), -1)
+    unknown = np.flatnonzero(~np.isfinite(means).all(1))
+    if len(unknown):
+        raise ValueError(
+            f"contrast needs finite means; got {means[unknown[0]].tolist()!r:.60} for row "
+            f"{unknown[0]} of {group}; give a tolerance, or leave that row out"
+        )
+    return means
+
+
+def _outputs(found: xarray.Dataset) -> list[Any]:
+    """What the outputs of f are called: by name, by number, or by a number for each dimension."""
+    dims = found["mean"].dims[1:]
+    if len(dims) == 1:
+        return list(found[dims[0]].values)
+    return list(np.ndindex(*(found.sizes[dim] for dim in dims))) if dims else [0]
+
+
+def _welch(a: np.ndarray, b: np.ndarray, delta: float) -> dict[str, np.ndarray]:
+    """Differences of means of columns, and how sure it is that they are beyond `delta`.
+
+    The p-value is that of an effect of `delta`, on either side: of all effects that count as none,
+    the one that data are the most likely to exceed.
+    """
+    from scipy import stats
+
+    effect = a.mean(0) - b.mean(0)
+    variance = [group.var(0, ddof=1) / len(group) for group in (a, b)]
+    se = np.sqrt(variance[0] + variance[1])
+    parts = [v**2 / (len(group) - 1) for v, group in zip(variance, (a, b), strict=True)]
+    freedom = np.maximum(se**4, TINY) / np.maximum(parts[0] + parts[1], TINY)
+    size = np.maximum(se, TINY)
+    beyond, behind = (np.abs(effect) - delta) / size, (np.abs(effect) + delta) / size
+    return {
+        "mean_a": a.mean(0),
+        "mean_b": b.mean(0),
+        "effect": effect,
+        "se": se,
+        "probability": stats.t.cdf(beyond, freedom),
+        "p_value": np.minimum(1.0, stats.t.sf(beyond, freedom) + stats.t.sf(behind, freedom)),
+    }
