@@ -23,6 +23,8 @@ from .criticism.bidirectional import bidirectional_log_evidence as bidirectional
 from .criticism.calibration import calibrate as calibrate
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
+from .criticism.latents import embed as embed
+from .criticism.latents import traverse as traverse
 from .criticism.models import compare_models as compare_models
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
