@@ -54,7 +54,7 @@ def mixture(results: Mapping[Any, xarray.Dataset], weights: Mapping[Any, float])
     said = [part.flag.values if "flag" in part.coords else np.full(num, "") for part in parts]
     of_reasons = [(np.stack(said) == reason).any(0) for reason in SAID]
     flag = np.select(of_reasons, list(SAID), default="")
-    attrs = {name: parts[0].attrs[name] for name in ATTRIBUTES}
+    attrs = {name: parts[0].attrs[name] for name in sorted(ATTRIBUTES)}
     return xarray.Dataset(
         {name: ("datum", values) for name, values in figures.items()},
         {"flag": ("datum", flag), "datum": np.arange(num)},
