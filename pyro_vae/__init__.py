@@ -17,6 +17,7 @@ from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
 from .conditionals.vectors import *
+from .criticism.averaging import average as average
 from .criticism.bayes_factor import log_bayes_factor as log_bayes_factor
 from .criticism.bidirectional import bidirectional_log_evidence as bidirectional_log_evidence
 from .criticism.calibration import calibrate as calibrate
@@ -24,11 +25,14 @@ from .criticism.contrasts import contrast as contrast
 from .criticism.expectations import expect as expect
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
+from .criticism.latents import embed as embed
+from .criticism.latents import traverse as traverse
 from .criticism.models import compare_models as compare_models
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
 from .criticism.references import reference as reference
 from .criticism.report import report as report
+from .criticism.stacking import stack as stack
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
 from .data.rows import DataError as DataError

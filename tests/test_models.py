@@ -17,7 +17,7 @@ from test_cli import done, run
 from truth import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.criticism import models as module
+from pyro_vae.criticism import scoring
 from pyro_vae.criticism.models import bits_per_dim, compare_models
 
 TRUTH = LinearGaussian.with_diagonal_posterior(6, 2)
@@ -399,7 +399,7 @@ def vae_of(likelihood, **options):
 )
 def test_what_cannot_be_compared(models, x, error, message, monkeypatch):
     held = models()
-    monkeypatch.setattr(module, "log_evidence", None)  # found out before the work
+    monkeypatch.setattr(scoring, "log_evidence", None)  # found out before the work
     with pytest.raises(error, match=message):
         compare_models(held, x)
 

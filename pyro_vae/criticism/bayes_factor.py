@@ -43,15 +43,16 @@ def log_bayes_factor(first: xarray.Dataset, second: xarray.Dataset) -> xarray.Da
                 f"log_bayes_factor needs results of log_evidence or bridge_log_evidence; the "
                 f"{name} is a {type(result).__name__}: score it first"
             )
-    check_kinds(results, None)
+    check_kinds("log_bayes_factor", results, None)
     for name, result in results.items():
         if "datum" in result.dims:
             raise ValueError(
                 f"log_bayes_factor needs one log p(data) for each model; the {name} has a number "
                 "for each datum, under fixed parameters: give both to compare_models"
             )
-    refuse_other_data(results, dict.fromkeys(results), None, None)
-    refuse_other_measures({name: result.attrs["measure"] for name, result in results.items()})
+    refuse_other_data("log_bayes_factor", results, dict.fromkeys(results), None, None)
+    measures = {name: result.attrs["measure"] for name, result in results.items()}
+    refuse_other_measures("log_bayes_factor", measures)
 
     factor = float(first.log_evidence - second.log_evidence)
     said = [str(result.flag.item()) for result in (first, second)]

@@ -33,32 +33,55 @@ ATTRIBUTES = {
 }
 KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
 
+Problems = dict[Any, Problem | None]  # by name; none for an earlier result
 
-def check_kinds(models: Any, x: Any) -> None:
+
+def checked_problems(who: str, models: Mapping[Any, Any], x: Any, c: Any) -> Problems:
+    """What can be compared: each model and the data, none for an earlier result.
+
+    Arguments:
+        who: The function that messages speak of.
+        models: By name, models or results of log p(x).
+        x: Data of shape ``(N, *X)``, or none where all are results.
+        c: What all models are conditional on, a row for each datum.
+
+    Raises:
+        DataError: The data do not fit a model, or results are of other data.
+        TypeError: `models` is no mapping, or holds something else.
+        ValueError: There are no models; x is missing; they are on different scales, or of both
+            kinds.
+    """
+    check_kinds(who, models, x)
+    problems = {name: _checked_problem(who, name, m, x, c) for name, m in models.items()}
+    _refuse_both_kinds(who, models, problems)
+    _warn_of_shared_guides(problems)
+    refuse_other_data(who, models, problems, x, c)
+    measures = {name: _measure_of(who, name, models, problems) for name in models}
+    refuse_other_measures(who, measures)
+    return problems
+
+
+def check_kinds(who: str, models: Any, x: Any) -> None:
     """Raise unless all are models, or results of log p(x)."""
     import xarray
 
     if not isinstance(models, Mapping):
-        raise TypeError(
-            f"compare_models needs a mapping from names to {KINDS}; got {type(models).__name__}"
-        )
+        raise TypeError(f"{who} needs a mapping from names to {KINDS}; got {type(models).__name__}")
     if not models:
-        raise ValueError(f"compare_models needs a mapping from names to {KINDS}; got an empty one")
+        raise ValueError(f"{who} needs a mapping from names to {KINDS}; got an empty one")
     for name, model in models.items():
         if isinstance(model, xarray.Dataset):
             if "log_evidence" not in model or not set(model.attrs) >= ATTRIBUTES:
                 raise TypeError(
-                    f"compare_models needs {KINDS}; got as {name!r} a Dataset that is no such "
-                    "result"
+                    f"{who} needs {KINDS}; got as {name!r} a Dataset that is no such result"
                 )
         elif not isinstance(model, VAE) and not _is_pair(model):
             raise TypeError(
-                f"compare_models needs {KINDS}; got as {name!r} a value of type "
-                f"{type(model).__name__}"
+                f"{who} needs {KINDS}; got as {name!r} a value of type {type(model).__name__}"
             )
         elif x is None:
             raise ValueError(
-                f"compare_models needs x to score {name!r}; only results of log_evidence need none"
+                f"{who} needs x to score {name!r}; only results of log_evidence need none"
             )
 
 
@@ -66,7 +89,7 @@ def _is_pair(model: Any) -> bool:
     return isinstance(model, tuple) and len(model) == 2 and all(callable(part) for part in model)
 
 
-def checked_problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
+def _checked_problem(who: str, name: Any, model: Any, x: Any, c: Any) -> Problem | None:
     """A model and the data; none for an earlier result."""
     import xarray
 
@@ -75,13 +98,13 @@ def checked_problem(name: Any, model: Any, x: Any, c: Any) -> Problem | None:
     try:
         return problem_of(model, x, c)
     except (TypeError, ValueError) as error:
-        error.add_note(f"compare_models was about to score {name!r}")
+        error.add_note(f"{who} was about to score {name!r}")
         raise
 
 
-def warn_of_shared_guides(problems: dict[Any, Problem | None]) -> None:
-    """Warn the caller's caller where two AutoGuides have the same parameters: Pyro gave them to
-    both, since both have the same names.
+def _warn_of_shared_guides(problems: Problems) -> None:
+    """Warn the caller of the comparison where two AutoGuides have the same parameters: Pyro gave
+    them to both, since both have the same names.
     """
     guides = {name: owner_of(p.guide) for name, p in problems.items() if p is not None}
     guides = {name: guide for name, guide in guides.items() if isinstance(guide, AutoGuide)}
@@ -91,12 +114,12 @@ def warn_of_shared_guides(problems: dict[Any, Problem | None]) -> None:
             warnings.warn(
                 f"the guides of {one!r} and {other!r} share parameters, so the one fitted first "
                 "is no longer what it was; call pyro.clear_param_store() before fitting the other",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
 def refuse_other_data(
-    models: Mapping[Any, Any], problems: dict[Any, Problem | None], x: Any, c: Any
+    who: str, models: Mapping[Any, Any], problems: Problems, x: Any, c: Any
 ) -> None:
     """Raise unless x and all earlier results are of the same data and the same c."""
     found = [
@@ -115,7 +138,7 @@ def refuse_other_data(
             continue
         if "datum" in result.dims and not whole(result):
             raise DataError(
-                f"compare_models needs whole results in their own order; {name!r} is a part of "
+                f"{who} needs whole results in their own order; {name!r} is a part of "
                 "one, or reordered; score these data by themselves"
             )
         about = result.attrs["num_data"], result.attrs["data_digest"]
@@ -138,17 +161,17 @@ def is_of_all(model: Any, problem: Problem | None) -> bool:
     return isinstance(problem, WholeProblem) if problem else "datum" not in model.dims
 
 
-def refuse_both_kinds(models: Mapping[Any, Any], problems: dict[Any, Problem | None]) -> None:
+def _refuse_both_kinds(who: str, models: Mapping[Any, Any], problems: Problems) -> None:
     """Raise unless all models have a number for each datum, or all have one for all data."""
     kinds = {is_of_all(model, problems[name]): name for name, model in models.items()}
     if len(kinds) > 1:
         raise ValueError(
-            f"compare_models needs models of one kind: {kinds[False]!r} gives log p(x) of each "
+            f"{who} needs models of one kind: {kinds[False]!r} gives log p(x) of each "
             f"datum, {kinds[True]!r} one number for all data; compare each kind by itself"
         )
 
 
-def measure_of(name: Any, models: Mapping[Any, Any], problems: dict[Any, Problem | None]) -> str:
+def _measure_of(who: str, name: Any, models: Mapping[Any, Any], problems: Problems) -> str:
     """What the likelihood is with respect to, found from one draw for the first datum."""
     problem = problems[name]
     if problem is None:
@@ -157,16 +180,16 @@ def measure_of(name: Any, models: Mapping[Any, Any], problems: dict[Any, Problem
         with torch.no_grad(), evaluating(problem.model, problem.guide):
             return problem.measure
     except (TypeError, ValueError) as error:
-        error.add_note(f"compare_models was about to score {name!r}")
+        error.add_note(f"{who} was about to score {name!r}")
         raise
 
 
-def refuse_other_measures(measures: dict[Any, str]) -> None:
+def refuse_other_measures(who: str, measures: dict[Any, str]) -> None:
     """Raise unless all are on one scale."""
     for (one, measure), (other, others) in pairwise(measures.items()):
         if measure != others:
             raise ValueError(
-                f"compare_models needs one scale for all models: {one!r} gives a {measure}, "
+                f"{who} needs one scale for all models: {one!r} gives a {measure}, "
                 f"{other!r} a {others}; densities and probabilities have no common scale, nor have "
                 "densities on different spaces; give all models the same kind of likelihood, such "
                 "as, for whole numbers, discretized_logistic beside binomial, which both give "

@@ -17,29 +17,16 @@ number, so the two cannot be compared.
 from __future__ import annotations
 
 import math
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..density.identity import is_probability
 from ..density.traced import Pair
-from ..evidence.evidence import log_evidence
-from ..evidence.results import by_datum
 from ..vae import VAE
-from .comparable import (
-    check_kinds,
-    checked_problem,
-    is_of_all,
-    measure_of,
-    refuse_both_kinds,
-    refuse_other_data,
-    refuse_other_measures,
-    warn_of_shared_guides,
-)
+from .comparable import checked_problems, is_of_all
+from .scoring import scored, untrusted, warn_of_untrusted
 
 if TYPE_CHECKING:
     import pandas
@@ -99,31 +86,18 @@ def compare_models(
     """
     import pandas
 
-    check_kinds(models, x)
-    problems = {name: checked_problem(name, m, x, c) for name, m in models.items()}
-    refuse_both_kinds(models, problems)
-    warn_of_shared_guides(problems)
-    refuse_other_data(models, problems, x, c)
-    refuse_other_measures({name: measure_of(name, models, problems) for name in models})
-    results: dict[Any, xarray.Dataset] = {}
-    seconds: dict[Any, float] = {}
-    for name, model in models.items():
-        problem = problems[name]
-        if problem is None:
-            results[name], seconds[name] = by_datum(cast("xarray.Dataset", model)), math.nan
-            continue
-        options: dict[str, Any] = {
-            "num_samples": num_samples,
-            "max_samples": max_samples,
-            "max_seconds": max_seconds,
-            "progress": progress,
-        }
-        began = time.perf_counter()
-        with _unflagged():
-            result = log_evidence(problem, tolerance=tolerance, seed=seed, **options)
-        results[name] = by_datum(result)
-        seconds[name] = time.perf_counter() - began
-    _warn_of_flags(results, tolerance)
+    problems = checked_problems("compare_models", models, x, c)
+    results, seconds = scored(
+        models,
+        problems,
+        dict.fromkeys(models, seed),
+        num_samples=num_samples,
+        tolerance=tolerance,
+        max_samples=max_samples,
+        max_seconds=max_seconds,
+        progress=progress,
+    )
+    warn_of_untrusted(results, tolerance, "the order of the models may be another")
     order = sorted(results, key=lambda name: _worth(results[name]), reverse=True)
     best = results[order[0]]
     rows = [{**_figures(results[name], best), "seconds": seconds[name]} for name in order]
@@ -158,35 +132,6 @@ def bits_per_dim(result: xarray.Dataset) -> float:
     return -result.attrs["mean"] * result.sizes["datum"] / (float(cells) * math.log(2))
 
 
-@contextmanager
-def _unflagged() -> Iterator[None]:
-    """No warning of data that are flagged: a column says how many."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"log p\((x|data)\) ", UserWarning)
-        yield
-
-
-def _warn_of_flags(results: dict[Any, xarray.Dataset], tolerance: float | None) -> None:
-    """Warn the caller's caller of models whose data are flagged."""
-    shares = {name: float(_untrusted(result).mean()) for name, result in results.items()}
-    if not any(shares.values()):
-        return
-    said = ", ".join(f"{share:.0%} of {name!r}" for name, share in shares.items() if share)
-    remedy = "give tolerance=0.05, which escalates" if tolerance is None else "raise max_samples"
-    warnings.warn(
-        f"log p(x) cannot be trusted for {said}, and is mostly too low there: the order of the "
-        f"models may be another; {remedy}",
-        stacklevel=3,
-    )
-
-
-def _untrusted(result: xarray.Dataset) -> np.ndarray:
-    """Which data are flagged, for more than few draws."""
-    if "flag" not in result.coords:
-        return np.zeros(result.sizes["datum"], bool)
-    return ~np.isin(result.flag.values, ("", "few draws"))
-
-
 def _unknown(result: xarray.Dataset) -> float:
     """The error of the mean that standard errors do not hold: of what is flagged, all one way."""
     if "elbo" not in result:
@@ -195,7 +140,7 @@ def _unknown(result: xarray.Dataset) -> float:
     if "second_opinion" in result:
         apart = np.abs(result.second_opinion - result.log_evidence).values
         missing = np.fmax(missing, apart)
-    return float(np.where(_untrusted(result) & np.isfinite(missing), missing, 0.0).mean())
+    return float(np.where(untrusted(result) & np.isfinite(missing), missing, 0.0).mean())
 
 
 def _worth(result: xarray.Dataset) -> tuple[bool, float]:
@@ -205,18 +150,18 @@ def _worth(result: xarray.Dataset) -> tuple[bool, float]:
 
 
 def _figures(result: xarray.Dataset, best: xarray.Dataset) -> dict[str, float]:
-    difference, error = (0.0, 0.0) if result is best else _difference(result, best)
+    apart, error = (0.0, 0.0) if result is best else difference(result, best)
     return {
         "log_evidence": result.attrs["mean"],
         "se": math.hypot(result.attrs["mean_se"], _unknown(result)),
-        "difference": difference,
+        "difference": apart,
         "difference_se": error,
         "flagged": result.attrs["flagged"] / result.sizes["datum"],
         "bits_per_dim": bits_per_dim(result),
     }
 
 
-def _difference(result: xarray.Dataset, best: xarray.Dataset) -> tuple[float, float]:
+def difference(result: xarray.Dataset, best: xarray.Dataset) -> tuple[float, float]:
     """The mean difference to the best, paired by datum, and its standard error."""
     num = result.sizes["datum"]
     with np.errstate(invalid="ignore"):  # -inf less -inf, and its spread

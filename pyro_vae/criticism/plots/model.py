@@ -13,12 +13,16 @@ from torch import Tensor
 from ...distributions.summaries import mean_of, mode_of
 from ...guards import mode, seeded
 from ...vae import VAE
+from ..latents import embed
 from .figure import new_figure
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+SMALLEST = 64  # pixels of a flat row that is shown as an image
 
 
 def reconstructions(vae: VAE, x: Any, *, seed: int = 0) -> Figure:
@@ -82,35 +86,64 @@ def _show(axes: Axes, image: np.ndarray, limits: tuple[float, float]) -> None:
 
 
 def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure:
-    """Where the guide puts the data: means of q(z|x), along their first two principal axes.
+    """Where the guide puts the data: means of q(z|x), as :func:`~pyro_vae.embed` places them.
 
     Arguments:
         vae: A VAE.
         x: Data of shape ``(N, *X)``.
         labels: A class for each datum; it gives the colour of the point, nothing else.
     """
-    labels = np.asarray(labels)
-    with torch.no_grad(), seeded(0), mode(vae, training=False):
-        z = vae.encode(x).sample(torch.Size([64])).mean(0).flatten(1).double()
-    if len(labels) != len(z) or z.shape[1] < 2:
-        got = f"{len(labels)} labels, {len(z)} data, {z.shape[1]} latents"
+    labels, placed = np.asarray(labels), embed(vae, x)
+    if len(labels) != len(placed):
         raise ValueError(
-            f"latent_space needs a label for each datum, and two latents or more; got {got}"
+            f"latent_space needs a label for each datum; got {len(labels)} labels, {len(placed)} "
+            "data"
         )
-
-    centred = z - z.mean(0)
-    *_, directions = torch.linalg.svd(centred, full_matrices=False)
-    plane = (centred @ directions[:2].T).numpy(force=True)
 
     figure = new_figure(6.0, 5.0)
     axes = figure.subplots()
     for label in np.unique(labels):
-        across, up = plane[labels == label].T
+        across, up = placed.to_numpy()[labels == label].T
         axes.scatter(across, up, s=14, alpha=0.8, color=_colour(label, labels), label=str(label))
-    axes.set(
-        xlabel="first principal axis", ylabel="second principal axis", title="means of q(z | x)"
-    )
+    across, up = (str(name).replace("_", " ") for name in placed)
+    axes.set(xlabel=across, ylabel=up, title="means of q(z | x)")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def traversal(found: xarray.Dataset) -> Figure:
+    """What each latent dimension does: of square images from 8 x 8 a row of them for each, else
+    the mean of each feature against the latent.
+
+    Arguments:
+        found: What :func:`~pyro_vae.traverse` gave.
+    """
+    if "quantile" not in found.coords or "mean" not in found:
+        raise TypeError(f"traversal needs what traverse gave; got {list(found)}")
+    num, steps = found.sizes["dimension"], found.sizes["step"]
+    means = found["mean"].values.reshape(num, steps, -1)
+    names = [f"z {number}" for number in found.dimension.values]
+    if means.shape[2] < SMALLEST or math.isqrt(means.shape[2]) ** 2 != means.shape[2]:
+        figure = new_figure(2.5 * num + 0.5, 2.5)
+        for axes, name, z, mean in zip(
+            figure.subplots(1, num, squeeze=False, sharey=True)[0],
+            names,
+            found.z.values,
+            means,
+            strict=True,
+        ):
+            axes.plot(z, mean)
+            axes.set(xlabel=name)
+        figure.axes[0].set_ylabel("mean of p(x | z)")
+        return figure
+
+    figure = new_figure(0.75 * steps + 0.5, 0.75 * num)
+    limits = float(means.min()), float(means.max())
+    grid = figure.subplots(num, steps, squeeze=False)
+    for row, name, mean in zip(grid, names, means, strict=True):
+        row[0].set_ylabel(name)
+        for axes, image in zip(row, _as_images(torch.as_tensor(mean)), strict=True):
+            _show(axes, image, limits)
     return figure
 
 

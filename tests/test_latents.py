@@ -1,0 +1,272 @@
+"""What the latents mean: straight lines of linear-Gaussian models, scikit-learn's components."""
+
+import warnings
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from pyro import distributions as dist
+from scipy import stats
+from sklearn.decomposition import PCA
+from truth import Direct, LinearGaussian
+
+import pyro_vae as pv
+from pyro_vae.criticism import plots
+
+TRUTH = LinearGaussian.with_diagonal_posterior(6, 3)
+X = TRUTH.draw(80)
+
+
+def line(z):
+    """The mean of x where latents are z."""
+    return z @ TRUTH.weight.T + TRUTH.bias
+
+
+def on_prior(prior, latents=2):
+    """A VAE whose decoder is the identity."""
+    likelihood = Direct((latents,), lambda z: dist.Normal(z, 1.0).to_event(1))
+    guide = pv.Amortised(pv.MLP(latents, 2 * latents, hidden=()), pv.Normal((latents,)))
+    return pv.VAE(prior, likelihood, guide)
+
+
+# traverse
+
+
+def test_a_traversal_is_a_straight_line_along_the_loading():
+    found = pv.traverse(TRUTH.vae(), steps=5)
+    assert dict(found.sizes) == {"dimension": 3, "step": 5, "feature": 6}
+    assert found.dimension.values.tolist() == [0, 1, 2]
+    assert "kl" not in found
+    assert found["quantile"].values == pytest.approx(np.linspace(0.02, 0.98, 5))
+    for number in range(3):
+        z = np.zeros((5, 3))
+        z[:, number] = stats.norm.ppf(np.linspace(0.02, 0.98, 5))
+        assert found.z.sel(dimension=number).values == pytest.approx(z[:, number], abs=1e-9)
+        assert found["mean"].sel(dimension=number).values == pytest.approx(line(z), abs=1e-9)
+
+
+def test_the_others_stay_at_what_the_guide_says_of_a_datum():
+    _, gain = TRUTH.posterior()
+    found = pv.traverse(TRUTH.vae(), X, at=7, steps=4)
+    for number in range(3):
+        z = np.tile(gain @ (X[7] - TRUTH.bias), (4, 1))
+        z[:, number] = stats.norm.ppf(np.linspace(0.02, 0.98, 4))
+        assert found["mean"].sel(dimension=number).values == pytest.approx(line(z), abs=1e-9)
+
+
+def test_the_order_is_that_of_the_kl():
+    covariance, gain = TRUTH.posterior()
+    mean, variance = (X - TRUTH.bias) @ gain.T, np.diag(covariance)
+    kl = 0.5 * (variance + mean**2 - 1 - np.log(variance)).mean(0)
+    found = pv.traverse(TRUTH.vae(), X)
+    order = np.argsort(-kl)
+    assert order.tolist() != [0, 1, 2]
+    assert found.dimension.values.tolist() == order.tolist()
+    assert found.kl.values == pytest.approx(kl[order])
+    some = pv.traverse(TRUTH.vae(), X, dimensions=[2, 0])
+    assert some.dimension.values.tolist() == [2, 0]
+    assert some.kl.values == pytest.approx(kl[[2, 0]])
+    xarray_same = found.sel(dimension=[2, 0])
+    assert some["mean"].values == pytest.approx(xarray_same["mean"].values)
+
+
+def test_the_kl_is_that_of_all_rows_and_not_of_a_block(monkeypatch):
+    from pyro_vae.criticism import latents
+
+    whole = pv.traverse(TRUTH.vae(), X).kl
+    monkeypatch.setattr(latents, "ROWS", 7)
+    assert pv.traverse(TRUTH.vae(), X).kl.values == pytest.approx(whole.values)
+
+
+def test_the_kl_is_that_of_the_history():
+    vae = TRUTH.vae(shrink=1.1)
+    history = pv.fit(vae, X, epochs=1, learning_rate=1e-12, progress=False)
+    found = pv.traverse(vae, X)
+    for number in range(3):
+        kept = float(found.kl.sel(dimension=number))
+        assert history[f"kl_{number}"].iloc[-1] == pytest.approx(kept, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prior", "truth", "centre"),
+    [
+        (lambda: pv.Normal((2,), loc=1.0, scale=2.0), stats.norm(1, 2), 1.0),
+        (lambda: pv.Exponential((2,), rate=2.0), stats.expon(scale=0.5), 0.5),
+        (lambda: pv.LogNormal((2,), loc=0.0, scale=1.0), stats.lognorm(1), np.exp(0.5)),
+        (lambda: pv.HalfCauchy((2,), scale=1.0), stats.halfcauchy(), 1.0),
+    ],
+    ids=["normal", "exponential", "log-normal", "half-Cauchy: no mean"],
+)
+def test_quantiles_and_centres_that_are_known(prior, truth, centre):
+    found = pv.traverse(on_prior(prior()), steps=9)
+    expected = truth.ppf(np.linspace(0.02, 0.98, 9))
+    assert found.z.values == pytest.approx(np.tile(expected, (2, 1)), rel=1e-6)
+    assert found["mean"].values[0, :, 0] == pytest.approx(expected, rel=1e-6)
+    # of what is pushed through a map the mean is that of draws
+    assert found["mean"].values[0, :, 1] == pytest.approx(np.full(9, centre), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("prior", "truth"),
+    [
+        (lambda: pv.Gamma((2,), concentration=3.0, rate=2.0), stats.gamma(3, scale=0.5)),
+        (lambda: pv.Beta((2,), concentration1=2.0, concentration0=5.0), stats.beta(2, 5)),
+        (lambda: pv.MultivariateNormal((2,), loc=0.0, scale_tril=1.0), stats.norm()),
+    ],
+    ids=["gamma", "beta", "together"],
+)
+def test_quantiles_by_draws(prior, truth):
+    """Within 5 standard errors of a quantile of 10,000 draws."""
+    found = pv.traverse(on_prior(prior()), steps=7)
+    shares = np.linspace(0.02, 0.98, 7)
+    at = truth.ppf(shares)
+    error = np.sqrt(shares * (1 - shares) / 10_000) / truth.pdf(at)
+    assert (np.abs(found.z.values[0] - at) < 5 * error).all()
+
+
+def test_a_datum_with_a_condition_and_holes():
+    frame = pandas.DataFrame(X, columns=list("abcdef"), index=range(100, 180))
+    frame.iloc[3, 2] = np.nan
+    c = pandas.DataFrame({"site": ["left", "right"] * 40})
+    vae = pv.build(frame, c=c, latent=2)
+    found = pv.traverse(vae, frame, c, at=3, steps=3)
+    assert found.feature.values.tolist() == list("abcdef")
+    z = torch.zeros(1, 2)
+    mean = vae.encode(frame.iloc[[3]], c.iloc[[3]]).mean
+    for place, number in enumerate(found.dimension.values):
+        z = mean.clone()
+        z[0, number] = found.z.values[place, 0]
+        direct = vae.decode(z, c.iloc[[3]]).mean[0]
+        assert found["mean"].values[place, 0] == pytest.approx(direct.numpy(force=True))
+    other = pv.traverse(vae, frame, c, at=4, steps=3)
+    assert not np.allclose(other["mean"], found["mean"])
+    with pytest.raises(ValueError, match="of a conditional VAE needs at="):
+        pv.traverse(vae, frame, c)
+
+
+def test_a_prior_that_sees_c_moves_within_what_it_says_of_it():
+    c = np.random.default_rng(0).normal(size=(80, 1))
+    condition = {"size": 1, "seen_by": ["prior", "likelihood", "guide"]}
+    vae = pv.build(X, c=c, condition=condition, latent=2)
+    for at in (3, 4):
+        found = pv.traverse(vae, X, c, at=at, steps=3)
+        encoded = vae.check(X, c).c.take(slice(at, at + 1), like=vae.reference)
+        with torch.no_grad():
+            prior = vae.prior_of(vae.encode_condition(1, encoded)).base_dist
+            z = prior.icdf(torch.linspace(0.02, 0.98, 3)[:, None, None])[:, 0].T
+        assert found.z.values == pytest.approx(z.numpy()[found.dimension.values])
+
+
+@pytest.mark.parametrize(
+    "likelihood", ["categorical", "poisson", "bernoulli", "logistic_normal", "one_hot"]
+)
+def test_means_or_modes(likelihood):
+    rng = np.random.default_rng(0)
+    x = {
+        "one_hot": np.eye(4)[rng.integers(0, 4, 30)],
+        "logistic_normal": rng.dirichlet(np.ones(4), 30),
+        "bernoulli": rng.integers(0, 2, (30, 4)),
+    }.get(likelihood, rng.integers(0, 3, (30, 4)))
+    found = pv.traverse(pv.build(x, likelihood=likelihood, latent=2), x, steps=3)
+    assert np.isfinite(found["mean"]).all()
+    assert found["mean"].shape == (2, 3, 4)
+
+
+def test_images_and_priors_in_one_piece():
+    x = np.random.default_rng(0).integers(0, 2, (20, 5, 5))
+    vae = pv.build(x, likelihood="bernoulli", latent=2, prior="vamp")
+    found = pv.traverse(vae, x, steps=3)
+    assert found["mean"].dims == ("dimension", "step", "feature_0", "feature_1")
+    assert "kl" not in found
+    assert found.dimension.values.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("prior", "options", "error", "message"),
+    [
+        ("dirichlet", {}, ValueError, "needs numbers that are free to; got a prior on Simplex"),
+        ("one_hot", {}, ValueError, "needs numbers that are free to"),
+        ("uniform_sphere", {}, ValueError, "needs numbers that are free to"),
+        ("normal", {"steps": 1}, ValueError, "steps must be a whole number from 2"),
+        ("normal", {"dimensions": [2]}, ValueError, "dimensions must be a whole number from 0 to"),
+        ("normal", {"dimensions": []}, ValueError, "one dimension at least"),
+        ("normal", {"at": 0}, ValueError, "needs x to stay at"),
+        ("normal", {"at": 80, "x": X}, ValueError, "at must be a whole number from 0 to 79"),
+    ],
+)
+def test_what_cannot_be_traversed(prior, options, error, message):
+    vae = pv.build(X, prior=prior, latent=2)
+    with pytest.raises(error, match=message):
+        pv.traverse(vae, **options)
+
+
+def test_nothing_of_the_caller_changes():
+    vae = on_prior(pv.Gamma((2,), concentration=3.0, rate=2.0))
+    state = torch.get_rng_state()
+    first = pv.traverse(vae, X[:, :2], at=0, seed=1)
+    assert first.identical(pv.traverse(vae, X[:, :2], at=0, seed=1))
+    placed = pv.embed(vae, X[:, :2])
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(part.training for part in vae.modules())
+    assert placed.equals(pv.embed(vae, X[:, :2]))
+
+
+# embed
+
+
+def test_two_latents_are_the_plane():
+    vae = LinearGaussian.with_diagonal_posterior(6, 2).vae()
+    means = vae.encode(X).mean.numpy(force=True)
+    found = pv.embed(vae, X)
+    assert list(found.columns) == ["z_0", "z_1"]
+    np.testing.assert_allclose(found, means)
+    assert found.attrs["share"] == pytest.approx(means.var(0) / means.var(0).sum())
+
+
+def test_more_are_principal_components():
+    vae = LinearGaussian.with_diagonal_posterior(6, 5).vae()
+    means = vae.encode(X).mean.numpy(force=True)
+    pca = PCA(2, svd_solver="full")
+    frame = pandas.DataFrame(X, index=[f"row {n}" for n in range(80)])
+    found = pv.embed(vae, frame)
+    np.testing.assert_allclose(found, pca.fit_transform(means), atol=1e-12)
+    assert list(found.columns) == ["component_0", "component_1"]
+    assert list(found.index) == list(frame.index)
+    assert found.attrs["share"] == pytest.approx(pca.explained_variance_ratio_.tolist())
+
+
+def test_a_collapsed_guide_is_a_point():
+    guide = pv.Normal((3,), loc=0.0, scale=1.0)
+    likelihood = pv.Amortised(pv.MLP(3, 6, hidden=()), pv.Normal((6,), scale=1.0))
+    vae = pv.VAE(pv.Normal((3,), loc=0.0, scale=1.0), likelihood, guide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pv.embed(vae, X)
+    assert (found == 0).all(axis=None)
+    assert found.attrs["share"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("latents", "num"), [(1, 80), (3, 1)])
+def test_what_has_no_plane(latents, num):
+    vae = LinearGaussian.with_diagonal_posterior(6, latents).vae()
+    with pytest.raises(ValueError, match="two data and two latents at least"):
+        pv.embed(vae, X[:num])
+
+
+# pictures
+
+
+def test_pictures(tmp_path):
+    figure = plots.traversal(pv.traverse(TRUTH.vae(), X))
+    assert len(figure.axes) == 3
+    assert len(figure.axes[0].lines) == 6
+    wide = LinearGaussian.with_diagonal_posterior(64, 2)
+    figure = plots.traversal(pv.traverse(wide.vae(), steps=5))
+    assert len(figure.axes) == 10
+    assert [axes.get_ylabel() for axes in figure.axes[::5]] == ["z 0", "z 1"]
+    figure.savefig(tmp_path / "traversal.png")
+    with pytest.raises(TypeError, match="needs what traverse gave"):
+        plots.traversal(pv.log_evidence(TRUTH.vae(), X, num_samples=2))
+    figure = plots.latent_space(TRUTH.vae(), X, np.arange(80) % 3)
+    assert figure.axes[0].get_xlabel() == "component 0"
