@@ -23,6 +23,7 @@ from .criticism.calibration import calibrate as calibrate
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.models import compare_models as compare_models
+from .criticism.outliers import outliers as outliers
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
 from .criticism.references import reference as reference

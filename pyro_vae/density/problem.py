@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     GUIDE = 6
     GAPS = 7
     CHAINS = 8
+    OUTLIERS = 9
 
 
 @dataclass(frozen=True)
