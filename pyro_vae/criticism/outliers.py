@@ -86,7 +86,7 @@ def outliers(
 
     whole_number("num_samples", num_samples, at_least=1)
     whole_number("seed", seed, at_least=0)
-    if score not in SCORES:
+    if not isinstance(score, str) or score not in SCORES:
         raise ValueError(f"score must be {' or '.join(map(repr, SCORES))}; got {score!r}")
     problem = Problem.of(vae, x, c)
     ordinary = None if reference is None else _reference(problem, reference)
@@ -115,8 +115,10 @@ def outliers(
 def _reference(problem: Problem, reference: Any) -> Problem:
     """Ordinary data, checked as x is."""
     given = reference if isinstance(reference, tuple) else (reference,)
+    if len(given) not in (1, 2):
+        raise ValueError(f"reference must be data, or a pair (x, c); got {len(given)} parts")
     try:
-        found = Problem.of((problem.model, problem.guide), given[0], *given[1:2])
+        found = Problem.of((problem.model, problem.guide), *given)
     except DataError as error:
         raise DataError(f"reference: {error}") from None
     if found.rows.has_missing:

@@ -6,8 +6,8 @@ the same c. With b of B draws as odd as the datum, or odder,
 .. math:: p = \frac{1 + b}{1 + B}
 
 is a p-value, whatever the score: datum and draws are exchangeable if the model made the datum. So
-an error of the score, by a bad guide or few samples, costs power and nothing else. Ties count
-against the outlier, without a die: p is never too small, and the same at each call.
+an error of the score, by a bad guide or few samples, costs power and nothing else. A draw of the
+same score counts as odder, without a die: p is never too small, and the same at each call.
 
 Where all patterns of missing cells differ, each datum needs draws of its own. They are made in
 rounds, and a datum that ``ENOUGH`` draws are odder than needs no more: the p-values stay valid, as
@@ -157,7 +157,8 @@ def _log_evidence(problem: Problem, num_samples: int, seed: int) -> np.ndarray:
             terms = tile.densities.enumerated(memory)
             return (terms.log_likelihood + terms.log_prior).logsumexp(0)
 
-    tiles = problem.tiles(tile_data(problem.device), (seed, Stream.OUTLIERS))
+    size = max(tile_data(problem.device), tile_rows(problem.device) // num_samples)
+    tiles = problem.tiles(size, (seed, Stream.OUTLIERS))
     return torch.cat([of_tile(tile) for tile in tiles]).double().numpy(force=True)
 
 
