@@ -85,6 +85,22 @@ def test_of_seen_cells_alone():
     assert abs(np.mean(found.p_value - p)) < 4 * np.std(found.p_value - p) / 600**0.5 + 0.02
 
 
+def test_a_row_of_which_nothing_is_seen_is_not_odd():
+    x = with_holes(TRUTH.draw(5))
+    x[2] = np.nan
+    found = pv.outliers(TRUTH.vae(shrink=0.3), x, num_samples=3)
+    assert found.p_value[2] == 1
+    assert found.score[2] == 0
+
+
+def test_images():
+    x = with_holes(TRUTH.draw(100)).reshape(100, 2, 3)
+    vae = pv.build(x, latent=1, hidden=[4])
+    own = vae.sample(100, seed=3).numpy()
+    found = pv.outliers(vae, np.where(np.isnan(x), np.nan, own), num_samples=3)
+    assert uniform(found.p_value)
+
+
 @pytest.mark.parametrize("num_samples", [1, 5])
 @pytest.mark.parametrize("holes", [False, True])
 def test_a_bad_guide_costs_no_validity(num_samples, holes):
@@ -215,7 +231,7 @@ def test_of_reference_data_a_wrong_model_does_no_harm(holes):
 def test_reference_data_have_their_own_c():
     vae, c = given_c(), np.random.default_rng(0).normal(size=(800, 1)) * 3
     x = vae.sample(800, c, seed=4).numpy() + 1
-    with pytest.warns(UserWarning, match="fewer than 7 outliers among 200"):
+    with pytest.warns(UserWarning, match="among 200 data, but fewer than 7"):
         found = pv.outliers(vae, x[:200], c[:200], reference=(x[200:], c[200:]), num_samples=5)
     assert uniform(found.p_value)
 
@@ -344,11 +360,13 @@ def test_a_score_that_is_no_number_is_no_outlier():
 
 def test_too_few_draws_for_one_outlier_are_told():
     x = TRUTH.draw(100)
-    with pytest.warns(UserWarning, match="fewer than 10 outliers among 100 data cannot be found"):
-        pv.outliers(TRUTH.vae(), x, num_draws=200, num_samples=1)
+    with pytest.warns(UserWarning, match="among 100 data, but fewer than 10 could not be"):
+        assert not pv.outliers(TRUTH.vae(), x, num_draws=200, num_samples=1).outlier.any()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pv.outliers(TRUTH.vae(), x, num_draws=2000, num_samples=1)
+        x[:10] += 20
+        assert pv.outliers(TRUTH.vae(), x, num_draws=200, num_samples=1).outlier[:10].all()
 
 
 X = TRUTH.draw(3)

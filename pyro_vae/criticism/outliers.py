@@ -44,7 +44,8 @@ def outliers(
 
     A datum that scores too high is no outlier here. Images that are smoother than those of the
     training data have a higher log p(x) than these, and are not found (Nalisnick et al., 2019,
-    https://arxiv.org/abs/1810.09136); the regret finds more of them, not all.
+    https://arxiv.org/abs/1810.09136); the regret leans the right way, and finds few of them
+    (``examples/16_outliers.py``).
 
     Arguments:
         vae: A VAE, or any pair ``(model, guide)`` of Pyro functions of x whose sites all lie in one
@@ -79,7 +80,8 @@ def outliers(
             too few draws for any p-value to be below `fdr`.
 
     Warns:
-        UserWarning: There are too few draws to find a single outlier; a score is no number.
+        UserWarning: No outlier was found, and there were too few draws to find a single one; or a
+            score is no number.
     """
     import pandas
     from scipy.stats import false_discovery_control
@@ -105,11 +107,23 @@ def outliers(
     p_value[~known] = np.nan
     q_value = p_value.copy()
     q_value[known] = false_discovery_control(p_value[known])
-    if not known.all():
-        warnings.warn(f"the score of {(~known).sum()} of {len(own)} data is NaN", stacklevel=2)
+    _warn(known, q_value <= fdr, math.ceil(len(own) / (fdr * (1 + most))))
     shown = -own if score == "regret" else own
     columns = {"score": shown, "p_value": p_value, "q_value": q_value, "outlier": q_value <= fdr}
     return pandas.DataFrame(columns, index=index_of(x))
+
+
+def _warn(known: np.ndarray, outlier: np.ndarray, fewest: int) -> None:
+    """Say what the frame does not."""
+    num = len(known)
+    if not known.all():
+        warnings.warn(f"the score of {(~known).sum()} of {num} data is NaN", stacklevel=3)
+    if fewest > 1 and not outlier.any():
+        warnings.warn(
+            f"no outlier was found among {num} data, but fewer than {fewest} could not be: raise "
+            "num_draws, or give more rows of reference",
+            stacklevel=3,
+        )
 
 
 def _reference(problem: Problem, reference: Any) -> Problem:
@@ -130,7 +144,7 @@ def _reference(problem: Problem, reference: Any) -> Problem:
 
 
 def _most_draws(num_data: int, fdr: Any, ordinary: Problem | None, num_draws: int | None) -> int:
-    """How many draws a datum may be ranked among; a warning if one outlier cannot be found."""
+    """How many draws a datum may be ranked among."""
     is_number = isinstance(fdr, (int, float)) and not isinstance(fdr, bool)
     if not is_number or not 0 < fdr < 1:
         raise ValueError(f"fdr must be a share between 0 and 1, such as 0.05; got {fdr!r}")
@@ -146,16 +160,9 @@ def _most_draws(num_data: int, fdr: Any, ordinary: Problem | None, num_draws: in
         most, remedy = wanted if num_draws is None else num_draws, "raise num_draws"
         whole_number("num_draws", most, at_least=1)
 
-    fewest = math.ceil(num_data / (fdr * (1 + most)))  # data of the smallest p-value
-    if fewest > num_data:
+    if most + 1 < 1 / fdr:
         raise ValueError(
             f"outliers needs at least {math.ceil(1 / fdr) - 1} draws for an fdr of {fdr}, as no "
             f"p-value is below 1 / (1 + draws); got {most}; {remedy}, or fdr"
-        )
-    if fewest > 1:
-        warnings.warn(
-            f"fewer than {fewest} outliers among {num_data} data cannot be found with {most} draws "
-            f"and an fdr of {fdr}: {remedy}, to {math.ceil(num_data / fdr)} for a single one",
-            stacklevel=3,
         )
     return most

@@ -152,10 +152,13 @@ def _log_evidence(problem: Problem, num_samples: int, seed: int) -> np.ndarray:
     def of_tile(tile: Tile) -> Tensor:
         memory = Memory(problem.device)
         with tile.seeded():
-            if not problem.sums_exactly:
-                return iwae(tile.terms(num_samples, memory))
-            terms = tile.densities.enumerated(memory)
-            return (terms.log_likelihood + terms.log_prior).logsumexp(0)
+            if problem.sums_exactly:
+                terms = tile.densities.enumerated(memory)
+                found = (terms.log_likelihood + terms.log_prior).logsumexp(0)
+            else:
+                found = iwae(tile.terms(num_samples, memory))
+        is_empty = tile.batch[0].reshape(len(tile), -1).isnan().all(1)
+        return torch.where(is_empty, 0.0, found)  # known, so that a row of nothing is not odd
 
     size = max(tile_data(problem.device), tile_rows(problem.device) // num_samples)
     tiles = problem.tiles(size, (seed, Stream.OUTLIERS))
