@@ -28,6 +28,7 @@ from .criticism.gaps import gaps as gaps
 from .criticism.latents import embed as embed
 from .criticism.latents import traverse as traverse
 from .criticism.models import compare_models as compare_models
+from .criticism.outliers import outliers as outliers
 from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
 from .criticism.references import reference as reference

@@ -61,7 +61,8 @@ def vae_of(who: str, vae: object) -> VAE:
         raise TypeError(
             f"{who} needs a VAE; got a {type(vae).__name__}{of_a_pair}; pairs of Pyro functions go "
             "to terms, log_evidence, annealed_log_evidence, bridge_log_evidence, sample_posterior, "
-            "compare_posteriors, gaps, calibrate, check_predictions, to_datatree and report"
+            "compare_posteriors, gaps, calibrate, check_predictions, outliers, to_datatree and "
+            "report"
         )
     return owner
 

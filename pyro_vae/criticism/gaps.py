@@ -88,7 +88,7 @@ def gaps(
         parts = []
         for tile in problem.tiles(tile_data(problem.device), (seed, Stream.GAPS)):
             bar.update(tile.rows.start)
-            parts.append(_of_tile(tile, steps, num_samples))
+            parts.append(_parts(*log_weights(tile, steps, num_samples)))
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     flag = _made_sure(problem, found, num_samples, seed, progress)
     result = _with_means(found).assign_coords(flag=("datum", flag))
@@ -97,16 +97,18 @@ def gaps(
     return result
 
 
-def _of_tile(tile: Tile, steps: int, num_samples: int) -> dict[str, np.ndarray]:
-    """The gaps of a tile, from log weights of the best guide and of the amortised one."""
+def log_weights(tile: Tile, steps: int, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Log weights of draws of the best guide of each datum, and of the amortised one: each of shape
+    ``(num_samples, N)``.
+    """
     best = Traced(tile.problem.model, _best(tile, steps), tile.batch)
     with torch.no_grad(), evaluating(tile.problem.model, tile.problem.guide):
-        log_weights = []
+        found = []
         for number, densities in enumerate((best, tile.densities), start=2):
             with seeded(seed_of(tile.seed, number)):
                 terms = densities.terms(num_samples, Memory(tile.problem.device))
-                log_weights.append(terms.log_weight)
-    return _parts(*log_weights)
+                found.append(terms.log_weight)
+    return found[0], found[1]
 
 
 def _made_sure(

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ..data.columns import has_obs, is_table
+from ..data.columns import index_of
 from ..data.rows import Rows
 from ..distributions.summaries import mean_or_average, mode_of
 from ..distributions.supports import base_of
@@ -212,8 +212,7 @@ def embed(vae: VAE, x: Any, c: Any = None, *, seed: int = 0) -> pandas.DataFrame
         names = ["component_0", "component_1"]
         with np.errstate(invalid="ignore"):  # its shares, of a guide that has collapsed
             placed = PCA(2, svd_solver="full").fit_transform(means)
-    index = x.obs.index if has_obs(x) else x.index if is_table(x) else None
-    frame = pandas.DataFrame(placed, columns=names, index=index)
+    frame = pandas.DataFrame(placed, columns=names, index=index_of(x))
     total = means.var(0).sum()
     frame.attrs["share"] = (placed.var(0) / total if total else np.zeros(2)).tolist()
     return frame

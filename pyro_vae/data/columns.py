@@ -77,6 +77,13 @@ def is_table(x: Any) -> bool:
     return is_frame or has_obs(x)
 
 
+def index_of(x: Any) -> Any:
+    """The labels of the rows of a frame or an AnnData; None where they have none."""
+    if has_obs(x):
+        return x.obs.index
+    return x.index if hasattr(x, "iloc") else None
+
+
 def as_given(
     values: Tensor, x: Any, names: list[str] | None, classes: dict[str, list[Any]] | None = None
 ) -> Any:

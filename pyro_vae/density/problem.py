@@ -39,6 +39,7 @@ class Stream(enum.IntEnum):
     GAPS = 7
     CHAINS = 8
     EXPECTATION = 9
+    OUTLIERS = 10
 
 
 @dataclass(frozen=True)
