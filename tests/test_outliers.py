@@ -251,7 +251,7 @@ def test_regret_is_what_the_guide_loses():
     x[:2] += 5 * TRUTH.weight.sum(1)  # far out, but along the latents
     rest = (x - TRUTH.bias) @ half.T
     lost = 0.5 * (rest**2 / np.diag(covariance)).sum(1)
-    found = pv.outliers(vae, x, score="regret", num_samples=200)
+    found = pv.outliers(vae, x, score="regret", num_samples=1000)
     near = lost < 10  # within reach of the search
     assert np.abs(found.score - lost)[near].max() < 0.15 * 10
     assert stats.spearmanr(found.score, lost).statistic > 0.98
