@@ -106,22 +106,24 @@ def test_code_in_documents_runs(name, tmp_path, monkeypatch, capsys):
     pv.Conditional.registry.pop("weibull", None)
 
 
-TRAINING = ROOT / "docs" / "training.md"
+PAGES = {name: blocks(ROOT / "docs" / f"{name}.md") for name in ("training", "deciding")}
 
 
 @pytest.mark.uses_store
-@pytest.mark.parametrize("number", range(1, len(blocks(TRAINING))))
-def test_the_page_on_training_runs(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "number"), [(name, n) for name, page in PAGES.items() for n in range(1, len(page))]
+)
+def test_a_page_runs(page, number, tmp_path, monkeypatch):
     """Each block after the first, which makes the VAE; recipes for tools that are installed."""
-    block = blocks(TRAINING)[number]
+    block = PAGES[page][number]
     for module in re.findall(r"^(?:import|from) ([\w.]+)", block, flags=re.MULTILINE):
         pytest.importorskip(module, reason=f"{module} is not installed")
     monkeypatch.chdir(tmp_path)
     scope = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other tools; and of few draws
-        for part in (blocks(TRAINING)[0], block):
-            exec(compile(part, TRAINING.name, "exec"), scope)
+        for part in (PAGES[page][0], block):
+            exec(compile(part, f"{page}.md", "exec"), scope)
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def expect(
         ...     guide=Amortised(torch.nn.Identity(), Normal((1,), scale=1.0)),
         ... )
         >>> found = expect(vae, torch.tensor([[1.0]]), lambda z, x: z, num_samples=4000)
-        >>> bool(abs(found.mean - 0.5) < 4 * found.se)  # the posterior is N(1/2, 1/2)
+        >>> bool(abs(found["mean"] - 0.5) < 4 * found.se)  # the posterior is N(1/2, 1/2)
         True
     """
     if not callable(f):
