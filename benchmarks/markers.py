@@ -64,7 +64,16 @@ def main() -> None:
         warnings.simplefilter("always")
         a, b = (x.iloc[group] for group in groups)
         c = tuple(depth[group] for group in groups)
-        table = pv.contrast(vae, a, b, log_rate, c=c, delta=math.log(2), tolerance=given.tolerance)
+        table = pv.contrast(
+            vae,
+            a,
+            b,
+            log_rate,
+            c=c,
+            delta=math.log(2),
+            tolerance=given.tolerance,
+            names=vae.columns,
+        )
     print(f"{table.selected.sum()} of {len(table)} genes, {time.perf_counter() - began:.0f} s")
     for warning in said:
         print(warning.message)

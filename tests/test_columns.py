@@ -117,6 +117,34 @@ def test_labels_that_are_numbers_are_names(labels):
         vae.encode(x.rename(columns={labels[0]: 7}))
 
 
+@pytest.mark.parametrize(
+    ("made", "given"), [([1, 2, 3], [0, 1, 2]), ([0, 1, 2], [1, 2, 3]), (None, [1, 2, 3])]
+)
+def test_other_numbers_are_other_columns(made, given):
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 4)))
+    vae = pv.build(x[made] if made else x.to_numpy()[:, :3], latent=1, hidden=[4])
+    with pytest.raises(pv.DataError, match=r"data need the columns '.*; got none named '"):
+        vae.encode(x[given])
+
+
+def test_numbers_that_the_model_has_in_another_order():
+    x = FRAME.set_axis(range(3), axis=1)
+    vae = pv.build(x[[2, 1, 0]], latent=1, hidden=[4])
+    assert torch.equal(vae.encode(x).mean, vae.encode(x[[2, 1, 0]]).mean)
+    pd.testing.assert_frame_equal(
+        vae.reconstruct(x)[[2, 1, 0]], vae.reconstruct(x[[2, 1, 0]]), check_column_type=False
+    )
+
+
+def test_the_exposure_of_numbered_columns_is_found_by_its_label():
+    c = pd.DataFrame({2020: np.linspace(1, 2, 60), 0: np.linspace(3, 4, 60)})
+    for label, place in ((2020, 0), (0, 1)):
+        vae = pv.build(
+            FRAME.abs() + 1, c=c, condition={"exposure": label}, latent=1, likelihood="gamma"
+        )
+        assert vae.condition.exposure == place
+
+
 def test_numbered_columns_in_another_order_are_put_right():
     """Also where the model was made for an array, whose columns have no names."""
     x = FRAME.set_axis(range(3), axis=1)

@@ -152,12 +152,26 @@ def test_more_latents_than_wide_distributions_are_drawn_for():
 
 
 @pytest.mark.filterwarnings("ignore:means of")
+def test_a_mean_that_is_no_number_is_flagged():
+    found = pv.expect(MODEL.vae(), X[:5], lambda z, x: z[..., 0].log(), num_samples=200)
+    assert (found.flag == "not finite").all()
+    assert found.attrs["flagged_not_finite"] == 5
+
+
+def test_f_may_write_where_it_likes():
+    f = lambda z, x: z[..., 0].mul_(2)  # noqa: E731
+    twice = pv.expect(MODEL.vae(), X[:5], f, num_samples=200)
+    once = pv.expect(MODEL.vae(), X[:5], lambda z, x: z[..., 0], num_samples=200)
+    np.testing.assert_allclose(twice["mean"], 2 * once["mean"])
+
+
+@pytest.mark.filterwarnings("ignore:means of")
 def test_blocks_names_and_state(monkeypatch):
     frame = pd.DataFrame(X[:70], columns=list("abcde"))
     vae = MODEL.vae()
     f = lambda z, x: vae.decode(z).mean  # noqa: E731
     before = torch.get_rng_state()
-    found = pv.expect(vae, frame, f, num_samples=100)
+    found = pv.expect(vae, frame, f, num_samples=100, names=list("abcde"))
     assert torch.equal(torch.get_rng_state(), before)
     assert found.output.values.tolist() == list("abcde")
     monkeypatch.setattr(posterior_means, "NUMBERS", 1)
@@ -193,8 +207,13 @@ def test_a_constant_is_known():
     ("f", "options", "kind", "message"),
     [
         (None, {}, TypeError, "expect needs f as a function of z and x; got NoneType"),
-        (lambda z, x: z.sum(), {}, ValueError, r"of shape \(1, 1\), or \(1, 1, '...'\), for 1 dra"),
-        (lambda z, x: "a", {}, ValueError, "expect needs f to give numbers, a tensor; got str"),
+        (lambda z, x: z.sum(), {}, ValueError, r"of shape \(1, 1\), or \(1, 1, '...'\), where z"),
+        (lambda z, x: x, {}, ValueError, "and expand what depends on x alone"),
+        (lambda z, x: z * 1j, {}, ValueError, "f must give real numbers .* got torch.complex128"),
+        (lambda z, x: z[..., :0], {}, ValueError, "f must give real numbers"),
+        (lambda z, x: "a", {}, ValueError, "f must give numbers, a tensor; got str"),
+        (lambda z, x: z, {"names": ["a"]}, ValueError, r"1 names do not fit outputs of f of sha"),
+        (lambda z, x: z, {"posterior": 3, "tolerance": 1.0}, ValueError, "tolerance is for draws"),
         (lambda z, x: z, {"tolerance": 0}, ValueError, "tolerance must be a standard error"),
         (lambda z, x: z, {"num_samples": 1}, ValueError, "num_samples must be a whole number from"),
         (lambda z, x: z, {"posterior": 3}, TypeError, "expect needs posterior as sample_posterior"),

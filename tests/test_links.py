@@ -102,6 +102,21 @@ def test_spec_file_and_training_carry_it(tmp_path):
     assert "links" not in pv.describe(usual)["likelihood"]
 
 
+def test_a_bent_location_is_that_function_itself():
+    """Center and unit of the data would move its range; scales and rates stay in units."""
+    x = np.random.default_rng(0).gamma(3.0, 4.0, (40, 2))
+    likelihood = {"name": "normal", "scale": "learned", "links": {"loc": "exp"}}
+    vae = pv.build(x, latent=1, hidden=[4], likelihood=likelihood)
+    part = vae.likelihood.head
+    np.testing.assert_allclose(part(torch.zeros(1, 2)).mean, 1.0)
+    np.testing.assert_allclose(
+        part(torch.zeros(1, 2)).base_dist.scale[0].detach(), x.std(0), rtol=1e-4
+    )
+    assert pv.build(pv.describe(vae)).likelihood.head.own_places == {"loc"}
+    same = pv.Normal((2,), center=5.0, unit=2.0, scale=1.0, links={"loc": "identity"})
+    np.testing.assert_allclose(same(torch.ones(1, 2)).mean, 7.0)
+
+
 def test_in_a_block_of_columns_and_a_guide():
     blocks = [
         {"columns": [0], "name": "poisson", "links": {"rate": "exp"}},

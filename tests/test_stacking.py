@@ -479,3 +479,14 @@ def named(columns):
 def test_what_cannot_be_averaged(models, weights, error, message):
     with pytest.raises(error, match=message):
         pv.average(models(), weights)
+
+
+def test_an_array_for_models_of_columns_in_several_orders_is_refused():
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    frame = pandas.DataFrame(x, columns=["a", "b"])
+    models = {"ab": pv.build(frame, latent=1), "ba": pv.build(frame[["b", "a"]], latent=1)}
+    with pytest.raises(ValueError, match="columns of 'ab' are 'a', 'b' and those of 'ba' 'b', "):
+        pv.stack(models, frame.to_numpy(), num_samples=25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert pv.stack(models, frame, num_samples=25).sum() == pytest.approx(1)

@@ -267,8 +267,8 @@ class Condition:
     def _place(self, argument: str, column: Any) -> int:
         """The number of a column that was given by name or number."""
         names = [] if self.columns is None else self.columns
-        if column in names:
-            return names.index(column)
+        if str(column) in names:
+            return names.index(str(column))
         if str(column).isdigit() and int(column) < self.size:
             return int(column)
         known = ", ".join(map(repr, names)) if names else f"0 to {self.size - 1}"

@@ -27,6 +27,7 @@ from .catalogue import roles, small_spec
 from .plaintext import plain
 
 WIDTH = 100
+OPTIONAL = ("links",)  # arguments without a default that need not be given
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model.")
@@ -135,7 +136,8 @@ def _arguments(cls: Any) -> str:
         elif name in getattr(cls, "params", ()):
             text = _parameter(cls, name, name in implied)
         else:
-            value = f" ({implied.get(name, 'must be given')})"
+            optional = "" if name in OPTIONAL else " (must be given)"
+            value = f" ({implied[name]})" if name in implied else optional
         indent = " " * 8
         lines.append(f"    {name}{value}")
         lines.append(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent))

@@ -44,6 +44,7 @@ class Parametric(Conditional):
     the standard value, so a context of zeros gives the standard distribution. The context lists the
     parameters one after the other, in the order of ``params``. ``links={"rate": "exp"}`` names
     another link: the parameter is then that function of what is read, without a standard value.
+    Scales and rates stay in units of the data; a bent location is that function itself.
 
     A family with ``units`` takes ``unit``, and mostly ``center``: parameters that are read or
     learned are then those of (x - center) / unit, and the density is that of x (:mod:`.units`).
@@ -82,11 +83,12 @@ class Parametric(Conditional):
         if self.units is not None:
             given = {key: values.pop(key) for key in self.units.arguments if key in values}
             self.in_units = InUnits(self.units, self.event_shape, **given) if given else None
+        bent = {name for name, named in self.named_links.items() if named != "identity"}
+        self.own_places = bent & (set() if self.units is None else self.units.locations)
         for unknown in values.keys() - set(self.params):
             raise ValueError(
                 f"{type(self).__name__} has no parameter {unknown}; it has {', '.join(self.params)}"
             )
-
         for name in self.params:
             rest = "learned" if learned and self.readable(name) else None
             self._declare(name, values.get(name, rest))
@@ -277,7 +279,9 @@ class Parametric(Conditional):
         value = self.links[name](unconstrained)
         if name in self.named_links:
             check_linked(self, name, unconstrained, value)
-        return value if self.in_units is None else self.in_units(name, value)
+        if self.in_units is None or name in self.own_places:
+            return value
+        return self.in_units(name, value)
 
     def _from_origin(self, name: str, read: Tensor) -> Tensor:
         """What was read, counted from the origin; an origin of 0 costs no pass over wide data."""

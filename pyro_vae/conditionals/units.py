@@ -100,7 +100,12 @@ class Units:
     @property
     def have_rates(self) -> bool:
         """Whether the family is of counts or amounts, whose rate an exposure can multiply."""
-        return moved not in self.rules.values()
+        return not self.locations
+
+    @property
+    def locations(self) -> set[str]:
+        """The parameters that move with the center."""
+        return {name for name, rule in self.rules.items() if rule is moved}
 
     def multiplied(
         self, values: dict[str, Any], exposure: Tensor, event_shape: torch.Size

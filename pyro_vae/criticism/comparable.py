@@ -12,7 +12,9 @@ from pyro.infer.autoguide import AutoGuide
 
 from ..data.annotated import named
 from ..data.arrays import as_rows
-from ..data.rows import DataError
+from ..data.columns import is_table
+from ..data.refusals import listed
+from ..data.rows import DataError, Rows
 from ..density.identity import data_digest
 from ..density.problem import Problem
 from ..density.whole import WholeProblem, problem_of
@@ -52,6 +54,7 @@ def checked_problems(who: str, models: Mapping[Any, Any], x: Any, c: Any) -> Pro
             kinds.
     """
     check_kinds(who, models, x)
+    _refuse_other_orders(who, models, x)
     problems = {name: _checked_problem(who, name, m, x, c) for name, m in models.items()}
     _refuse_both_kinds(who, models, problems)
     _warn_of_shared_guides(problems)
@@ -82,6 +85,21 @@ def check_kinds(who: str, models: Any, x: Any) -> None:
         elif x is None:
             raise ValueError(
                 f"{who} needs x to score {name!r}; only results of log_evidence need none"
+            )
+
+
+def _refuse_other_orders(who: str, models: Mapping[Any, Any], x: Any) -> None:
+    """Raise where models that know their columns in several orders are given an array."""
+    orders = {name: m.columns for name, m in models.items() if isinstance(m, VAE) and m.columns}
+    if is_table(x) or not orders or isinstance(x, Rows):
+        return
+    (one, columns), *others = orders.items()
+    for other, theirs in others:
+        if theirs != columns:
+            raise ValueError(
+                f"{who} needs a frame for these models: the columns of {one!r} are "
+                f"{listed(columns)} and those of {other!r} {listed(theirs)}, and an array is taken "
+                "in its own order"
             )
 
 

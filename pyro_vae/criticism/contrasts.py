@@ -3,23 +3,28 @@ r"""Do two groups of data differ in a function of their latents?
 Each datum counts with its posterior mean :math:`m_i = \mathrm{E}[f(z, x_i) \mid x_i]`. The mean of
 these over a group estimates that of the population which the group is drawn from, so the effect is
 a difference of means of independent data, and its error is that of Welch (1947,
-https://doi.org/10.1093/biomet/34.1-2.28), whatever the model is worth. What posterior means lose by
-shrinking is lost in both groups.
+https://doi.org/10.1093/biomet/34.1-2.28).
+
+That is the error of these means, not of the model. A model with few latents smooths: what differs
+in some features moves the posterior means of others a little, and with enough data a little is
+sure. So the rate of false discoveries holds for effects beyond `delta`, chosen above what smoothing
+does; with ``delta=0`` it holds only where the groups do not differ at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.rows import DataError
 from ..guards import seed_of, whole_number
 from ..vae import VAE
-from .draws import vae_of
 from .expectations import expect
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ def contrast(
     fdr: float = 0.05,
     num_samples: int = 1000,
     tolerance: float | None = None,
+    names: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> pandas.DataFrame:
@@ -60,10 +66,12 @@ def contrast(
             datum. f is then ``f(z, x, c)``.
         over: Rows of c, such as one for each batch, which f is averaged over for each datum: then
             the groups may come from different batches. Left out, each datum has its own c.
-        delta: The effect, in units of f, that counts as none.
+        delta: The effect, in units of f, that counts as none: the smallest that matters to you. At
+            0 large groups make sure of effects that are only the model's smoothing.
         fdr: The false discovery rate that is allowed among the selected.
         num_samples: The draws of each datum, as in :func:`.expect`.
         tolerance: As in :func:`.expect`.
+        names: The names of the outputs of f, if they have some.
         seed: The seed of the draws.
         progress: Whether a terminal shows a progress bar, after two seconds.
 
@@ -78,8 +86,8 @@ def contrast(
     Raises:
         DataError: The data, or c, do not fit.
         TypeError: `vae` is no VAE, or f no function.
-        ValueError: A group has fewer than two data, a mean is not finite, or an option makes no
-            sense.
+        ValueError: A group has fewer than two data, a mean is not finite, f gives other outputs
+            for b than for a, or an option makes no sense.
 
     Warns:
         UserWarning: Some means over the posterior cannot be trusted.
@@ -87,22 +95,32 @@ def contrast(
     import pandas
     from scipy import stats
 
-    vae = vae_of("contrast", vae)
+    if not isinstance(vae, VAE):
+        raise TypeError(f"contrast needs a VAE, and a and b beside it; got {type(vae).__name__}")
     _check(delta, fdr, c)
     whole_number("seed", seed, at_least=0)
     options: dict[str, Any] = {
         "num_samples": num_samples,
         "tolerance": tolerance,
+        "names": names,
         "progress": progress,
     }
     averaged = f if over is None else _over(vae, f, over)
     conditions = (None, None) if c is None else c
     seeds = (seed, seed_of(seed, 1))
-    found = [
-        expect(vae, x, averaged, of_x, seed=own, **options)
-        for x, of_x, own in zip((a, b), conditions, seeds, strict=True)
-    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "means of ", UserWarning)  # there is one for both groups
+        found = [
+            expect(vae, x, averaged, of_x, seed=own, **options)
+            for x, of_x, own in zip((a, b), conditions, seeds, strict=True)
+        ]
+    _warn_of_flags(found, tolerance)
     of_a, of_b = (_means(name, result) for name, result in zip("ab", found, strict=True))
+    if of_a.shape[1:] != of_b.shape[1:]:
+        raise ValueError(
+            f"contrast needs the same outputs of f for both groups; got {of_a.shape[1]} for a and "
+            f"{of_b.shape[1]} for b"
+        )
 
     table = pandas.DataFrame(_welch(of_a, of_b, delta), index=_outputs(found[0]))
     table["fdr"] = stats.false_discovery_control(table.p_value)
@@ -123,6 +141,17 @@ def _check(delta: Any, fdr: Any, c: Any) -> None:
         )
 
 
+def _warn_of_flags(found: list[xarray.Dataset], tolerance: float | None) -> None:
+    """Warn the caller of means that cannot be trusted."""
+    counts = [
+        (group, r.attrs["flagged"], r.flag.size) for group, r in zip("ab", found, strict=True)
+    ]
+    said = " and ".join(f"{num} of {size} of {group}" for group, num, size in counts if num)
+    if said:
+        remedy = "give a tolerance, which escalates" if tolerance is None else "expect says which"
+        warnings.warn(f"means over the posterior cannot be trusted: {said}; {remedy}", stacklevel=3)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -131,7 +160,10 @@ def _over(vae: VAE, f: Callable[..., Any], over: Any) -> Callable[..., Tensor]:
     """A function averaged over rows of c, in place of the c of the data."""
     if vae.condition is None:
         raise ValueError("over needs a conditional VAE, as its rows are rows of c; leave it out")
-    rows = vae.condition.check(over, len(over)).take(slice(None), like=vae.reference)
+    try:
+        rows = vae.condition.check(over, len(over)).take(slice(None), like=vae.reference)
+    except (TypeError, DataError) as error:
+        raise DataError(f"over needs rows of c: {error}") from None
 
     def averaged(z: Any, x: Tensor, c: Tensor) -> Tensor:
         each = [torch.as_tensor(f(z, x, row.expand(len(x), *row.shape))) for row in rows]
@@ -148,11 +180,12 @@ def _means(group: str, found: xarray.Dataset) -> np.ndarray:
             f"contrast needs at least two data in each group; {group} has {len(means)}"
         )
     means = means.reshape(len(means), -1)
-    unknown = np.flatnonzero(~np.isfinite(means).all(1))
+    unknown = np.argwhere(~np.isfinite(means))
     if len(unknown):
+        row, output = unknown[0]
         raise ValueError(
-            f"contrast needs finite means; got {means[unknown[0]].tolist()!r:.60} for row "
-            f"{unknown[0]} of {group}; give a tolerance, or leave that row out"
+            f"contrast needs finite means of f; that of output {output} is {means[row, output]} "
+            f"for row {row} of {group}; leave the row out, or have f give numbers there"
         )
     return means
 

@@ -12,6 +12,7 @@ https://arxiv.org/abs/1507.02646). The draws are those that :func:`.log_evidence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def expect(
     tolerance: float | None = None,
     max_samples: int = 20_000,
     posterior: xarray.DataTree | None = None,
+    names: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> xarray.Dataset:
@@ -69,6 +71,7 @@ def expect(
             deviations. Data whose draws do not allow it climb to better proposals.
         max_samples: With a tolerance, the most draws of a datum on one rung.
         posterior: Draws of MCMC, as :func:`.sample_posterior` gives them, in place of all these.
+        names: The names of the outputs of f, if they have some: ``vae.columns`` for decoded means.
         seed: The seed of the draws.
         progress: Whether a terminal shows a progress bar, after two seconds.
 
@@ -80,14 +83,14 @@ def expect(
         distance of f from its mean (-inf for equal weights and for draws of MCMC); and the
         coordinate ``flag``, the reason not to trust a mean, empty where there is none, as in
         :func:`.log_evidence`: by the k-hat of the weights, as that of the products is large for any
-        skewed f; and "dominated", where fewer than 50 draws are most of the error. Over discrete
-        latents it is an exact sum, of ``se`` 0.
+        skewed f; "dominated", where the error rests on fewer than 50 draws and may be too small;
+        "not mixed" for chains. Over discrete latents it is an exact sum, of ``se`` 0.
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
         TypeError: f is no function, or `posterior` no tree of MCMC draws.
-        ValueError: f gives no numbers of shape ``(K, N', ...)``, an option makes no sense, or
-            `posterior` was drawn from another model.
+        ValueError: f gives no real numbers of shape ``(K, N', ...)``, there are other names than
+            outputs, an option makes no sense, or `posterior` was drawn from another model.
 
     Warns:
         UserWarning: Some means are flagged.
@@ -103,7 +106,12 @@ def expect(
         True
     """
     if not callable(f):
-        raise TypeError(f"expect needs f as a function of z and x; got {type(f).__name__}")
+        hint = "; with a Problem, which holds its data, f must be named" if callable(x) else ""
+        raise TypeError(f"expect needs f as a function of z and x; got {type(f).__name__}{hint}")
+    if posterior is not None and tolerance is not None:
+        raise ValueError(
+            "tolerance is for draws made here, posterior has its own; give one of the two"
+        )
     budget = _budget(num_samples, tolerance, max_samples)
     whole_number("seed", seed, at_least=0)
     problem = Problem.of(vae, x, c)
@@ -117,7 +125,7 @@ def expect(
             tree = needs_draws_of("expect", posterior, problem)
             parts = list(of_chains(f, tree, problem))
     figures = _in_order(parts)
-    result = _as_dataset(figures, problem)
+    result = _as_dataset(figures, problem, names)
     remedy = REMEDY if tolerance is None else SPENT
     warn_of_flags(result, remedy if posterior is None else MORE, "means")
     return result
@@ -142,11 +150,13 @@ def _in_order(parts: list[tuple[np.ndarray, Figures]]) -> Figures:
     }
 
 
-def _as_dataset(figures: Figures, problem: Problem) -> xarray.Dataset:
+def _as_dataset(figures: Figures, problem: Problem, names: Sequence[str] | None) -> xarray.Dataset:
     flag = figures.pop("flag")
     result = dataset(figures, ("datum",), "output")
-    columns = problem.rows.columns
-    if columns is not None and result.sizes.get("output") == len(columns):
-        result = result.assign_coords(output=[str(column) for column in columns])
+    if names is not None:
+        if len(names) != result.sizes.get("output"):
+            shape = tuple(result["mean"].shape[1:])
+            raise ValueError(f"{len(names)} names do not fit outputs of f of shape {shape}")
+        result = result.assign_coords(output=list(names))
     result = result.assign_coords(flag=(result["mean"].dims, flag))
     return result.assign_attrs(**counted(flag), **problem.about)

@@ -73,8 +73,8 @@ def traverse(
     rows = None if x is None else vae.check(x, c)
     _check_at(vae, rows, at)
     size = vae.prior.event_shape.numel()
-    if dimensions is not None and not len(dimensions):
-        raise ValueError("traverse needs one dimension at least; got dimensions=[]")
+    if dimensions is not None and (isinstance(dimensions, int) or not len(dimensions)):
+        raise ValueError(f"traverse needs a list of one dimension at least; got {dimensions!r}")
     for number in dimensions or ():
         whole_number("every number in dimensions", number, at_least=0, at_most=size - 1)
 
@@ -195,11 +195,14 @@ def embed(vae: VAE, x: Any, c: Any = None, *, seed: int = 0) -> pandas.DataFrame
 
     Raises:
         DataError: The data do not fit the likelihood.
+        TypeError: `vae` is no VAE.
         ValueError: There is one latent, or one datum.
     """
     import pandas
     from sklearn.decomposition import PCA
 
+    if not isinstance(vae, VAE):
+        raise TypeError(f"embed needs a VAE, and x beside it; got {type(vae).__name__}")
     with torch.no_grad(), seeded(seed), mode(vae, training=False):
         encoded = mean_or_average(vae.encode(x, c), AVERAGED)
         means = encoded.flatten(1).double().numpy(force=True)

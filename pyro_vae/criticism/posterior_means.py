@@ -91,12 +91,13 @@ def of_chains(
 
 def _evaluated(f: Function, latents: Values, batch: Batch) -> Iterator[tuple[slice, Tensor]]:
     """f of all draws, ``(K, N', ...)`` in double precision, for a few data at a time."""
-    values = _result(f, {name: z[:1, :1] for name, z in latents.items()}, [b[:1] for b in batch])
+    first = {name: z[:1, :1].clone() for name, z in latents.items()}
+    values = _result(f, first, [part[:1] for part in batch])
     num = len(next(iter(latents.values())))
     size = max(1, NUMBERS // (num * max(1, values.numel())))
     for start in range(0, len(batch[0]), size):
         some = slice(start, start + size)
-        of_some = {name: z[:, some] for name, z in latents.items()}
+        of_some = {name: z[:, some].clone() for name, z in latents.items()}  # f may write there
         yield some, _result(f, of_some, [part[some] for part in batch])
 
 
@@ -106,18 +107,17 @@ def _result(f: Function, latents: Values, given: list[Tensor]) -> Tensor:
     shape = next(iter(latents.values())).shape[:2]
     found = f(z, *given)
     try:
-        numbers = torch.as_tensor(found).detach().double().cpu()
+        numbers = torch.as_tensor(found).detach()
     except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"f must give numbers, a tensor; got {type(found).__name__}") from error
+    if numbers.is_complex() or numbers.shape[:2] != shape or not numbers.numel():
         raise ValueError(
-            f"expect needs f to give numbers, a tensor; got {type(found).__name__}"
-        ) from error
-    if numbers.shape[:2] != shape:
-        raise ValueError(
-            f"expect needs f to give numbers of shape {tuple(shape)}, or {(*shape, '...')}, for "
-            f"{shape[0]} draws of {shape[1]} data; got {tuple(numbers.shape)}; keep the first two "
-            "dimensions of z"
+            f"f must give real numbers of shape {tuple(shape)}, or {(*shape, '...')}, where z has "
+            f"{shape[0]} draws of {shape[1]} data; got {numbers.dtype} of shape "
+            f"{tuple(numbers.shape)}; keep the first two dimensions of z, and expand what depends "
+            "on x alone"
         )
-    return numbers
+    return numbers.double().cpu()
 
 
 def _moments(values: Tensor, log_share: Tensor) -> Figures:
@@ -167,9 +167,11 @@ def _smoothed(log_weight: Tensor) -> Tensor:
 def _flag(figures: Figures, estimate: np.ndarray, flagged: dict[str, np.ndarray]) -> np.ndarray:
     """The gravest reason not to trust each mean; `estimate` is log p(x) by the same weights."""
     mean = figures["mean"]
+    unknown = ~np.isfinite(mean)
     whole = {name: figures[name] for name in ("khat", "num_samples")} | {"log_evidence": estimate}
     figures = figures | {name: over_outputs(each, mean) for name, each in whole.items()}
-    return flags(figures, **{reason: over_outputs(mask, mean) for reason, mask in flagged.items()})
+    found = {reason: over_outputs(mask, mean) for reason, mask in flagged.items()}
+    return flags(figures, **found, not_finite=unknown)
 
 
 def over_outputs(each: np.ndarray, like: np.ndarray) -> np.ndarray:

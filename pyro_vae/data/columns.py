@@ -31,14 +31,18 @@ def names_of(rows: Rows) -> list[str] | None:
 def in_order(rows: Rows, names: list[str] | None, who: str = "data need") -> Rows:
     """Rows with their columns in the order of `names`; rows without names as they are.
 
-    Where there are no names to go by, columns that are named by their numbers are put in order. The
-    message of an error begins with `who`.
+    Columns that are numbered 0, 1, 2, ... have these names wherever the others have some of them.
+    The message of an error begins with `who`.
 
     Raises:
         DataError: A column is missing, or there are others.
     """
     own = names_of(rows)
-    names = names or _numbered(own or [])
+    counted = [str(number) for number in range(len(rows.columns or []))]
+    if own is None and rows.columns == list(range(len(counted))) and {*counted} & {*(names or [])}:
+        own = counted
+    if names is None and {*counted} & {*(own or [])}:
+        names = counted
     if names is None or own is None or own == names:
         return rows
     place = {name: number for number, name in enumerate(own)}
@@ -98,7 +102,7 @@ def as_given(
     if values.dim() != 2 or not is_table(x):
         return values
     columns = x.var_names if is_annotated(x) else x.columns
-    order = labels_as_names(columns)
+    order = [str(label) for label in columns]
     names = names or _numbered(order)
     if names is None or set(names) != set(order):
         names, classes = order, None

@@ -23,7 +23,7 @@ SAID = {  # by reason, the gravest first
     "edge": "mass lies nearer to the edge of a support than numbers can tell, in double the least",
     "not mixed": "the chains have not mixed",
     "hardly moved": "the chains hardly moved",
-    "dominated": "a few draws, far out, are most of its error",
+    "dominated": "a few draws are most of its error",
     "low ESS": f"it rests on fewer than {LEAST_ESS} effective draws",
     "few draws": "below 25 draws k-hat is unknown",
 }
