@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.arrays import with_c
 from ..data.refusals import refuse
 from ..data.rows import DataError, Rows
+from ..distributions.intervals import Circle, WithAtoms
 from ..distributions.supports import base_of, innermost, inside
 from ..guards import mode, seeded
 from .base import UNCONDITIONAL, Assembly
@@ -39,6 +40,16 @@ ADVICE: list[tuple[Any, str, str]] = [
         constraints.integer_interval,
         "whole numbers from {low:g} to {high:g}",
         "round, or build it with a larger total_count or categories",
+    ),
+    (
+        WithAtoms,
+        "numbers from {low:g} to {high:g}, ends included",
+        "rescale the data, or where the family has limits move low and high",
+    ),
+    (
+        Circle,
+        "angles in radians from -pi to pi",
+        "numpy.angle(numpy.exp(1j * x)) wraps them, after numpy.deg2rad(x) of degrees",
     ),
     (constraints.interval, "numbers from {low:g} to {high:g}", "rescale the data"),
     (

@@ -138,7 +138,10 @@ def inside(support: Any, like: Tensor) -> Tensor:
         return low.expand_as(like)
     if high is None:
         return (low + 1).expand_as(like)
-    return ((low + torch.as_tensor(high).to(like)) / 2).expand_as(like)
+    high = torch.as_tensor(high).to(like)
+    low = torch.where(low.isinf(), high.clamp(max=1) - 2, low)
+    high = torch.where(high.isinf(), low + 2, high)
+    return ((low + high) / 2).expand_as(like)
 
 
 def _inside_blocks(support: Any, like: Tensor) -> Tensor:
