@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.special import log_ndtr, ndtr, ndtri
+from torch.special import erfcx, log_ndtr, ndtr, ndtri
 
 from .elements import Elements
 from .intervals import Between, WithAtoms
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+ROOT_HALF = math.sqrt(0.5)
+ROOT_HALF_PI = math.sqrt(0.5 * math.pi)
 DEEP = -600.0  # log probabilities that are not inverted by way of the probability
 NEWTON_STEPS = 5
 
@@ -50,8 +52,10 @@ class Limited(Elements):
 
 
 class TruncatedNormal(Limited):
-    """A normal given that it lies between the limits. In double precision inside, as the logarithms
-    of tails cancel.
+    """A normal given that it lies between the limits. In double precision inside.
+
+    All is counted from the point nearest to the location, so that nothing large cancels where the
+    limits are far out in a tail.
     """
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
@@ -61,12 +65,11 @@ class TruncatedNormal(Limited):
     @property
     def mean(self) -> Tensor:
         """Between the limits."""
-        low, high = self.standardized()
-        near, far, _ = _to_the_left(low, high)
-        log_mass = _log_difference(near, far)
-        shift = (_log_density(low) - log_mass).exp() - (_log_density(high) - log_mass).exp()
-        mean = self.loc.double() + self.scale.double() * shift
-        return torch.minimum(torch.maximum(mean.to(self.loc.dtype), self.low), self.high)
+        near, far, flipped = _to_the_left(*self.standardized())
+        peak, mass = _from_peak(near, far)
+        shift = (_relative(far, peak) - _relative(near, peak)) / mass
+        mean = self.loc.double() + self.scale.double() * torch.where(flipped, -shift, shift)
+        return self._between(mean)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape``, by the inverse of the distribution
@@ -78,17 +81,22 @@ class TruncatedNormal(Limited):
             log_near = log_ndtr(near)
             share = (log_ndtr(far) - log_near).exp()
             drawn = _inverse_log_ndtr(log_near + (uniform + (1 - uniform) * share).log())
-            x = self.loc + self.scale * torch.where(flipped, -drawn, drawn)
-            return torch.minimum(torch.maximum(x.to(self.loc.dtype), self.low), self.high)
+            return self._between(self.loc + self.scale * torch.where(flipped, -drawn, drawn))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats per element."""
         if self._validate_args:
             self._validate_sample(value)
-        near, far, _ = _to_the_left(*self.standardized())
-        x = (value.double() - self.loc.double()) / self.scale.double()
-        found = _log_density(x) - self.scale.double().log() - _log_difference(near, far)
+        near, far, flipped = _to_the_left(*self.standardized())
+        peak, mass = _from_peak(near, far)
+        center = torch.where(peak < 0, torch.where(flipped, self.low, self.high), self.loc)
+        away = (value.double() - center.double()) / self.scale.double()
+        away = torch.where(flipped, -away, away)  # from the peak; with it x = away + peak
+        found = -0.5 * away * (away + 2 * peak) - self.scale.double().log() - mass.log()
         return found.to(self.loc.dtype)
+
+    def _between(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x.to(self.loc.dtype), self.low), self.high)
 
 
 class CensoredNormal(Limited):
@@ -102,8 +110,7 @@ class CensoredNormal(Limited):
     def mean(self) -> Tensor:
         """Of what is seen."""
         low, high = self.standardized()
-        near, far, _ = _to_the_left(low, high)
-        within = self.loc.double() * _log_difference(near, far).exp()
+        within = self.loc.double() * (ndtr(high) - ndtr(low))
         slope = self.scale.double() * (_log_density(low).exp() - _log_density(high).exp())
         ends = _finite(self.low) * ndtr(low) + _finite(self.high) * ndtr(-high)
         return (within + slope + ends).to(self.loc.dtype)
@@ -145,10 +152,22 @@ def _to_the_left(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(flipped, -low, high), torch.where(flipped, -high, low), flipped
 
 
-def _log_difference(near: Tensor, far: Tensor) -> Tensor:
-    """The log probability of the interval from far to near."""
-    log_near, log_far = log_ndtr(near), log_ndtr(far)
-    return log_near + torch.log(-torch.expm1(log_far - log_near))
+def _from_peak(near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a standard normal from far to near has its peak, and its mass in units of the density
+    there.
+    """
+    peak = near.clamp(max=0)
+    in_tail = ROOT_HALF_PI * erfcx(-peak * ROOT_HALF)
+    whole = torch.where(near < 0, in_tail, 2 * ROOT_HALF_PI * ndtr(near))
+    beyond = ROOT_HALF_PI * erfcx(-_finite(far) * ROOT_HALF) * _relative(far, peak)
+    return peak, whole - beyond
+
+
+def _relative(x: Tensor, peak: Tensor) -> Tensor:
+    """The density at x in units of that at the peak."""
+    near = torch.where(x.isinf(), peak - 1, x)  # no infinite gradient, not even of what is not used
+    density = (0.5 * (peak - near) * (peak + near)).exp()
+    return torch.where(x.isinf(), 0.0, density)
 
 
 def _inverse_log_ndtr(target: Tensor) -> Tensor:
