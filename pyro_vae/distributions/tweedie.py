@@ -84,12 +84,12 @@ class Tweedie(Elements):
         The terms are nearly those of a normal in n. Where they are many the sum is over every h-th,
         times h: of a smooth function the two are equal, and n need not be whole.
         """
-        n, step = self._numbers(x, concentration.detach())
+        with torch.no_grad():
+            n, step = self._numbers(x, concentration)
         terms = n * log_ratio.unsqueeze(-1) - torch.lgamma(n + 1)
         terms = terms - torch.lgamma(n * concentration.unsqueeze(-1))
         return terms.logsumexp(-1) + step.log()
 
-    @torch.no_grad()
     def _numbers(self, x: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
         """The n that count, of shape ``(*, TERMS)``, and how far apart they are."""
         left = 2 - self.power.double()
