@@ -9,6 +9,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from scipy import integrate, stats
 
 import pyro_vae as pv
 from pyro_vae.criticism.models import compare_models
@@ -111,6 +112,21 @@ def test_half_a_turn_is_an_angle(turn):
     for dtype in (torch.float32, torch.float64):
         vae = vae_of("von_mises", ANGLES[:, :1]).to(dtype)
         assert np.isfinite(pv.fit(vae, x, epochs=1, progress=False).loss).all()
+
+
+@pytest.mark.parametrize("ends", [(0.1, 0.3), (0.7, 123.456)])
+def test_limits_rounded_to_single_precision_are_still_those_of_the_data(ends):
+    """A model that was built in single precision and then scores data in double."""
+    x = np.array([ends, ends]).T
+    torch.set_default_dtype(torch.float32)
+    limits = {"low": ends[0], "high": ends[1]}
+    vae = vae_of({"name": "censored_normal", "loc": 0.2, "scale": 1.0, **limits}, x).double()
+    torch.set_default_dtype(torch.float64)
+    found = vae.likelihood().log_prob(torch.as_tensor(x))
+    low, high = ends
+    expected = 2 * np.array([stats.norm(0.2).logcdf(low), stats.norm(0.2).logsf(high)])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.isfinite(pv.log_evidence(vae, x, num_samples=5).log_evidence).all()
 
 
 @pytest.mark.parametrize("name", ["truncated_normal", "censored_normal"])
@@ -279,3 +295,38 @@ def test_atoms_of_each_element(shape, batch):
     each = [f"density beside probabilities at {number}" for number in range(low.numel())]
     named = [f"{kind} of column {number}" for number, kind in enumerate(each)]
     assert found == (", ".join(named) if len(each) > 1 else each[0])
+
+
+# ----- truth
+
+
+def test_log_evidence_of_a_tobit_factor_model_equals_quadrature():
+    """One latent, two columns between limits, some cells at them and one missing."""
+    weight, bias, sd = np.array([1.5, -1.0]), np.array([0.3, 0.8]), 0.6
+    head = pv.CensoredNormal((2,), scale=sd, low=0.0, high=[math.inf, 2.0])
+    decoder = torch.nn.Linear(1, 2)
+    decoder.weight.data = torch.tensor(weight)[:, None]
+    decoder.bias.data = torch.tensor(bias)
+    guide = pv.Amortised(pv.MLP(2, 2, hidden=[4]), pv.Normal((1,)))
+    vae = pv.VAE(pv.Normal((1,), loc=0.0, scale=1.0), pv.Amortised(decoder, head), guide)
+    x = np.array([[0.0, 2.0], [0.0, 0.0], [2.2, 0.4], [1.0, 2.0], [0.0, np.nan]])
+
+    def joint(z, row):
+        terms = stats.norm.logpdf(z)
+        for value, loc, high in zip(row, weight * z + bias, (math.inf, 2.0), strict=True):
+            normal = stats.norm(loc, sd)
+            if value == 0.0:
+                terms += normal.logcdf(0.0)
+            elif value == high:
+                terms += normal.logsf(high)
+            elif not math.isnan(value):
+                terms += normal.logpdf(value)
+        return np.exp(terms)
+
+    exact = [np.log(integrate.quad(joint, -12, 12, args=(row,), limit=200)[0]) for row in x]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = pv.log_evidence(vae, x, num_samples=20_000, seed=0)
+    error = np.abs(found.log_evidence.values - exact)
+    assert (error < 5 * found.se.values + 1e-6).all()
+    assert (error < 0.05).all()

@@ -78,9 +78,10 @@ class Tweedie(Parametric, name="tweedie"):
     .. math::
 
         \mathrm{E}\,x = \mu = [h_1]_+, \quad \mathrm{Var}\,x = \phi\,\mu^p, \quad \phi = [h_2]_+,
-        \quad \Pr(x = 0) = \exp\Big(-\frac{\mu^{2 - p}}{\phi\,(2 - p)}\Big)
+        \quad \Pr(x = 0) = e^{-\lambda}, \quad \lambda = \mu^{2 - p} / \big(\phi\,(2 - p)\big)
 
-    The power p lies between 1.01 and 1.99. It is usually fixed or ``power="shared"``.
+    The power p lies between 1.01 and 1.99. It is usually fixed or ``power="shared"``. The density
+    of each number is a sum of 80 terms, so it costs as much as many of another family.
 
     References:
         | Series evaluation of Tweedie exponential dispersion model densities (Dunn & Smyth, 2005)

@@ -141,7 +141,7 @@ class HurdlePoisson(Parametric, name="hurdle_poisson"):
     .. math::
 
         p(0 \mid h) = \pi, \quad
-        p(x \mid h) = (1 - \pi)\, \frac{\mathrm{Poisson}(x;\, \lambda)}{1 - e^{-\lambda}}
+        p(x \mid h) = (1 - \pi)\, \mathrm{Poisson}(x;\, \lambda) / (1 - e^{-\lambda})
         \quad (x > 0), \quad \lambda = [h_1]_+,\ \pi = \sigma(h_2 - 2)
 
     Example:
@@ -161,7 +161,7 @@ class HurdleNegativeBinomial(Parametric, name="hurdle_negative_binomial"):
     .. math::
 
         p(0 \mid h) = \pi, \quad
-        p(x \mid h) = (1 - \pi)\, \frac{\mathrm{NB}(x;\, r, h_2)}{1 - \mathrm{NB}(0;\, r, h_2)}
+        p(x \mid h) = (1 - \pi)\, \mathrm{NB}(x;\, r, h_2) / (1 - \mathrm{NB}(0;\, r, h_2))
         \quad (x > 0), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
 
     Example:

@@ -45,11 +45,11 @@ class CensoredNormal(Parametric, name="censored_normal"):
 
     .. math::
 
-        \Pr(x = \mathrm{low} \mid h) = \Phi\Big(\frac{\mathrm{low} - h_1}{[h_2]_+}\Big), \quad
-        \Pr(x = \mathrm{high} \mid h) = \Phi\Big(\frac{h_1 - \mathrm{high}}{[h_2]_+}\Big)
+        \Pr(x = \mathrm{low} \mid h) = \Phi\big((\mathrm{low} - h_1) / s\big), \quad
+        \Pr(x = \mathrm{high} \mid h) = \Phi\big((h_1 - \mathrm{high}) / s\big), \quad s = [h_2]_+
 
-    Between the limits the density is that of a normal. They are ``low`` and ``high``, one for all
-    elements or one for each, and may be infinite; by name alone they are 0 and infinity.
+    Between the limits the density is that of a normal. The limits are ``low`` and ``high``, one for
+    all elements or one for each. They may be infinite; by name alone they are 0 and infinity.
 
     See also:
         :class:`TruncatedNormal` for data of which those beyond the limits were left out.

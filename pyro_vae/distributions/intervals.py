@@ -13,11 +13,27 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 from torch.distributions.transforms import identity_transform
 
-HALF_TURN = 3.1415928  # pi as single precision rounds it lies inside
+ROUNDING = torch.finfo(torch.float32).eps  # of an end, or of a value that was to be that end
 
 
 class Between(constraints.interval):
-    """Numbers between two ends, each of which may be infinite."""
+    """Numbers between two ends, each of which may be infinite.
+
+    An end and a value there may have been rounded to single precision, the one without the other.
+    """
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether a value lies inside, up to this rounding."""
+        low, high = self.ends
+        below = value < low - ROUNDING * low.abs()
+        above = value > high + ROUNDING * high.abs()
+        return ~(below | above | value.isnan())
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Both ends as tensors."""
+        low, high = map(torch.as_tensor, (self.lower_bound, self.upper_bound))
+        return low, high
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.lower_bound}, {self.upper_bound})"
@@ -27,7 +43,7 @@ class Circle(Between):
     """Angles in radians, of one turn."""
 
     def __init__(self) -> None:
-        super().__init__(-HALF_TURN, HALF_TURN)
+        super().__init__(-math.pi, math.pi)
 
 
 class WithAtoms(Between):
@@ -42,11 +58,10 @@ class WithAtoms(Between):
         ends = torch.stack([_of_event(end, event_shape) for end in self.ends], -1)
         return [tuple(filter(math.isfinite, of_one)) for of_one in ends.tolist()]
 
-    @property
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """Both ends as tensors."""
-        low, high = map(torch.as_tensor, (self.lower_bound, self.upper_bound))
-        return low, high
+    def at_ends(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether a value is the lower end, and whether it is the upper one."""
+        low, high = self.ends
+        return value <= low + ROUNDING * low.abs(), value >= high - ROUNDING * high.abs()
 
 
 circle = Circle()
@@ -62,7 +77,7 @@ def _of_event(end: Tensor, event_shape: torch.Size) -> Tensor:
 
 @biject_to.register(Between)
 def _to_between(support: Any) -> Transform:
-    low, high = map(torch.as_tensor, (support.lower_bound, support.upper_bound))
+    low, high = support.ends
     if bool(low.isinf().all() and high.isinf().all()):
         return identity_transform
     if bool(high.isinf().all() and low.isfinite().all()):

@@ -129,7 +129,7 @@ class CensoredNormal(Limited):
             self._validate_sample(value)
         x = (value - self.loc) / self.scale
         between = _log_density(x) - self.scale.log()
-        below, above = value <= self.low, value >= self.high
+        below, above = WithAtoms(self.low, self.high).at_ends(value)
         beyond = log_ndtr(torch.where(above, -x, x))
         return torch.where(below | above, beyond, between)
 
