@@ -12,6 +12,7 @@ from scipy import integrate, special, stats
 
 import pyro_vae as pv
 from pyro_vae import distributions as dists
+from pyro_vae.distributions.supports import bijection_to
 
 INF = math.inf
 P_VALUE = 1e-4
@@ -270,6 +271,20 @@ def test_without_limits_both_are_the_normal():
     for name in ("truncated_normal", "censored_normal"):
         actual = log_prob(name, x, loc=0.3, scale=1.5, low=-INF, high=INF)
         close(actual, stats.norm(0.3, 1.5).logpdf(x))
+
+
+@pytest.mark.parametrize(("low", "high"), [*LIMITS, (-np.pi, np.pi)])
+def test_latents_between_limits_have_their_mass_in_unconstrained_space(low, high):
+    """There the density of a prior is that of the latent times the slope of the map."""
+    given = {"loc": 0.4, "scale": 1.0, "low": low, "high": high}
+    prior = built("truncated_normal", **given)
+    if high == np.pi:
+        prior = built("von_mises", loc=0.4, concentration=2.0)
+    bijection = bijection_to(prior.support)
+    u = torch.linspace(-30.0, 30.0, 20_001)
+    z = bijection(u)
+    density = prior.log_prob(z) + bijection.log_abs_det_jacobian(u, z)
+    close(integrate.simpson(density.exp().numpy(), x=u.numpy()), 1.0)
 
 
 # ----- shares
