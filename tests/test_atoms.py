@@ -349,7 +349,7 @@ def test_draws_of_von_mises(loc, kappa):
 
 EXTREME = {  # points, and parameters that a network may give
     "zero_inflated_gamma": ([0.0, 1e-300, 1e-8, 1e8], [1e-6, 1e3], [1e-6, 1e3], [-500.0, 500.0]),
-    "zero_inflated_log_normal": ([0.0, 1e-300, 1e8], [-50.0, 50.0], [1e-3, 50.0], [-500.0, 500.0]),
+    "zero_inflated_log_normal": ([0.0, 1e-300, 1e8], [-30.0, 30.0], [1e-3, 9.0], [-500.0, 500.0]),
     "hurdle_poisson": ([0.0, 1.0, 1e4], [1e-6, 1e5], [-500.0, 500.0]),
     "hurdle_negative_binomial": ([0.0, 1.0, 1e4], [1e-6, 1e5], [-300.0, 30.0], [-500.0, 500.0]),
     "tweedie": ([0.0, 1e-300, 1.0, 1e8], [1e-6, 1e5], [1e-6, 1e5], [1.01, 1.99]),
@@ -383,6 +383,19 @@ def test_an_ordered_beta_is_finite_for_any_predictor(dtype):
     assert found.isfinite().all()
     for gradient in torch.autograd.grad(found.sum(), (predictor, concentration, cuts)):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", EXTREME)
+def test_extremes_have_draws_that_have_a_density(name, dtype):
+    grid = torch.cartesian_prod(*(torch.tensor(v, dtype=dtype) for v in EXTREME[name][1:]))
+    columns = dict(zip(pv.Conditional.registry[name].params, grid.unbind(-1), strict=True))
+    found = pv.Conditional.registry[name].family(**columns)
+    x = found.sample((200,))
+    assert x.dtype == dtype
+    assert found.support.check(x).all()
+    assert (found.log_prob(x) > -torch.inf).all()
+    assert found.mean.isfinite().all()
 
 
 NAMES = [*EXTREME, "ordered_beta"]

@@ -98,6 +98,8 @@ def test_missing_cells_and_reconstructions(name):
             "needs angles in radians from -pi to pi; got",
         ),
         ("hurdle_poisson", RAIN, "needs whole numbers from 0; got"),
+        ("gamma", RAIN, "or a family with probability there ('zero_inflated_gamma', 'tweedie', "),
+        ("beta", SHARES, "or a family with probability there ('zero_inflated_gamma', 'tweedie', "),
     ],
 )
 def test_the_door_names_what_the_data_need(likelihood, x, message):

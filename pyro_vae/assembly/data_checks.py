@@ -22,7 +22,10 @@ from .base import UNCONDITIONAL, Assembly
 PRECISIONS = (torch.float32, torch.float64)
 EPS = torch.finfo(torch.float32).eps
 MERGED = 1e-3  # of the range of a cell, that rounding may move it by
-EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
+EDGE = (
+    "values at the very edge of the support need a small shift inwards, or a family with "
+    "probability there ('zero_inflated_gamma', 'tweedie', 'ordered_beta'), huge ones rescaling"
+)
 # Kind of support, what it needs, what to do with data outside.
 ADVICE: list[tuple[Any, str, str]] = [
     (

@@ -148,15 +148,24 @@ class PositiveCounts(Elements):
         return self.log_hazard + torch.log(-torch.expm1(-hazard) / hazard)
 
     @property
+    def log_base_mean(self) -> Tensor:
+        """The log of the mean, zeros included."""
+        raise NotImplementedError
+
+    @property
+    def fano_factor(self) -> Tensor:
+        """The variance by the mean, zeros included."""
+        raise NotImplementedError
+
+    @property
     def mean(self) -> Tensor:
-        """Without zeros."""
-        return self.base.mean / self.log_some.exp()
+        """Without zeros; 1 where the mean with them is 0."""
+        return (self.log_base_mean - self.log_some).exp()
 
     @property
     def variance(self) -> Tensor:
         """Without zeros."""
-        base = self.base
-        square = (base.variance + base.mean.square()) / self.log_some.exp()
+        square = self.mean * (self.fano_factor + self.log_base_mean.exp())
         return square - self.mean.square()
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -186,6 +195,16 @@ class PositivePoisson(PositiveCounts):
         """That of its rate."""
         return self.rate.log()
 
+    @property
+    def log_base_mean(self) -> Tensor:
+        """That of its rate."""
+        return self.rate.log()
+
+    @property
+    def fano_factor(self) -> Tensor:
+        """One."""
+        return torch.ones_like(self.rate)
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Counts of shape ``sample_shape + batch_shape``."""
         with torch.no_grad():
@@ -212,14 +231,25 @@ class PositiveNegativeBinomial(PositiveCounts):
         near = softplus(torch.where(far, 0.0, self.logits)).log()
         return self.total_count.log() + torch.where(far, self.logits, near)
 
+    @property
+    def log_base_mean(self) -> Tensor:
+        """That of r exp(logits)."""
+        return self.total_count.log() + self.logits
+
+    @property
+    def fano_factor(self) -> Tensor:
+        """One more than exp(logits)."""
+        return 1 + self.logits.exp()
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Counts of shape ``sample_shape + batch_shape``.
 
         The gamma has the rate b = exp(-logits). With no event up to the time t it has the rate b +
-        t, and the first event there adds one to its concentration.
+        t, and the first event there adds one to its concentration. Below all is in units of b,
+        which may be infinite.
         """
         with torch.no_grad():
-            rate = torch.exp(-self.logits)
-            first = rate * torch.expm1(self.passed(sample_shape) / self.total_count)
-            gamma = dist.Gamma(self.total_count + 1, rate + first, validate_args=False).sample()
-            return 1 + torch.poisson(gamma * (1 - first).clamp(min=0))
+            first = torch.expm1(self.passed(sample_shape) / self.total_count)
+            left = (self.logits.exp() - first).clamp(min=0)
+            gamma = torch._standard_gamma((self.total_count + 1).expand_as(first))
+            return 1 + torch.poisson(gamma * left / (1 + first))
