@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import data as data
 from .assembly.condition import Condition as Condition
+from .conditionals.atoms import *
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
 from .conditionals.classes import *
@@ -13,6 +14,7 @@ from .conditionals.convolutions import *
 from .conditionals.counts import *
 from .conditionals.flows import *
 from .conditionals.hierarchy import Hierarchy as Hierarchy
+from .conditionals.limits import *
 from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric

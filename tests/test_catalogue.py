@@ -15,6 +15,7 @@ import pyro_vae as pv
 pytestmark = pytest.mark.usefixtures("device")
 RNG = np.random.default_rng(0)
 REAL, POSITIVE = RNG.normal(size=(20, 4)), RNG.gamma(2.0, 1.0, (20, 4))
+AMOUNTS = np.where(REAL < 0, 0.0, POSITIVE)
 UNIT, COUNTS = RNG.beta(2, 2, (20, 4)), RNG.poisson(4.0, (20, 4))
 SHARES, LEVELS = RNG.dirichlet(np.ones(4), 20), RNG.integers(0, 3, (20, 4))
 DIRECTIONS = REAL / np.linalg.norm(REAL, axis=1, keepdims=True)
@@ -24,6 +25,7 @@ LIKELIHOODS = {
     "beta_binomial": COUNTS,
     "binomial": COUNTS,
     "categorical": LEVELS,
+    "censored_normal": np.maximum(REAL, 0.0),
     "continuous_bernoulli": UNIT,
     "dirichlet": SHARES,
     "discretized_logistic": LEVELS,
@@ -31,6 +33,8 @@ LIKELIHOODS = {
     "gamma": POSITIVE,
     "half_cauchy": POSITIVE,
     "half_normal": POSITIVE,
+    "hurdle_negative_binomial": COUNTS,
+    "hurdle_poisson": COUNTS,
     "laplace": REAL,
     "log_normal": POSITIVE,
     "logistic": REAL,
@@ -41,10 +45,16 @@ LIKELIHOODS = {
     "negative_binomial": COUNTS,
     "normal": REAL,
     "one_hot": np.eye(4)[LEVELS[:, 0]],
+    "ordered_beta": np.clip(1.5 * UNIT - 0.25, 0.0, 1.0),
     "ordinal": LEVELS,
     "poisson": COUNTS,
     "student_t": REAL,
+    "truncated_normal": POSITIVE,
+    "tweedie": AMOUNTS,
+    "von_mises": np.arctan2(REAL, REAL[::-1]),
     "von_mises_fisher": DIRECTIONS,
+    "zero_inflated_gamma": AMOUNTS,
+    "zero_inflated_log_normal": AMOUNTS,
     "zero_inflated_negative_binomial": COUNTS,
     "zero_inflated_poisson": COUNTS,
 }
@@ -54,7 +64,8 @@ PRIORS = {
         "normal", "gamma", "beta", "dirichlet", "exponential", "half_cauchy", "half_normal",
         "laplace", "log_normal", "logistic", "logistic_normal", "low_rank_normal", "uniform",
         "multivariate_normal", "student_t", "von_mises_fisher", "uniform_sphere", "one_hot",
-        "mixture", "vamp", "spline_flow", "horseshoe_like", "coupling_flow",
+        "mixture", "vamp", "spline_flow", "horseshoe_like", "coupling_flow", "truncated_normal",
+        "von_mises",
     )
 }  # fmt: skip
 GUIDES = (
@@ -75,6 +86,7 @@ NOT_RECORDED = {  # for a factor or a category is waited, and Pyro's splines pic
     **{f"{flow}_flow {role}": CAPTURING for flow in ("spline", "coupling") for role in ROLES},
     **{f"low_rank_normal {role}": CAPTURING for role in (*ROLES, "likelihood")},
     "mixture guide": CAPTURING,
+    "truncated_normal prior": CAPTURING,  # its ends say which map it has
 }
 ON_A_GPU = "as a CUDA graph: loss, gradients, update"
 

@@ -17,9 +17,10 @@ from torch.distributions import biject_to
 
 import pyro_vae as pv
 from pyro_vae.conditionals.parametric import Parametric
+from pyro_vae.distributions.intervals import WithAtoms
 from pyro_vae.distributions.links import link
 from pyro_vae.distributions.sphere import Sphere
-from pyro_vae.distributions.supports import innermost, is_real
+from pyro_vae.distributions.supports import base_of, innermost, is_real
 
 pytestmark = pytest.mark.usefixtures("device")
 FAILURE_RATE = 2e-5  # of one goodness-of-fit test
@@ -152,6 +153,8 @@ def goodness_of_fit(distribution, x):
         firsts = torch.stack([probs[(x == value).all(-1)][0] for value in values])
         common = firsts * len(x) > 10  # Pearson's test needs expected counts that are not tiny
         return gof.multinomial_goodness_of_fit(firsts[common], counts[common], total_count=len(x))
+    if isinstance(cell.support, WithAtoms):
+        return fit_beside_atoms(cell.support.atoms(x.shape[1:])[0], x, probs)
     if isinstance(cell.support, Sphere):  # Archimedes: height and azimuth keep areas
         x = torch.stack([x[:, 2], torch.atan2(x[:, 1], x[:, 0])], -1)
     if cell.support is constraints.simplex:  # a density over all coordinates but the last
@@ -160,6 +163,20 @@ def goodness_of_fit(distribution, x):
         gof.density_goodness_of_fit(x[:, 0], probs)
         if x.shape[1] == 1
         else gof.auto_goodness_of_fit(x, probs)
+    )
+
+
+def fit_beside_atoms(atoms, x, probs):
+    """Pearson's test of how often each atom is drawn; between them that of the density."""
+    drawn = [(x == atom)[:, 0] for atom in atoms]
+    between = ~torch.stack(drawn).any(0)
+    of_atoms = torch.stack([probs[where][0] for where in drawn])
+    rest = 1 - of_atoms.sum()
+    counts = torch.stack([where.sum() for where in (*drawn, between)])
+    shares = torch.cat([of_atoms, rest[None]])
+    return min(
+        gof.multinomial_goodness_of_fit(shares, counts, total_count=len(x)),
+        gof.density_goodness_of_fit(x[between, 0], probs[between] / rest),
     )
 
 
@@ -288,7 +305,9 @@ def support_of(name):
 
 
 def is_prior(name):
-    return stands_alone(name) and not support_of(name).is_discrete
+    support = support_of(name)
+    atoms = isinstance(base_of(support), WithAtoms)
+    return stands_alone(name) and not support.is_discrete and not atoms
 
 
 def is_guide(name):

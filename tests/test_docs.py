@@ -171,6 +171,8 @@ def test_the_readme_lists_what_has_a_name():
     ("kind", "module"),
     [
         ("numbers", "continuous"),
+        ("numbers with limits", "limits"),
+        ("amounts and shares with zeros", "atoms"),
         ("classes", "classes"),
         ("counts", "counts"),
         ("whole vectors", "vectors"),

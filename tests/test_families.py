@@ -56,6 +56,16 @@ QUANTILE_FAMILIES = {
         {"low": st.floats(-20, 0), "high": st.floats(0.1, 20)},
         lambda low, high: stats.uniform(low, high - low),
     ),
+    "truncated_normal": (
+        {"loc": real, "scale": positive, "low": st.floats(-20, 0), "high": st.floats(0.1, 20)},
+        lambda loc, scale, low, high: stats.truncnorm(
+            (low - loc) / scale, (high - loc) / scale, loc=loc, scale=scale
+        ),
+    ),
+    "von_mises": (
+        {"loc": st.just(0.0), "concentration": positive},
+        lambda loc, concentration: stats.vonmises(concentration, loc),
+    ),
     "bernoulli": ({"logits": logit}, lambda logits: stats.bernoulli(special.expit(logits))),
     "binomial": (
         {"total_count": st.integers(1, 50), "logits": logit},
@@ -410,6 +420,15 @@ def test_every_family_is_compared():
         "logistic_normal",
         "von_mises_fisher",
         "uniform_sphere",
+    }
+    apart |= {  # in test_atoms
+        "zero_inflated_gamma",
+        "zero_inflated_log_normal",
+        "hurdle_poisson",
+        "hurdle_negative_binomial",
+        "tweedie",
+        "censored_normal",
+        "ordered_beta",
     }
     assert set(QUANTILE_FAMILIES) | apart == {
         n for n, c in pv.Conditional.registry.items() if issubclass(c, pv.Parametric)

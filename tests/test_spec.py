@@ -53,7 +53,14 @@ CANNOT = {  # roles that a name cannot play, and what the message says
     ("guide", "vamp"): "vamp reads the guide",
     ("prior", "planar_flow"): "knows the density of its own draws only",
     ("likelihood", "planar_flow"): "knows the density of its own draws only",
-}
+    **{
+        ("prior", name): "which has no map to it"
+        for name in (
+            "zero_inflated_gamma", "zero_inflated_log_normal", "tweedie", "censored_normal",
+            "ordered_beta",
+        )
+    },
+}  # fmt: skip
 
 
 def spec_for(role, name):

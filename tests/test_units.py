@@ -17,7 +17,10 @@ from tests.setting import setting
 TABLES = ["iris", "wine", "diabetes", "breast_cancer"]
 REAL = ["normal", "laplace", "student_t", "logistic", "multivariate_normal", "low_rank_normal"]
 FLOWS = ["autoregressive_flow", "spline_flow", "coupling_flow"]
-POSITIVE = ["log_normal", "gamma", "exponential", "half_normal", "half_cauchy"]
+POSITIVE = [
+    "log_normal", "gamma", "exponential", "half_normal", "half_cauchy", "truncated_normal",
+    "censored_normal", "tweedie", "zero_inflated_gamma", "zero_inflated_log_normal",
+]  # fmt: skip
 MIXTURES = [
     {"name": "mixture", "components": 2},
     {"name": "mixture", "components": 2, "each": "element"},

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.arrays import with_c
 from ..data.refusals import refuse
 from ..data.rows import DataError, Rows
+from ..distributions.intervals import Circle, WithAtoms
 from ..distributions.supports import base_of, innermost, inside
 from ..guards import mode, seeded
 from .base import UNCONDITIONAL, Assembly
@@ -21,7 +22,10 @@ from .base import UNCONDITIONAL, Assembly
 PRECISIONS = (torch.float32, torch.float64)
 EPS = torch.finfo(torch.float32).eps
 MERGED = 1e-3  # of the range of a cell, that rounding may move it by
-EDGE = "values at the very edge of the support need a small shift inwards, huge ones rescaling"
+EDGE = (
+    "values at the very edge of the support need a small shift inwards, or a family with "
+    "probability there ('zero_inflated_gamma', 'tweedie', 'ordered_beta'), huge ones rescaling"
+)
 # Kind of support, what it needs, what to do with data outside.
 ADVICE: list[tuple[Any, str, str]] = [
     (
@@ -39,6 +43,16 @@ ADVICE: list[tuple[Any, str, str]] = [
         constraints.integer_interval,
         "whole numbers from {low:g} to {high:g}",
         "round, or build it with a larger total_count or categories",
+    ),
+    (
+        WithAtoms,
+        "numbers from {low:g} to {high:g}, ends included",
+        "rescale the data, or where the family has limits move low and high",
+    ),
+    (
+        Circle,
+        "angles in radians from -pi to pi",
+        "numpy.angle(numpy.exp(1j * x)) wraps them, after numpy.deg2rad(x) of degrees",
     ),
     (constraints.interval, "numbers from {low:g} to {high:g}", "rescale the data"),
     (

@@ -125,12 +125,36 @@ class HorseshoeLike(Parametric, name="horseshoe_like"):
     units = Units(geometric_mean, {"scale": scaled})
 
 
+class VonMises(Parametric, name="von_mises"):
+    r"""Angles in radians, from :math:`-\pi` to :math:`\pi`: times of day, directions of wind.
+
+    .. math:: p(x \mid h) = \exp\big(\kappa \cos(x - h_1)\big) / 2 \pi I_0(\kappa), \quad
+        \kappa = [h_2]_+
+
+    Its mean is a direction; the average of such means over latents is that of plain numbers. Draws
+    have no gradient.
+
+    See also:
+        :class:`VonMisesFisher` for unit vectors, which is also the prior for directions.
+
+    Example:
+        >>> VonMises((3,)).num_params
+        6
+    """
+
+    family, params = dists.VonMises, ("loc", "concentration")
+    standard = {"loc": 0.0, "concentration": 1.0}
+
+
 class LogNormal(Parametric, name="log_normal"):
     r"""Positive numbers over several orders of magnitude.
 
     .. math:: \log x \sim \mathcal{N}(h_1,\, [h_2]_+^2)
 
-    Zeros have no density. Data with zeros need a count family or an offset.
+    Zeros have no density.
+
+    See also:
+        :class:`ZeroInflatedLogNormal` for data with zeros.
 
     Example:
         >>> LogNormal((3,)).num_params
@@ -148,6 +172,9 @@ class Gamma(Parametric, name="gamma"):
     .. math:: p(x \mid h) \propto x^{a - 1} e^{-b x}, \quad a = [h_1]_+,\ b = [h_2]_+
 
     The density of an exact zero is 0 or infinity, so zeros are refused as data.
+
+    See also:
+        :class:`ZeroInflatedGamma` and :class:`Tweedie` for data with zeros.
 
     Example:
         >>> Gamma((3,), concentration=2.0).num_params
@@ -210,7 +237,8 @@ class Beta(Parametric, name="beta"):
     .. math:: p(x \mid h) \propto x^{a - 1} (1 - x)^{b - 1}, \quad a = [h_1]_+,\ b = [h_2]_+
 
     See also:
-        :class:`ContinuousBernoulli` for grey values that include 0 and 1.
+        :class:`OrderedBeta` for proportions of which some are 0 or 1; :class:`ContinuousBernoulli`
+        for grey values that include them.
 
     Example:
         >>> Beta((3,)).num_params

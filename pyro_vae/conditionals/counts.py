@@ -17,7 +17,7 @@ from .. import distributions as dists
 from ..data.rows import Rows
 from .base import Conditional
 from .parametric import Parametric
-from .units import Units, mean, scaled, shifted
+from .units import Units, mean, mean_above_zero, scaled, shifted
 
 
 class Binomial(Parametric, name="binomial"):
@@ -132,6 +132,47 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
     params = ("total_count", "logits", "gate_logits")
     standard = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
     units = Units(mean, {"logits": shifted})
+    are_counts = True
+
+
+class HurdlePoisson(Parametric, name="hurdle_poisson"):
+    r"""Counts with more or fewer zeros than a Poisson has.
+
+    .. math::
+
+        p(0 \mid h) = \pi, \quad
+        p(x \mid h) = (1 - \pi)\, \mathrm{Poisson}(x;\, \lambda) / (1 - e^{-\lambda})
+        \quad (x > 0), \quad \lambda = [h_1]_+,\ \pi = \sigma(h_2 - 2)
+
+    Example:
+        >>> HurdlePoisson((3,)).num_params
+        6
+    """
+
+    family, params = dists.HurdlePoisson, ("rate", "gate_logits")
+    standard = {"rate": 1.0, "gate_logits": -2.0}
+    units = Units(mean_above_zero, {"rate": scaled})
+    are_counts = True
+
+
+class HurdleNegativeBinomial(Parametric, name="hurdle_negative_binomial"):
+    r"""Counts with more or fewer zeros than a negative binomial has.
+
+    .. math::
+
+        p(0 \mid h) = \pi, \quad
+        p(x \mid h) = (1 - \pi)\, \mathrm{NB}(x;\, r, h_2) / (1 - \mathrm{NB}(0;\, r, h_2))
+        \quad (x > 0), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
+
+    Example:
+        >>> HurdleNegativeBinomial((3,), total_count="learned").num_params
+        6
+    """
+
+    family = dists.HurdleNegativeBinomial
+    params = ("total_count", "logits", "gate_logits")
+    standard = {"total_count": 1.0, "logits": 0.0, "gate_logits": -2.0}
+    units = Units(mean_above_zero, {"logits": shifted})
     are_counts = True
 
 

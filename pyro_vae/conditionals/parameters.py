@@ -40,14 +40,19 @@ def fixed(family: Parametric, name: str, value: float | Sequence[float] | Tensor
     return tensor
 
 
-def check_jointly(family: Parametric, values: dict[str, Tensor]) -> None:
-    """Fixed values can be valid singly but not jointly, e.g. low > high.
+def check_jointly(family: Parametric, values: dict[str, Tensor | None]) -> None:
+    """Fixed values can be valid singly but not jointly, e.g. low > high. The others, None, are at
+    their standard values.
 
     Raises:
         ValueError: They are not.
     """
+    whole = {
+        name: family.filled(name, family.standard[name]) if value is None else value
+        for name, value in values.items()
+    }
     try:
-        family.family(**values, validate_args=True)
+        family.family(**whole, validate_args=True)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{family.title} got values that do not fit together: {reason}") from None

@@ -97,8 +97,8 @@ class Parametric(Conditional):
         self.learned_names = [name for name in self.params if name in self._parameters]
         self.sizes = [shape.numel() for shape in self.read.values()]
         self.num_params = sum(self.sizes)
-        if self.params and self.fixed_names == list(self.params):
-            check_jointly(self, {name: getattr(self, name) for name in self.params})
+        if self.fixed_names:
+            check_jointly(self, {name: self._buffers.get(name) for name in self.params})
 
     def distribution(self, read: Tensor | None) -> TorchDistribution:
         return self._built(self._values(read))

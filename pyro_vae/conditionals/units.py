@@ -69,6 +69,11 @@ def mean(x: Rows) -> dict[str, Any]:
     return _written(None, x.moments()[0])
 
 
+def mean_above_zero(x: Rows) -> dict[str, Any]:
+    """The unit of numbers with zeros that say nothing of the others: the mean of these."""
+    return _written(None, x.mapped(lambda v: torch.where(v == 0, torch.nan, v)).moments()[0])
+
+
 def root_mean_square(x: Rows) -> dict[str, Any]:
     """The unit of numbers that spread about 0."""
     center, sd = x.moments()

@@ -22,7 +22,6 @@ from torch import Tensor
 from ..assembly.base import Assembly
 from ..assembly.missing import masked
 from ..distributions.joint import enumerable
-from ..distributions.supports import innermost
 from ..distributions.univariate import Normal
 from ..guards import mode, own_store, seeded
 from ..vae import VAE
@@ -89,7 +88,7 @@ class Direct(Densities):
     def measure(self) -> str:
         with seeded(0), torch.no_grad():
             z = self.fresh().draw_prior(1)["z"]
-            return measure_of(innermost(self.vae.likelihood_of(z, self.c)))
+            return measure_of(self.vae.likelihood_of(z, self.c))
 
     @property
     def is_discrete(self) -> bool:

@@ -14,8 +14,9 @@ from torch import nn
 from torch.distributions import constraints
 
 from ..data.rows import Rows
+from ..distributions.intervals import WithAtoms
 from ..distributions.sphere import Sphere
-from ..distributions.supports import base_of
+from ..distributions.supports import base_of, innermost
 from ..guards import owner_of
 
 
@@ -41,26 +42,42 @@ def is_probability(measure: str) -> bool:
 
 
 def measure_of(likelihood: Any) -> str:
-    """What a likelihood is with respect to: densities of different kinds have no common scale.
+    """What a likelihood is with respect to: densities of different kinds have no common scale, nor
+    has a density with one beside which single points have a probability.
 
     A multinomial scores data given their total, which it does not predict.
     """
-    given_total = isinstance(likelihood, (dist.Multinomial, dist.DirichletMultinomial))
-    return "probability given the total" if given_total else _measure_on(likelihood.support)
-
-
-def _measure_on(support: Any) -> str:
+    cell = innermost(likelihood)
+    if isinstance(cell, (dist.Multinomial, dist.DirichletMultinomial)):
+        return "probability given the total"
+    support = cell.support
     if hasattr(support, "blocks"):
-        kinds = sorted((col, _measure_on(part)) for cols, part in support.blocks for col in cols)
-        same = {kind for _, kind in kinds}
-        if len(same) == 1:
-            return same.pop()
-        return ", ".join(f"{kind} of column {column}" for column, kind in kinds)
-    if support.is_discrete:
-        return "probability"
-    base = base_of(support)
+        parts = [
+            (columns, _measures_on(part, torch.Size([len(columns)])))
+            for columns, part in support.blocks
+        ]
+        each = sorted(pair for columns, kinds in parts for pair in zip(columns, kinds, strict=True))
+    else:
+        each = list(enumerate(_measures_on(base_of(support), likelihood.event_shape)))
+    kinds = {kind for _, kind in each}
+    if len(kinds) == 1:
+        return kinds.pop()
+    return ", ".join(f"{kind} of column {column}" for column, kind in each)
+
+
+def _measures_on(support: Any, event_shape: torch.Size) -> list[str]:
+    """One for each element of an event."""
+    if isinstance(support, WithAtoms):
+        return [_beside(atoms) for atoms in support.atoms(event_shape)]
     special = {type(constraints.simplex): "density on a simplex", Sphere: "density on a sphere"}
-    return special.get(type(base), "density")
+    kind = "probability" if support.is_discrete else special.get(type(support), "density")
+    return [kind] * event_shape.numel()
+
+
+def _beside(atoms: tuple[float, ...]) -> str:
+    """The measure of a density beside atoms, which only a density beside the same ones shares."""
+    places = " and ".join(f"{atom:g}" for atom in atoms)
+    return f"density beside probabilities at {places}" if atoms else "density"
 
 
 def fingerprint(*functions: Callable, without: str = "nothing") -> str:

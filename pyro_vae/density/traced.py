@@ -278,4 +278,4 @@ def of_data(observed: list[Any]) -> list[Any]:
 
 def measure_of_sites(observed: list[Any]) -> str:
     """What the observed sites are with respect to."""
-    return "; ".join(measure_of(innermost(site["fn"])) for site in of_data(observed))
+    return "; ".join(measure_of(site["fn"]) for site in of_data(observed))

@@ -1,13 +1,21 @@
 """What Pyro lacks: distributions, transforms, links, supports, summaries."""
 
+from .hurdles import HurdleNegativeBinomial as HurdleNegativeBinomial
+from .hurdles import HurdlePoisson as HurdlePoisson
+from .hurdles import ZeroInflatedGamma as ZeroInflatedGamma
+from .hurdles import ZeroInflatedLogNormal as ZeroInflatedLogNormal
 from .joint import Cells as Cells
 from .joint import Chain as Chain
 from .joint import Joint as Joint
+from .limits import CensoredNormal as CensoredNormal
+from .limits import TruncatedNormal as TruncatedNormal
 from .mixture import Mixture as Mixture
 from .multivariate import LogisticNormal as LogisticNormal
 from .multivariate import Multinomial as Multinomial
 from .pushed import Pushed as Pushed
+from .shares import OrderedBeta as OrderedBeta
 from .sphere import VonMisesFisher as VonMisesFisher
+from .tweedie import Tweedie as Tweedie
 from .univariate import Bernoulli as Bernoulli
 from .univariate import Categorical as Categorical
 from .univariate import DiscretizedLogistic as DiscretizedLogistic
@@ -17,4 +25,5 @@ from .univariate import HorseshoeLike as HorseshoeLike
 from .univariate import Normal as Normal
 from .univariate import OrderedLogistic as OrderedLogistic
 from .univariate import StudentT as StudentT
+from .univariate import VonMises as VonMises
 from .univariate import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial

@@ -133,12 +133,21 @@ def inside(support: Any, like: Tensor) -> Tensor:
     if low is None:
         return torch.zeros_like(like)
 
-    low = torch.as_tensor(low).to(like)
+    low = _of_event(low, like)
     if support.is_discrete:
         return low.expand_as(like)
     if high is None:
         return (low + 1).expand_as(like)
-    return ((low + torch.as_tensor(high).to(like)) / 2).expand_as(like)
+    high = _of_event(high, like)
+    low = torch.where(low.isinf(), high.clamp(max=1) - 2, low)
+    high = torch.where(high.isinf(), low + 2, high)
+    return ((low + high) / 2).expand_as(like)
+
+
+def _of_event(bound: Any, like: Tensor) -> Tensor:
+    """A bound of fewer dimensions than draws of several batches have: it is the same in each."""
+    bound = torch.as_tensor(bound).to(like)
+    return bound[(0,) * (bound.dim() - like.dim())]
 
 
 def _inside_blocks(support: Any, like: Tensor) -> Tensor:

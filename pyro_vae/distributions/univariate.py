@@ -13,6 +13,8 @@ from torch.distributions import AbsTransform, Distribution, TransformedDistribut
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+from .intervals import circle
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -115,6 +117,30 @@ class OrderedLogistic(dist.OrderedLogistic):
     """With torch's density, as :class:`Categorical`."""
 
     log_prob = torch.distributions.Categorical.log_prob
+
+
+class VonMises(dist.VonMises):
+    """Over one turn, with a normaliser that is exact for any concentration."""
+
+    support = circle
+
+    @property
+    def mean(self) -> Tensor:
+        """The direction of the mean, within one turn."""
+        return torch.remainder(self.loc + math.pi, 2 * math.pi) - math.pi
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> VonMises:
+        """The same, of a larger batch shape."""
+        shape = torch.Size(batch_shape)
+        return VonMises(self.loc.expand(shape), self.concentration.expand(shape), False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats per element."""
+        if self._validate_args:
+            self._validate_sample(value)
+        below_peak = -2 * torch.sin((value - self.loc) / 2).square()  # cos - 1, without cancelling
+        log_bessel = torch.special.i0e(self.concentration).log()
+        return self.concentration * below_peak - math.log(2 * math.pi) - log_bessel
 
 
 class DiscretizedLogistic(TorchDistribution):
