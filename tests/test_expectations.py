@@ -149,6 +149,25 @@ def test_more_latents_than_wide_distributions_are_drawn_for():
     vae = pv.build(x, latent=101, hidden=[4])
     found = pv.expect(vae, x, lambda z, x: z[..., :2], num_samples=60)
     assert found["mean"].notnull().all()
+    with pytest.raises(ValueError, match="a tolerance needs proposals beside the guide"):
+        pv.expect(vae, x, lambda z, x: z[..., :2], tolerance=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:means of")
+def test_a_function_may_draw():
+    vae = MODEL.vae()
+    before = torch.get_rng_state()
+    f = lambda z, x: vae.decode(z).sample()  # noqa: E731
+    found = pv.expect(vae, X[:5], f, num_samples=200)
+    assert found.equals(pv.expect(vae, X[:5], f, num_samples=200))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("ignore:chains of", "ignore:means of")
+def test_chains_that_say_little_of_f_are_flagged():
+    tree = pv.sample_posterior(MODEL.vae(), X[:4], num_samples=6, warmup=50, progress=False)
+    found = pv.expect(MODEL.vae(), X[:4], lambda z, x: z, posterior=tree)
+    assert (found.flag == "not mixed").all()
 
 
 @pytest.mark.filterwarnings("ignore:means of")

@@ -87,6 +87,31 @@ def test_learned_parameters_start_at_the_standard_value():
     np.testing.assert_allclose(part().base_dist.scale.detach(), np.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("part", "start"),
+    [
+        (pv.Normal((2,), loc="learned", scale=1.0, links={"loc": "exp"}), 1.0),
+        (pv.Poisson((2,), rate="learned", links={"rate": "sigmoid"}), 0.5),
+    ],
+    ids=["loc", "rate"],
+)
+def test_where_the_standard_value_has_no_link_learning_starts_at_zero(part, start):
+    """And not at an infinity that nothing leaves."""
+    np.testing.assert_allclose(part().mean.detach(), start)
+
+
+def test_the_support_is_known_though_a_link_takes_not_all_numbers():
+    part = pv.BetaBinomial((2,), total_count=5, links={"concentration1": "log"})
+    assert part.support.base_constraint.upper_bound.tolist() == [5, 5]
+
+
+def test_the_table_is_copied():
+    links = {"rate": "exp"}
+    part = pv.Poisson((2,), links=links)
+    links.clear()
+    assert part.named_links == {"rate": "exp"} == part.options["links"]
+
+
 def test_spec_file_and_training_carry_it(tmp_path):
     x = np.random.default_rng(0).poisson(3.0, (40, 2))
     likelihood = {"name": "poisson", "links": {"rate": "exp"}}
@@ -163,6 +188,9 @@ def test_a_number_outside_the_domain_is_named():
     message = r"Poisson\(2,\) needs rate in .*; its link 'identity' got -1.5; choose one"
     with pytest.raises(ValueError, match=message):
         part(READ)
+    real = pv.Normal((2,), scale=1.0, links={"loc": "log"})
+    with pytest.raises(ValueError, match=r"needs loc in Real.*; its link 'log' got -1.5"):
+        real(READ)
     with pyro.validation_enabled(False):
         missing = part(torch.tensor([[torch.nan, 1.0]])).mean
     assert missing.isnan().any(), "which is for others to find"

@@ -114,7 +114,7 @@ class Conditional(Declared, abc.ABC):
     @property
     def support(self) -> constraints.Constraint:
         """Where its draws lie."""
-        return support_at_zero(self)
+        return support_at(self)
 
     @property
     def visible_shape(self) -> torch.Size:
@@ -179,14 +179,14 @@ class Conditional(Declared, abc.ABC):
         return "learned=True reads none" if "learned" in self.takes() else "give it one"
 
 
-def support_at_zero(part: Conditional) -> constraints.Constraint:
-    """The support that a conditional has for a context of zeros, or for none."""
+def support_at(part: Conditional, read: Tensor | None = None) -> constraints.Constraint:
+    """The support that a conditional has where it reads this (default: zeros), or nothing."""
     reads = getattr(part, "num_params", 0)
     if not reads:
         return part().support
     tensors = itertools.chain(part.parameters(), part.buffers())
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    return part(like.new_zeros(reads)).support
+    return part(like.new_zeros(reads) if read is None else read.to(like)).support
 
 
 def declared(part: str | dict[str, Any], event_shape: Shape) -> Conditional:

@@ -73,7 +73,24 @@ def checked_links(family: Parametric, links: Any) -> Mapping[str, str]:
         if link not in there:
             takes = f"one of {', '.join(there)}" if there else "its usual link only"
             raise ValueError(f"links: {name} takes {takes}; got {link!r:.60}")
-    return links
+    return dict(links)
+
+
+def bent_locations(family: Parametric) -> set[str]:
+    """The locations with another link than identity: they have no center and no unit."""
+    locations = set() if family.units is None else family.units.locations
+    return {name for name in locations if family.named_links.get(name, "identity") != "identity"}
+
+
+def standard_read(family: Parametric) -> Tensor | None:
+    """What gives the standard values if it is read, of shape ``(num_params,)``."""
+    if not family.read:
+        return None
+    parts = []
+    for name, shape in family.read.items():
+        origin = family.origin(name) if name in family.named_links else torch.zeros(shape)
+        parts.append(origin.flatten())
+    return torch.cat(parts)
 
 
 def check_linked(family: Parametric, name: str, read: Tensor, value: Tensor) -> None:
@@ -83,9 +100,10 @@ def check_linked(family: Parametric, name: str, read: Tensor, value: Tensor) -> 
         ValueError: It does; NaN is left to those who look for it.
     """
     link, domain = family.named_links[name], family.domain(name)
-    if link not in PARTIAL or is_real(domain) or torch.compiler.is_compiling():
+    if link not in PARTIAL or torch.compiler.is_compiling():
         return
-    outside = ~domain.check(value) & ~read.isnan()
+    outside = value.isnan() if is_real(domain) else ~domain.check(value)
+    outside = outside & ~read.isnan()
     if bool(outside.any()):
         raise ValueError(
             f"{family.title} needs {name} in {domain}; its link {link!r} got "

@@ -16,8 +16,8 @@ from torch.distributions import Transform
 
 from ..data.rows import Rows
 from ..distributions.links import NAMED, link
-from .base import Conditional, Shape, as_shape, support_at_zero
-from .parameters import check_jointly, check_linked, checked_links, fixed
+from . import parameters
+from .base import Conditional, Shape, as_shape, support_at
 from .units import InUnits, Units
 
 Value = float | Sequence[float] | Tensor | str | Mapping[str, str]
@@ -43,8 +43,8 @@ class Parametric(Conditional):
     ones stay as they are; positive ones pass through softplus, written :math:`[h]_+`. Zero means
     the standard value, so a context of zeros gives the standard distribution. The context lists the
     parameters one after the other, in the order of ``params``. ``links={"rate": "exp"}`` names
-    another link: the parameter is then that function of what is read, without a standard value.
-    Scales and rates stay in units of the data; a bent location is that function itself.
+    another link: the parameter is then that function of what is read; but scales and rates are in
+    units of the data.
 
     A family with ``units`` takes ``unit``, and mostly ``center``: parameters that are read or
     learned are then those of (x - center) / unit, and the density is that of x (:mod:`.units`).
@@ -76,15 +76,14 @@ class Parametric(Conditional):
         super().__init__()
         self.event_shape = as_shape(event_shape)
         self.read: dict[str, torch.Size] = {}  # what is read from the context, and its shape there
-        self.named_links = checked_links(self, values.pop("links", {}))
         self.links: dict[str, Transform] = {}
+        self.named_links = parameters.checked_links(self, values.pop("links", {}))
         self.origins: dict[str, float] = {}  # those that are one number for all elements
         self.in_units: InUnits | None = None
         if self.units is not None:
             given = {key: values.pop(key) for key in self.units.arguments if key in values}
             self.in_units = InUnits(self.units, self.event_shape, **given) if given else None
-        bent = {name for name, named in self.named_links.items() if named != "identity"}
-        self.own_places = bent & (set() if self.units is None else self.units.locations)
+        self.own_places = parameters.bent_locations(self)
         for unknown in values.keys() - set(self.params):
             raise ValueError(
                 f"{type(self).__name__} has no parameter {unknown}; it has {', '.join(self.params)}"
@@ -98,7 +97,7 @@ class Parametric(Conditional):
         self.sizes = [shape.numel() for shape in self.read.values()]
         self.num_params = sum(self.sizes)
         if self.fixed_names:
-            check_jointly(self, {name: self._buffers.get(name) for name in self.params})
+            parameters.check_jointly(self, {name: self._buffers.get(name) for name in self.params})
 
     def distribution(self, read: Tensor | None) -> TorchDistribution:
         return self._built(self._values(read))
@@ -129,11 +128,11 @@ class Parametric(Conditional):
     @property
     def support(self) -> constraints.Constraint:
         support: Any = self.family.support
-        cls = type(self)
-        declared = cls.forward is Conditional.forward
-        declared = declared and cls.distribution is Parametric.distribution
+        declared = type(self).forward is Conditional.forward
+        declared = declared and type(self).distribution is Parametric.distribution
         if isinstance(support, property) or not declared:
-            return support_at_zero(self)  # by the parameters, or by what the subclass writes
+            # by the parameters, or by what the subclass writes
+            return support_at(self, parameters.standard_read(self))
 
         several = len(self.event_shape) - support.event_dim
         return constraints.independent(support, several) if several else support
@@ -243,7 +242,7 @@ class Parametric(Conditional):
     def _declare_read(self, name: str) -> None:
         """Note the shape and the origin of a parameter that is read, both unconstrained."""
         self.read[name] = self._unconstrained_shape(name)
-        origin = torch.zeros(self.read[name]) if name in self.named_links else self._origin(name)
+        origin = torch.zeros(self.read[name]) if name in self.named_links else self.origin(name)
         first = float(origin.flatten()[0])
         if bool((origin == first).all()):
             self.origins[name] = first
@@ -253,18 +252,19 @@ class Parametric(Conditional):
 
     def _fixed(self, name: str, value: float | Sequence[float] | Tensor) -> Tensor:
         """A fixed parameter, checked."""
-        return fixed(self, name, value)
+        return parameters.fixed(self, name, value)
 
     def _initial(self, name: str, role: str) -> Tensor:
         """A learned parameter starts at its origin."""
-        origin = self._origin(name).to(torch.get_default_dtype())
+        origin = self.origin(name).to(torch.get_default_dtype())
         if role == "shared":
             return origin.flatten()[0].clone()
         return origin.expand(self._unconstrained_shape(name)).clone()
 
-    def _origin(self, name: str) -> Tensor:
-        """The standard value of a parameter, in unconstrained space."""
-        return self.links[name].inv(self.filled(name, self.standard[name]))
+    def origin(self, name: str) -> Tensor:
+        """The standard value of a parameter, in unconstrained space; 0 where its link has none."""
+        origin = self.links[name].inv(self.filled(name, self.standard[name]))
+        return torch.where(origin.isfinite(), origin, 0.0)
 
     def _unconstrained_shape(self, name: str) -> torch.Size:
         return torch.Size(self.links[name].inverse_shape(self.parameter_shape(name)))
@@ -278,7 +278,7 @@ class Parametric(Conditional):
         """A parameter from its unconstrained form, in the units of the data."""
         value = self.links[name](unconstrained)
         if name in self.named_links:
-            check_linked(self, name, unconstrained, value)
+            parameters.check_linked(self, name, unconstrained, value)
         if self.in_units is None or name in self.own_places:
             return value
         return self.in_units(name, value)

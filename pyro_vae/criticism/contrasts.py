@@ -14,6 +14,7 @@ does; with ``delta=0`` it holds only where the groups do not differ at all.
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,7 @@ def _warn_of_flags(found: list[xarray.Dataset], tolerance: float | None) -> None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _over(vae: VAE, f: Callable[..., Any], over: Any) -> Callable[..., Tensor]:
@@ -166,8 +167,10 @@ def _over(vae: VAE, f: Callable[..., Any], over: Any) -> Callable[..., Tensor]:
         raise DataError(f"over needs rows of c: {error}") from None
 
     def averaged(z: Any, x: Tensor, c: Tensor) -> Tensor:
-        each = [torch.as_tensor(f(z, x, row.expand(len(x), *row.shape))) for row in rows]
-        return torch.stack(each).mean(0)
+        total: Any = 0.0
+        for row in rows:
+            total = total + torch.as_tensor(f(z, x, row.expand(len(x), *row.shape)))
+        return total / len(rows)
 
     return averaged
 

@@ -7,7 +7,8 @@ r"""Means over the posterior, :math:`\mathrm{E}[f(z, x) \mid x]` for each datum,
 
 by self-normalised importance sampling (Owen, 2013, *Monte Carlo theory, methods and examples*,
 chapter 9), whose largest weights are smoothed by a Pareto tail (Vehtari et al., 2024,
-https://arxiv.org/abs/1507.02646). The draws are those that :func:`.log_evidence` rests on.
+https://arxiv.org/abs/1507.02646). The draws are such as :func:`.log_evidence` makes: of its second
+opinion, and with a tolerance of the best rung of each datum.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..density.problem import Problem
+from ..density.problem import Problem, Stream
 from ..density.traced import Pair
 from ..evidence.budget import Budget
 from ..evidence.flags import counted, warn_of_flags
 from ..evidence.watch import Watch
 from ..evidence.weighted import weighted_draws
-from ..guards import above_zero, evaluating, whole_number
+from ..guards import above_zero, evaluating, seed_of, seeded, whole_number
 from ..posterior.trees import dataset, needs_draws_of
 from ..vae import VAE
 from .posterior_means import Figures, Function, of_chains, of_weighted
@@ -80,17 +81,20 @@ def expect(
         several numbers: ``mean``; ``sd``, the standard deviation of f over the posterior; ``se``,
         the standard error of the mean; ``ess``, the number of independent draws that would have
         this error; ``khat``, the larger Pareto shape of the weights and of the weights times the
-        distance of f from its mean (-inf for equal weights and for draws of MCMC); and the
-        coordinate ``flag``, the reason not to trust a mean, empty where there is none, as in
-        :func:`.log_evidence`: by the k-hat of the weights, as that of the products is large for any
-        skewed f; "dominated", where the error rests on fewer than 50 draws and may be too small;
-        "not mixed" for chains. Over discrete latents it is an exact sum, of ``se`` 0.
+        distance of f from its mean (-inf for draws of MCMC and exact sums);
+        ``num_samples``; and the coordinate ``flag``, the reason not to trust a mean, empty where
+        there is none, as in :func:`.log_evidence`: by the k-hat of the weights, as that of the
+        products is large for any skewed f; "dominated", where the error rests on fewer than 50
+        draws and may be too small; "not mixed" for chains. Over discrete latents it is an exact
+        sum, of ``se`` 0.
 
     Raises:
         DataError: The data do not fit the likelihood, or are not those of `posterior`.
         TypeError: f is no function, or `posterior` no tree of MCMC draws.
-        ValueError: f gives no real numbers of shape ``(K, N', ...)``, there are other names than
-            outputs, an option makes no sense, or `posterior` was drawn from another model.
+        ValueError: f gives no real numbers of shape ``(K, N', ...)``; there are other names than
+            outputs; a tolerance is asked for of latents that are discrete and not summed over, or
+            of more than 100 dimensions; an option makes no sense; or `posterior` was drawn from
+            another model.
 
     Warns:
         UserWarning: Some means are flagged.
@@ -117,7 +121,8 @@ def expect(
     problem = Problem.of(vae, x, c)
     watch = Watch(len(problem), progress=progress, max_seconds=None)
 
-    with torch.no_grad(), evaluating(problem.model, problem.guide), watch:
+    of_f = seeded(seed_of(seed, Stream.EXPECTATION))  # which may draw
+    with torch.no_grad(), of_f, evaluating(problem.model, problem.guide), watch:
         if posterior is None:
             draws = weighted_draws(problem, budget, num_samples, seed, watch)
             parts = [(part.rows, of_weighted(f, part, problem)) for part in draws]

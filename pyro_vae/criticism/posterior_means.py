@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..density.problem import Problem
 from ..density.terms import Batch, Values
-from ..evidence.flags import flags
+from ..evidence.flags import LEAST_ESS, flags
 from ..evidence.pareto import khat
 from ..evidence.weighted import Weighted
-from ..posterior.diagnostics import have_mixed
+from ..posterior.diagnostics import RHAT_LIMIT, have_mixed
 from ..posterior.trees import draws_by_site
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ Function = Callable[..., Any]
 Figures = dict[str, np.ndarray]
 
 NUMBERS = 2**22  # results of f that are held at once
+ROWS = 2**15  # draws that f sees at once, of whatever it makes on the way
 RESTS_ON = 50  # draws, or an eighth: an error that fewer are most of is too small (by exp(a z))
 FAR = 600.0  # nats below the largest weight: nothing, in double precision
 
@@ -84,7 +85,11 @@ def of_chains(
             "khat": np.full(len(mean), -math.inf),
             "num_samples": np.full(len(mean), num_chains * num_draws),
         }
-        figures["flag"] = _flag(figures, np.zeros(len(mean)), {"not_mixed": ~mixed[some]})
+        rhat = np.asarray(array_stats.rhat(by_chain, chain_axis=0, draw_axis=1))
+        unmixed = (
+            (rhat > RHAT_LIMIT) | (figures["ess"] < LEAST_ESS) | ~over_outputs(mixed[some], mean)
+        )
+        figures["flag"] = _flag(figures, np.zeros(len(mean)), {"not_mixed": unmixed})
         figures["khat"] = over_outputs(figures["khat"], mean)
         yield np.arange(len(problem))[some], figures
 
@@ -94,7 +99,7 @@ def _evaluated(f: Function, latents: Values, batch: Batch) -> Iterator[tuple[sli
     first = {name: z[:1, :1].clone() for name, z in latents.items()}
     values = _result(f, first, [part[:1] for part in batch])
     num = len(next(iter(latents.values())))
-    size = max(1, NUMBERS // (num * max(1, values.numel())))
+    size = max(1, min(NUMBERS // (num * values.numel()), ROWS // num))
     for start in range(0, len(batch[0]), size):
         some = slice(start, start + size)
         of_some = {name: z[:, some].clone() for name, z in latents.items()}  # f may write there

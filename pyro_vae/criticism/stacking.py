@@ -152,7 +152,7 @@ def best_weights(log_density: np.ndarray) -> tuple[np.ndarray, float]:
             climbed = climbed * _ratio(climbed, density)
         candidates = [_polished(climbed, density), climbed, *np.eye(len(density))]
         weights = min(candidates, key=lambda one: _loss(one, density))
-        gap = max(0.0, float(_ratio(weights, density).max()) - 1)
+        gap = float(np.maximum(0.0, _ratio(weights, density).max() - 1))
         if gap < GAP:
             break
     return weights, gap

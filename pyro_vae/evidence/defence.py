@@ -148,6 +148,11 @@ def defended_weights(
     return Defended(guide.result(), mixture.result(), heaviest, at_edge)
 
 
+def has_wide_draws(tile: Tile) -> bool:
+    """Whether there is anything to draw from beside the guide."""
+    return _target(tile) is not None
+
+
 def _target(tile: Tile) -> Target | None:
     """The joint density, if wide draws are of use: none of discrete latents, of supports without a
     map from the real numbers or that move with other latents, and of very many dimensions.

@@ -30,8 +30,8 @@ class Record:
     def keep(self, index: Iterable[int]) -> None:
         """The estimates that were made last are the best of these data; the others' are lost."""
         for datum in index:
-            if datum in self._new:
-                self._kept[datum] = self._new[datum]
+            if datum in self._new:  # copies: a view would hold its whole block
+                self._kept[datum] = [(u.clone(), w.clone()) for u, w in self._new[datum]]
         self._new.clear()
 
     def of(self, datum: int) -> Chunk | None:

@@ -16,7 +16,7 @@ from ..density.target import Target
 from ..density.terms import Batch, Values
 from .budget import Budget, halves
 from .chains import CHAINS
-from .defence import defended_weights
+from .defence import defended_weights, has_wide_draws
 from .escalation import climbed
 from .record import Record
 from .watch import Watch
@@ -53,6 +53,9 @@ def weighted_draws(
         num_samples: The draws of each datum, where there is no budget.
         seed: The seed of the draws.
         watch: The clock.
+
+    Raises:
+        ValueError: There is a budget, and no proposal but the guide.
     """
     device = problem.device
     memory = Memory(device)
@@ -61,6 +64,15 @@ def weighted_draws(
         watch.begin(len(tile))
         if problem.sums_exactly:
             yield _all_values(tile)
+            continue
+        if not has_wide_draws(tile):
+            if budget is not None:
+                raise ValueError(
+                    "a tolerance needs proposals beside the guide, and there are none for these "
+                    "latents: of more than 100 dimensions, discrete, or of a support that moves; "
+                    "leave it out, or give posterior"
+                )
+            yield _of_guide(tile, num_samples, memory)
             continue
         record, flagged = Record(), {}
         if budget is None:
@@ -71,10 +83,7 @@ def weighted_draws(
         else:
             found = climbed(tile, budget, watch, seed, memory, record)
             flagged |= {"refuted": found.refuted, "edge": found.edge}
-        if record.of(0) is None:  # there is no unconstrained space, or it is too wide
-            yield _of_guide(tile, num_samples, memory)
-        else:
-            yield from _recorded(tile, record, flagged)
+        yield from _recorded(tile, record, flagged)
 
 
 def _all_values(tile: Tile) -> Weighted:
