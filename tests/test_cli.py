@@ -193,7 +193,11 @@ def test_fit_a_conditional_vae_and_draw_from_it():
     (train, validation), (c_train, c_validation) = halves(x), halves(c)
     pv.fit(vae, train, c_train, validation=(validation, c_validation), epochs=2)
     loaded = pv.load("fitted.safetensors")
-    assert pv.describe(loaded)["condition"] == {"categories": 3, "seen_by": ["likelihood", "guide"]}
+    assert pv.describe(loaded)["condition"] == {
+        "categories": 3,
+        "seen_by": ["likelihood", "guide"],
+        "columns": ["c"],
+    }
     one, other = (
         pv.log_evidence(v, validation, c_validation, num_samples=30) for v in (loaded, vae)
     )

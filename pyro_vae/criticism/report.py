@@ -4,6 +4,7 @@ can be trusted.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from ..vae import VAE
 from . import html, plots
 from .calibration import calibrate
 from .draws import NotDrawn, vae_in
+from .latents import traverse
 from .posteriors import compare_posteriors, summarize
 from .predictions import check_predictions
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import pandas
 
 SHOWN = 12  # reconstructions
+MOVED = 8  # latents
 
 
 def report(
@@ -94,7 +97,9 @@ def report(
         if history is not None:
             parts += _training(history)
         parts += _evidence(problem, num_samples, seed)
-        parts += _fit(own, problem, labels, seed)
+        parts += _fit(own, problem, seed)
+        if own is not None:
+            parts += _latents(own, problem.rows, labels)
         if num_mcmc and continuous:
             parts += _mcmc(problem, min(num_mcmc, len(problem)), seed)
         if num_simulations and continuous:
@@ -167,7 +172,7 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
     )
 
 
-def _fit(vae: VAE | None, problem: Problem, labels: Any, seed: int) -> Iterator[str]:
+def _fit(vae: VAE | None, problem: Problem, seed: int) -> Iterator[str]:
     """Does the model make data like these?"""
     try:
         table = check_predictions(problem, seed=seed).rename(columns={"p_value": "p"})
@@ -182,11 +187,25 @@ def _fit(vae: VAE | None, problem: Problem, labels: Any, seed: int) -> Iterator[
         "is missed.</p>"
     )
 
-    if vae is None or labels is None or vae.condition is not None:
+
+def _latents(vae: VAE, rows: Rows, labels: Any) -> Iterator[str]:
+    """What each does to the data, and where the data lie."""
+    if vae.condition is not None or vae.is_discrete:
         return
-    if not vae.is_discrete and vae.prior.event_shape.numel() > 1:
-        picture = plots.latent_space(vae, problem.rows, labels)
-        yield "<h2>Latents</h2>" + html.image(picture, "means of the guide, by class")
+    title = "<h2>Latents</h2>"
+    with contextlib.suppress(ValueError):  # of latents that do not move one by one
+        moved = traverse(vae, rows)
+        first = moved.isel(dimension=slice(0, MOVED))
+        order = "" if "kl" not in moved else ", in the order of their KL"
+        yield (
+            f"{title}<p>Means of p(x | z) as one latent moves from the prior's quantile 0.02 to "
+            f"0.98: {first.sizes['dimension']} of {moved.sizes['dimension']}{order}."
+        )
+        yield html.image(plots.traversal(first), "what each latent does to the data")
+        title = ""
+    if labels is not None and vae.prior.event_shape.numel() > 1:
+        picture = plots.latent_space(vae, rows, labels)
+        yield title + html.image(picture, "means of the guide, by class")
 
 
 def _pictures(vae: VAE, rows: Rows, seed: int) -> Iterator[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALLEST = 64  # pixels of a flat row that is shown as an image
+NAMED = 40  # features whose names can be read beside each other
 
 
 def reconstructions(vae: VAE, x: Any, *, seed: int = 0) -> Figure:
@@ -112,31 +113,24 @@ def latent_space(vae: VAE, x: Any, labels: Sequence[Any] | np.ndarray) -> Figure
 
 
 def traversal(found: xarray.Dataset) -> Figure:
-    """What each latent dimension does: of square images from 8 x 8 a row of them for each, else
-    the mean of each feature against the latent.
+    """What each latent dimension does: of square images from 8 x 8 a row of them for each, else how
+    far the mean of each feature goes.
 
     Arguments:
         found: What :func:`~pyro_vae.traverse` gave.
     """
     if "quantile" not in found.coords or "mean" not in found:
         raise TypeError(f"traversal needs what traverse gave; got {list(found)}")
-    num, steps = found.sizes["dimension"], found.sizes["step"]
-    means = found["mean"].values.reshape(num, steps, -1)
+    means = found["mean"].values.reshape(found.sizes["dimension"], found.sizes["step"], -1)
     names = [f"z {number}" for number in found.dimension.values]
-    if means.shape[2] < SMALLEST or math.isqrt(means.shape[2]) ** 2 != means.shape[2]:
-        figure = new_figure(2.5 * num + 0.5, 2.5)
-        for axes, name, z, mean in zip(
-            figure.subplots(1, num, squeeze=False, sharey=True)[0],
-            names,
-            found.z.values,
-            means,
-            strict=True,
-        ):
-            axes.plot(z, mean)
-            axes.set(xlabel=name)
-        figure.axes[0].set_ylabel("mean of p(x | z)")
-        return figure
+    if means.shape[2] >= SMALLEST and math.isqrt(means.shape[2]) ** 2 == means.shape[2]:
+        return _rows_of_images(means, names)
+    features = found["feature"].values if "feature" in found.coords else np.arange(means.shape[2])
+    return _changes(means[:, -1] - means[:, 0], names, features)
 
+
+def _rows_of_images(means: np.ndarray, names: list[str]) -> Figure:
+    num, steps, _ = means.shape
     figure = new_figure(0.75 * steps + 0.5, 0.75 * num)
     limits = float(means.min()), float(means.max())
     grid = figure.subplots(num, steps, squeeze=False)
@@ -144,6 +138,24 @@ def traversal(found: xarray.Dataset) -> Figure:
         row[0].set_ylabel(name)
         for axes, image in zip(row, _as_images(torch.as_tensor(mean)), strict=True):
             _show(axes, image, limits)
+    return figure
+
+
+def _changes(change: np.ndarray, names: list[str], features: np.ndarray) -> Figure:
+    """A cell for each feature and dimension, of shape ``(dimensions, features)``: as features have
+    units of their own, each is in units of its largest change.
+    """
+    largest = np.abs(change).max(0)
+    relative = change / np.where(largest > 0, largest, 1.0)
+    height = max(2.0, 0.22 * min(len(features), NAMED) + 0.8)
+    figure = new_figure(0.5 * len(names) + 4.0, height)
+    axes = figure.subplots()
+    shown = axes.imshow(relative.T, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(names)), names)
+    if len(features) <= NAMED:
+        axes.set_yticks(range(len(features)), [str(feature) for feature in features])
+    label = "change of the mean, in units\nof its largest over latents"
+    figure.colorbar(shown, ax=axes, label=label)
     return figure
 
 
