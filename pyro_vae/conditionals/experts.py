@@ -47,7 +47,7 @@ class Blocks(Network):
 
     Example:
         >>> blocks = Blocks([[0, 2], [1]], 0, (nn.Linear(2, 1), nn.Linear(1, 1)))
-        >>> blocks(torch.tensor([0.5, math.nan, 0.3])).isinf()
+        >>> blocks(torch.tensor([0.5, torch.nan, 0.3])).isinf()
         tensor([False,  True])
     """
 
@@ -166,6 +166,9 @@ class ProductOfExperts(Conditional, name="product_of_experts"):
         networks = tuple(make(shape, self.expert.num_params) for shape in shapes)
         return Amortised(Blocks(self.columns, num_given, networks), self)
 
+    def _remedy(self) -> str:
+        return "use it as a guide"
+
     @classmethod
     def example(cls) -> Conditional:
         return cls((3,), blocks=[{"columns": [0]}, {"columns": [1]}])
@@ -174,10 +177,10 @@ class ProductOfExperts(Conditional, name="product_of_experts"):
 class MixtureOfExperts(ProductOfExperts, name="mixture_of_experts"):
     r"""A guide of several views: the equal mixture of the experts of all blocks that are seen.
 
-    .. math:: q(z \mid x) = \frac{1}{|\mathrm{seen}|} \sum_{b\ \mathrm{seen}} q_{\{b\}}(z \mid x)
+    .. math:: q(z \mid x) = \frac{1}{n} \sum_{b\ \mathrm{seen}} q_b(z \mid x_b)
 
-    Each component knows one block alone, and :math:`p_0`; where no block is seen, it is
-    :math:`p_0`. So it is wider than the posterior given several blocks.
+    Each of the n components is the product of :math:`p_0` and one expert; where no block is seen,
+    the guide is :math:`p_0`. It is wider than the posterior given several blocks.
 
     Arguments:
         event_shape: The shape of one draw.
@@ -207,11 +210,10 @@ class MixtureOfExperts(ProductOfExperts, name="mixture_of_experts"):
 class MixtureOfProducts(MixtureOfExperts, name="mixture_of_products"):
     r"""A guide of several views: the equal mixture of the products over all sets of seen blocks.
 
-    .. math:: q(z \mid x) = \frac{1}{2^{|\mathrm{seen}|} - 1}
-        \sum_{\emptyset \ne S \subseteq \mathrm{seen}} q_S(z \mid x)
+    .. math:: q(z \mid x) = \frac{1}{2^n - 1} \sum_S q_S(z \mid x)
 
-    The product of all blocks is one component, and each expert alone another; where no block is
-    seen, it is :math:`p_0`.
+    S runs over the sets of the n blocks that are seen, except the empty one. The product of all is
+    one component, and each expert alone another; where no block is seen, the guide is :math:`p_0`.
 
     Arguments:
         event_shape: The shape of one draw.
