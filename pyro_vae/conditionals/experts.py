@@ -129,8 +129,8 @@ class ProductOfExperts(Conditional, name="product_of_experts"):
 
     def distribution(self, read: Tensor | None) -> TorchDistribution:
         normals, _ = self.products(read)
-        first = len(normals.batch_shape) - len(self.event_shape) - 1
-        normal = dist.Normal(normals.loc.select(first, 0), normals.scale.select(first, 0))
+        sets = -1 - len(self.event_shape)  # one set
+        normal = dist.Normal(normals.loc.squeeze(sets), normals.scale.squeeze(sets))
         return normal.to_event(len(self.event_shape))
 
     def products(self, read: Tensor | None) -> tuple[dist.Normal, Tensor]:
