@@ -12,6 +12,7 @@ from .conditionals.columns import *
 from .conditionals.continuous import *
 from .conditionals.convolutions import *
 from .conditionals.counts import *
+from .conditionals.experts import *
 from .conditionals.flows import *
 from .conditionals.hierarchy import Hierarchy as Hierarchy
 from .conditionals.limits import *

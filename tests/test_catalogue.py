@@ -72,11 +72,15 @@ GUIDES = (
     "normal", "student_t", "multivariate_normal", "low_rank_normal", "mixture", "laplace",
     "autoregressive_flow", "coupling_flow", "planar_flow", "spline_flow", "logistic",
 )  # fmt: skip
+EXPERTS = ("product_of_experts", "mixture_of_experts", "mixture_of_products")
+BLOCKS = [{"columns": [0, 2]}, {"columns": [1, 3]}]
+LACKING = np.where((np.arange(20)[:, None] % 3 == 0) & (np.arange(4) % 2 == 0), np.nan, REAL)
 ROLES = ("prior", "guide")
 CASES = {
     **{f"{name} likelihood": (x, {"likelihood": name}) for name, x in LIKELIHOODS.items()},
     **{f"{name} prior": (REAL, {"prior": prior}) for name, prior in PRIORS.items()},
     **{f"{name} guide": (REAL, {"guide": name}) for name in GUIDES},
+    **{f"{name} guide": (LACKING, {"guide": {"name": name, "blocks": BLOCKS}}) for name in EXPERTS},
 }
 
 
@@ -85,7 +89,7 @@ NOT_RECORDED = {  # for a factor or a category is waited, and Pyro's splines pic
     "one_hot prior": "no: TraceEnum_ELBO, or a part of the VAE, needs Pyro's traces",
     **{f"{flow}_flow {role}": CAPTURING for flow in ("spline", "coupling") for role in ROLES},
     **{f"low_rank_normal {role}": CAPTURING for role in (*ROLES, "likelihood")},
-    "mixture guide": CAPTURING,
+    **{f"{name} guide": CAPTURING for name in ("mixture", *EXPERTS[1:])},
     "truncated_normal prior": CAPTURING,  # its ends say which map it has
 }
 ON_A_GPU = "as a CUDA graph: loss, gradients, update"

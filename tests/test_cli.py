@@ -297,6 +297,7 @@ def test_list_shows_the_registries_and_nothing_else():
         "vamp": ["prior"],
         "planar_flow": ["guide"],
         "columns": ["likelihood"],
+        "product_of_experts": ["guide"],
         "one_hot": ["prior", "likelihood", "guide"],
         "hierarchy": ["prior", "likelihood", "guide"],
     }

@@ -101,6 +101,14 @@ def test_a_condition(condition):
     assert_compiles(vae, loss_of(vae), (torch.randn(4, 3), c))
 
 
+@pytest.mark.parametrize("guide", ["product_of_experts", "mixture_of_products"])
+def test_missing_blocks(guide):
+    vae = pv.build(small_spec(pv.Conditional.registry[guide], "guide"), hidden=[4])
+    x = vae.sample(4).to(vae.reference)
+    x[1, 0] = torch.nan
+    assert_compiles(vae, loss_of(vae, missing=True), (x,))
+
+
 @pytest.mark.parametrize("likelihood", ["normal", "poisson", "columns"])
 def test_missing_cells(likelihood):
     vae = pv.build(small_spec(pv.Conditional.registry[likelihood], "likelihood"), hidden=[4])

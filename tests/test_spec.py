@@ -37,7 +37,9 @@ def test_build_standardises_the_inputs_of_the_guide():
     np.testing.assert_allclose(network.sd, COUNTS.std(0))
 
 
+EXPERTS = ("product_of_experts", "mixture_of_experts", "mixture_of_products")
 NEEDED = {
+    **{name: {"blocks": [{"columns": [0]}, {"columns": [1]}]} for name in EXPERTS},
     "categorical": {"categories": 40},
     "ordinal": {"categories": 40},
     "binomial": {"total_count": 40},
@@ -51,6 +53,7 @@ CANNOT = {  # roles that a name cannot play, and what the message says
     ("prior", "columns"): "got no context; fix them",
     ("likelihood", "vamp"): "vamp reads the guide",
     ("guide", "vamp"): "vamp reads the guide",
+    **{(role, name): "use it as a guide" for role in ("prior", "likelihood") for name in EXPERTS},
     ("prior", "planar_flow"): "knows the density of its own draws only",
     ("likelihood", "planar_flow"): "knows the density of its own draws only",
     **{

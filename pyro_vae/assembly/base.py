@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..conditionals.base import Conditional
+from ..conditionals.networks import filled
 from ..data.arrays import as_rows
 from ..data.columns import as_given, framed, in_order
 from ..data.labels import Labels, recoded
@@ -127,7 +128,8 @@ class Assembly(nn.Module):
         return self.posterior(self.guide_input(x, c, missing=missing))
 
     def guide_input(self, x: Tensor, c: Tensor | None, *, missing: bool = True) -> Tensor:
-        """What the guide reads: x beside c, missing cells at what is typical for its network.
+        """What the guide reads: x beside c, missing cells at what is typical for its network, or
+        as NaN for one that ``reads_missing``.
 
         Where it is known that none is missing, ``missing=False`` saves a look at all of them.
         """
@@ -135,8 +137,7 @@ class Assembly(nn.Module):
         if not missing:
             return x
         network = getattr(self.posterior, "network", None)
-        typical = getattr(network, "typical", getattr(network, "mean", None))
-        return torch.where(x.isnan(), torch.zeros_like(x) if typical is None else typical, x)
+        return x if getattr(network, "reads_missing", False) else filled(x, network)
 
     def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:
         """The guide on the support of the prior."""

@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ..conditionals.base import Amortised, Conditional
+from ..conditionals.experts import Blocks
 from ..distributions.joint import Joint, enumerable
 from ..distributions.supports import bijection_to, is_real
 from ..guards import mode, seeded
@@ -53,6 +54,7 @@ def check_parts(vae: Assembly) -> None:
         )
 
     _check_exposure(vae)
+    _check_blocks(vae)
     head = getattr(vae.prior, "head", vae.prior)
     if head is not vae.prior and head.visible_shape != head.event_shape:
         raise ValueError(
@@ -83,6 +85,21 @@ def _check_exposure(vae: Assembly) -> None:
             f"VAE: an exposure multiplies a rate, and {likelihood.title} has none; use a family of "
             "counts or amounts, such as poisson, negative_binomial or gamma, or leave exposure out "
             "of the condition"
+        )
+
+
+def _check_blocks(vae: Assembly) -> None:
+    for role, part in (("prior", vae.prior), ("likelihood", vae.likelihood)):
+        if isinstance(getattr(part, "network", None), Blocks):
+            raise ValueError(
+                f"VAE: {part.title} reads blocks of the data, so it cannot stand as {role}; use it "
+                "as a guide"
+            )
+    network, shape = getattr(vae.posterior, "network", None), vae.likelihood.event_shape
+    if isinstance(network, Blocks) and [network.num_columns] != list(shape):
+        raise ValueError(
+            f"VAE: every column must be in exactly one of the blocks of {vae.posterior.title}, for "
+            f"data of shape {tuple(shape)}; got {network.columns}"
         )
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -127,6 +127,17 @@ class Conditional(Declared, abc.ABC):
 
     def initialize(self, x: Rows) -> None:
         """Initialise from the data, before training. Draws from torch's current random state."""
+
+    def behind(
+        self, make: Callable[[torch.Size, int], nn.Module], context: torch.Size
+    ) -> Amortised:
+        """It, behind a network for contexts of this shape.
+
+        Arguments:
+            make: Makes a network from the shape of what it reads and its number of outputs.
+            context: The shape of the context of one datum.
+        """
+        return Amortised(make(context, self.num_params), self)
 
     def extra_repr(self) -> str:
         given = (

@@ -45,7 +45,7 @@ class Columns(Conditional, name="columns"):
     def __init__(self, event_shape: Shape, *, blocks: Sequence[dict[str, Any]]) -> None:
         super().__init__()
         self.event_shape = as_shape(event_shape)
-        self.columns = [_columns(number, block) for number, block in enumerate(_tables(blocks))]
+        self.columns = columns_of(blocks)
         listed = list(itertools.chain(*self.columns))
         if len(self.event_shape) != 1 or sorted(listed) != list(range(self.event_shape[0])):
             raise ValueError(
@@ -86,6 +86,15 @@ class Columns(Conditional, name="columns"):
     def example(cls) -> Conditional:
         blocks = [{"columns": [0, 2], "name": "normal"}, {"columns": [1], "name": "poisson"}]
         return cls((3,), blocks=blocks)
+
+
+def columns_of(blocks: Any) -> list[list[int]]:
+    """The column numbers of each block.
+
+    Raises:
+        ValueError: They are no list of tables with a list of column numbers.
+    """
+    return [_columns(number, block) for number, block in enumerate(_tables(blocks))]
 
 
 def _tables(blocks: Any) -> list[dict[str, Any]]:

@@ -62,6 +62,12 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
     return y.reshape(batch + y.shape[1:])
 
 
+def filled(x: Tensor, network: Any) -> Tensor:
+    """A context whose missing cells are at what is typical for the network that reads it."""
+    typical = getattr(network, "typical", getattr(network, "mean", None))
+    return torch.where(x.isnan(), torch.zeros_like(x) if typical is None else typical, x)
+
+
 class Network(Declared):
     """A network that a spec can name.
 
@@ -71,6 +77,7 @@ class Network(Declared):
     registry: ClassVar[dict[str, type[Network]]] = {}
     kind = "network"
     num_sizes = 2
+    reads_missing: ClassVar[bool] = False  # whether it wants NaN where cells are missing
 
     @classmethod
     def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:

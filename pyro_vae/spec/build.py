@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..assembly.covariates import suggested
 from ..conditionals.base import Amortised, Shape, as_shape
 from ..conditionals.declared import Declared, at, nearest
+from ..conditionals.experts import Blocks
 from ..data.arrays import as_rows, with_c
 from ..data.columns import in_order, names_of
 from ..data.rows import Rows
@@ -37,7 +38,7 @@ from ..vae import VAE
 from .classes import check_classes, classes_of, described, with_classes
 from .files import import_modules, importable, read_toml
 from .initial import initialize, per_exposure
-from .parts import Part, as_table, condition_of, named_part, numbered, unconstrained
+from .parts import Part, as_table, condition_of, named_part, numbered, unconstrained, with_blocks
 
 REQUIRED = ("event", "latent")
 KEYS = (*REQUIRED, "columns", "classes", "prior", "likelihood", "guide", "condition", "modules")
@@ -191,13 +192,14 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
         guide_context = condition.joined_shape("guide", guide_context)
     likelihood = named_part(
         "likelihood",
-        numbered(spec.get("likelihood", "normal"), spec.get("columns")),
+        numbered("likelihood", spec.get("likelihood", "normal"), spec.get("columns")),
         (event,),
         rows,
         likelihood_context,
         mlp,
     )
     table: Part = spec.get("guide") or prior.usual_guide()
+    table = with_blocks(numbered("guide", table, spec.get("columns")), likelihood)
     counts = rows is not None and getattr(likelihood, "head", likelihood).are_counts
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp, counts)
     vae = VAE(prior, likelihood, guide, condition=condition)
@@ -247,6 +249,11 @@ def describe(vae: nn.Module) -> dict[str, Any]:
 
     if isinstance(vae, Amortised) and not isinstance(vae.head, Amortised):
         return describe(vae.head) | {"network": describe(vae.network)}
+    if isinstance(vae, Blocks):
+        first, *others = map(describe, vae.networks)
+        if any(other != first for other in others):
+            raise TypeError("no spec can name blocks with different networks")
+        return first
     if not isinstance(vae, Declared) or vae.name is None:
         kind = type(vae).__name__
         raise TypeError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..assembly.condition import Condition
 from ..conditionals.base import Amortised, Conditional
+from ..conditionals.experts import Blocks
 from ..conditionals.networks import Network, Standardized
 from ..data.rows import Rows
 from ..vae import VAE
@@ -51,6 +52,8 @@ def _tell(part: Conditional, mean: Tensor, sd: Tensor) -> None:
 def _moments_seen(part: Conditional, rows: Rows) -> Moments:
     """Mean and spread of rows as the network of a part sees them."""
     network: Any = getattr(part, "network", None)
+    if isinstance(network, Blocks):
+        network = network.networks[0]  # the others see the same of a number
     is_changed = isinstance(network, Standardized) and network.log1p
     return (rows.mapped(network.seen) if is_changed else rows).moments()
 

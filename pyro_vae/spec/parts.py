@@ -7,9 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..assembly.condition import Condition
-from ..conditionals.base import Amortised, Conditional
+from ..conditionals.base import Conditional
 from ..conditionals.columns import Columns
 from ..conditionals.declared import at, nearest
 from ..conditionals.networks import MLP, Network
@@ -100,11 +101,17 @@ def named_part(
 
     with at(f"{role}.network"):
         reader: Any = _named(Network, network.pop("name", "mlp"))
-        usual = dict(mlp) if reader is MLP else {}
-        if log1p and "log1p" in reader.takes():
-            usual["log1p"] = True
-        options = {**reader.implied(head.event_shape), **usual, **network}
-        return Amortised(_construct(reader, context, head.num_params, **options), head)
+    usual = dict(mlp) if reader is MLP else {}
+    if log1p and "log1p" in reader.takes():
+        usual["log1p"] = True
+    options = {**reader.implied(head.event_shape), **usual, **network}
+
+    def make(shape: torch.Size, out_features: int) -> nn.Module:
+        with at("network"):
+            return _construct(reader, shape, out_features, **options)
+
+    with at(role):
+        return head.behind(make, context)
 
 
 def _num_params(role: str, head: Conditional) -> int:
@@ -115,12 +122,12 @@ def _num_params(role: str, head: Conditional) -> int:
     return head.num_params
 
 
-def numbered(part: Part, columns: Any) -> Part:
-    """A likelihood whose blocks may name their columns, with numbers in place of the names."""
+def numbered(role: str, part: Part, columns: Any) -> Part:
+    """A part whose blocks may name their columns, with numbers in place of the names."""
     if not isinstance(part, dict) or not isinstance(columns, list):
         return part
     blocks = part.get("blocks")
-    if Conditional.lookup(part.get("name")) is not Columns or not isinstance(blocks, list):
+    if not _has_blocks(part) or not isinstance(blocks, list):
         return part
     place = {name: number for number, name in enumerate(columns)}
     mended = []
@@ -131,11 +138,25 @@ def numbered(part: Part, columns: Any) -> Part:
         for name in named:
             if isinstance(name, str) and name not in place:
                 raise ValueError(
-                    f"likelihood.blocks[{number}].columns: no column is named {name!r}"
+                    f"{role}.blocks[{number}].columns: no column is named {name!r}"
                     f"{nearest(name, columns)}"
                 )
         mended.append({**block, "columns": [place.get(name, name) for name in named]})
     return {**part, "blocks": mended}
+
+
+def with_blocks(part: Part, likelihood: Conditional) -> Part:
+    """A guide of experts, whose blocks are those of the likelihood unless it says others."""
+    head = getattr(likelihood, "head", likelihood)
+    table: dict[str, Any] = {"name": part} if isinstance(part, str) else part
+    if not _has_blocks(table) or "blocks" in table or not isinstance(head, Columns):
+        return part
+    return {**table, "blocks": [{"columns": columns} for columns in head.columns]}
+
+
+def _has_blocks(table: Any) -> bool:
+    cls = Conditional.lookup(table.get("name")) if isinstance(table, dict) else None
+    return cls is not None and "blocks" in cls.takes()
 
 
 def as_table(path: str, value: Any) -> dict[str, Any]:
