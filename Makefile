@@ -1,6 +1,6 @@
 # make env   the environment in .venv, from Python 3.11+ and pip
 # make demo  fit a VAE to digits and judge it
-# make test  the fast lane of the tests, three minutes at most on two cores
+# make test  the fast lane of the tests, six minutes on two cores
 # make test-slow  all others: conjugate grids, many seeds, NUTS, the README, the examples
 # make bench how fast it is, here and against peers: docs/performance.md
 # make check format, lint, types
