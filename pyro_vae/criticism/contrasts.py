@@ -107,21 +107,9 @@ def contrast(
         "progress": progress,
     }
     averaged = f if over is None else _over(vae, f, over)
-    conditions = (None, None) if c is None else c
-    seeds = (seed, seed_of(seed, 1))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "means of ", UserWarning)  # there is one for both groups
-        found = [
-            expect(vae, x, averaged, of_x, seed=own, **options)
-            for x, of_x, own in zip((a, b), conditions, seeds, strict=True)
-        ]
+    found = _expected(vae, (a, b), c or (None, None), averaged, seed, options)
     _warn_of_flags(found, tolerance)
-    of_a, of_b = (_means(name, result) for name, result in zip("ab", found, strict=True))
-    if of_a.shape[1:] != of_b.shape[1:]:
-        raise ValueError(
-            f"contrast needs the same outputs of f for both groups; got {of_a.shape[1]} for a and "
-            f"{of_b.shape[1]} for b"
-        )
+    of_a, of_b = _means_of_both(found)
 
     table = pandas.DataFrame(_welch(of_a, of_b, delta), index=_outputs(found[0]))
     table["fdr"] = stats.false_discovery_control(table.p_value)
@@ -140,6 +128,18 @@ def _check(delta: Any, fdr: Any, c: Any) -> None:
         raise ValueError(
             f"contrast needs c as a pair, that of a and that of b; got {type(c).__name__}"
         )
+
+
+def _expected(
+    vae: VAE, groups: Groups, c: Groups, f: Callable[..., Any], seed: int, options: dict[str, Any]
+) -> list[xarray.Dataset]:
+    """The means over the posterior of each group, by draws of its own, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "means of ", UserWarning)  # there is one for both groups
+        return [
+            expect(vae, x, f, of_x, seed=own, **options)
+            for x, of_x, own in zip(groups, c, (seed, seed_of(seed, 1)), strict=True)
+        ]
 
 
 def _warn_of_flags(found: list[xarray.Dataset], tolerance: float | None) -> None:
@@ -173,6 +173,17 @@ def _over(vae: VAE, f: Callable[..., Any], over: Any) -> Callable[..., Tensor]:
         return total / len(rows)
 
     return averaged
+
+
+def _means_of_both(found: list[xarray.Dataset]) -> list[np.ndarray]:
+    """The posterior means of each group, ``(N, outputs)``, if they are of the same outputs."""
+    of_a, of_b = (_means(name, result) for name, result in zip("ab", found, strict=True))
+    if of_a.shape[1] != of_b.shape[1]:
+        raise ValueError(
+            f"contrast needs the same outputs of f for both groups; got {of_a.shape[1]} for a and "
+            f"{of_b.shape[1]} for b"
+        )
+    return [of_a, of_b]
 
 
 def _means(group: str, found: xarray.Dataset) -> np.ndarray:
