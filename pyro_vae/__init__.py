@@ -16,6 +16,7 @@ from .conditionals.experts import *
 from .conditionals.flows import *
 from .conditionals.hierarchy import Hierarchy as Hierarchy
 from .conditionals.limits import *
+from .conditionals.missingness import *
 from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
@@ -54,9 +55,9 @@ from .evidence.pareto import khat as khat
 from .evidence.shards import concat as concat
 from .posterior.mcmc import sample_posterior as sample_posterior
 from .spec.build import build as build
-from .spec.build import describe as describe
 from .spec.checkpoint import load as load
 from .spec.checkpoint import save as save
+from .spec.describe import describe as describe
 from .training.em import MonteCarloEM as MonteCarloEM
 from .training.fit import fit as fit
 from .training.free_bits import FreeBits as FreeBits

@@ -26,9 +26,10 @@ from .assembly.compatibility import check_parts
 from .assembly.condition import Condition
 from .assembly.data_checks import check
 from .assembly.imputation import impute
-from .assembly.missing import is_missing, masked
+from .assembly.missing import is_missing
 from .assembly.refinement import refine
 from .conditionals.base import Conditional
+from .conditionals.missingness import Missingness
 from .data.columns import is_table
 from .data.rows import DataError, Rows
 from .guards import mode, seeded, whole_number
@@ -39,10 +40,10 @@ class VAE(Assembly):
 
     Arguments:
         prior: :math:`p(z)`, over latents of shape ``Z``.
-        likelihood: :math:`p(x \mid z)`, over data of shape ``X``, given latents of shape ``(*,
-            *Z)``.
+        likelihood: :math:`p(x \mid z)`, over data of shape ``X``, given latents ``(*, *Z)``.
         guide: :math:`q(z \mid x)` in unconstrained space, given data of shape ``(*, *X)``.
         condition: For a conditional VAE: what c is, and which parts see it.
+        missingness: :math:`p(s \mid x)`, where cells are missing for a reason.
 
     Raises:
         ValueError: The parts do not fit; the message gives the shapes.
@@ -65,8 +66,9 @@ class VAE(Assembly):
         guide: Conditional,
         *,
         condition: Condition | None = None,
+        missingness: Missingness | None = None,
     ) -> None:
-        super().__init__(prior, likelihood, guide, condition)
+        super().__init__(prior, likelihood, guide, condition, missingness)
         check_parts(self)
 
     # The model, as Pyro functions
@@ -78,8 +80,7 @@ class VAE(Assembly):
         ``"x"``.
 
         Arguments:
-            x: Data of shape ``(N, *X)`` to observe, NaN where missing; left out, `size` data are
-                drawn.
+            x: Data ``(N, *X)`` to observe, NaN where missing; left out, `size` data are drawn.
             c: What a conditional VAE is conditional on, a row for each datum.
             size: The number of data to draw.
 
@@ -98,10 +99,10 @@ class VAE(Assembly):
         self.register_parameters()
         with pyro.plate("data", num, dim=-1):
             z = pyro.sample("z", self.prior_of(c), infer=self.infer)
-            decoded = self.likelihood_of(z, c)
-            if x is not None and is_missing(x):
-                decoded, x = masked(decoded, x, self.likelihood.title)
-            return pyro.sample("x", decoded, obs=x)
+            observed = self.observation_of(z, c)
+            if x is not None:
+                observed, x = self.observed_by(observed, x, missing=is_missing(x))
+            return pyro.sample("x", observed, obs=x)
 
     def guide(
         self, x: Tensor, c: Tensor | None = None, *, observations: dict[str, Tensor] | None = None
@@ -112,8 +113,7 @@ class VAE(Assembly):
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
             c: What a conditional VAE is conditional on, a row for each datum.
-            observations: What ``pyro.infer.ReweightedWakeSleep`` has dreamt in place of x, of shape
-                ``(*, N, *X)``.
+            observations: What ``ReweightedWakeSleep`` dreams in place of x, ``(*, N, *X)``.
 
         Returns:
             Latents of shape ``(N, *Z)``.

@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform
 
 from ..conditionals.base import Conditional
+from ..conditionals.missingness import Missingness
 from ..conditionals.networks import filled
 from ..data.arrays import as_rows
 from ..data.columns import as_given, framed, in_order
@@ -26,18 +26,19 @@ from ..data.labels import Labels, recoded
 from ..data.rows import Rows
 from ..distributions.joint import enumerable
 from ..distributions.pushed import Pushed
+from ..distributions.selected import Selected
 from ..distributions.supports import ToDouble, bijection_to, is_real, to_single
 from .condition import Condition
 from .missing import is_missing, masked
+from .registered import Registered
 
 UNCONDITIONAL = (
     "this VAE has no condition, so it takes no c; build(x, c=...) and VAE(..., "
     "condition=Condition(...)) make one that does"
 )
-_names = (f"vae_{number}" for number in itertools.count())
 
 
-class Assembly(nn.Module):
+class Assembly(Registered):
     """The parts of a VAE, and what passes between them."""
 
     def __init__(
@@ -46,6 +47,7 @@ class Assembly(nn.Module):
         likelihood: Conditional,
         guide: Conditional,
         condition: Condition | None,
+        missingness: Missingness | None = None,
     ) -> None:
         super().__init__()
         for role, part in (("prior", prior), ("likelihood", likelihood), ("guide", guide)):
@@ -56,15 +58,17 @@ class Assembly(nn.Module):
                 )
         if not isinstance(condition, Condition | None):
             raise TypeError(f"VAE needs condition as a Condition; got {condition!r:.40}")
+        if not isinstance(missingness, Missingness | None):
+            raise TypeError(f"VAE needs missingness as a Missingness; got {missingness!r:.40}")
 
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = guide
         self.condition = condition
+        self.missingness = missingness
         self.columns: list[str] | None = None  # their names, if it was made for a frame
         self.classes: dict[str, list[Any]] | None = None  # of columns of labels, by their names
         self.times_fitted = 0  # each time with other noise
-        self._name = next(_names)
 
     @property
     def reference(self) -> Tensor:
@@ -81,6 +85,15 @@ class Assembly(nn.Module):
     def infer(self) -> dict[str, str]:
         """How Pyro is to treat the latent site: discrete latents are enumerated."""
         return {"enumerate": "parallel"} if self.is_discrete else {}
+
+    @property
+    def draws_missing(self) -> bool:
+        """Whether log p(x, s | z) is an estimate, from fresh draws of what is missing."""
+        if self.missingness is None:
+            return False
+        head = getattr(self.likelihood, "head", self.likelihood)
+        reads = getattr(head, "num_params", 0)
+        return self.missingness.draws(head(self.reference.new_zeros(reads)) if reads else head())
 
     @property
     def mixes_precisions(self) -> bool:
@@ -116,6 +129,27 @@ class Assembly(nn.Module):
         if exposure is None:
             return self.likelihood(context)
         return self.likelihood.exposed(context, exposure)
+
+    def observation_of(
+        self, z: Tensor, c: Tensor | None, *, like: Tensor | None = None
+    ) -> TorchDistribution:
+        """p(x, s | z, c) of data with holes, where the VAE has a model of s; else p(x | z, c)."""
+        likelihood = self.likelihood_of(z, c, like=like)
+        return likelihood if self.missingness is None else Selected(likelihood, self.missingness)
+
+    def observed_by(
+        self, observation: TorchDistribution, x: Tensor, *, missing: bool
+    ) -> tuple[TorchDistribution, Tensor]:
+        """The distribution of what is observed of x, and x as its ``log_prob`` takes it.
+
+        Arguments:
+            observation: That of :meth:`observation_of`.
+            x: Data, NaN where missing.
+            missing: Whether cells may be missing. It is known at the door: no value is looked at.
+        """
+        if self.missingness is None and missing:
+            return masked(observation, x, self.likelihood.title)
+        return observation, x
 
     def guide_of(self, x: Tensor, c: Tensor | None) -> TorchDistribution:
         """q(z | x, c) on the support of the prior, of batch shape ``(N,)``."""
@@ -170,10 +204,9 @@ class Assembly(nn.Module):
 
         Whether cells are `missing`, where it is known, saves a look at all of them.
         """
-        likelihood = self.likelihood_of(z, c)
-        if is_missing(x) if missing is None else missing:
-            likelihood, x = masked(likelihood, x, self.likelihood.title)
-        return likelihood.log_prob(x)
+        missing = is_missing(x) if missing is None else missing
+        observed, x = self.observed_by(self.observation_of(z, c), x, missing=missing)
+        return observed.log_prob(x)
 
     # What is given, as the parts read it
 
@@ -245,29 +278,3 @@ class Assembly(nn.Module):
         if c is None or self.condition is None or "prior" not in self.condition.seen_by:
             return None
         return self.condition.seen("prior", c)
-
-    # Parameters
-
-    def register_parameters(self) -> None:
-        """Show the parameters to Pyro under a name that no other instance has.
-
-        Unlike ``pyro.module`` this follows a part that was replaced, and is silent about frozen
-        parameters.
-        """
-        store = pyro.get_param_store()
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                full_name = f"{self._name}$$${name}"
-                if full_name in store and store[full_name] is not parameter:
-                    del store[full_name]
-                pyro.param(full_name, parameter)
-
-    def __getstate__(self) -> dict[str, Any]:
-        for parameter in self.parameters():
-            parameter.__dict__.pop("unconstrained", None)  # Pyro's weak reference: no pickle of it
-        return self.__dict__.copy()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy trains by itself: it gets a name of its own."""
-        super().__setstate__(state)
-        self._name = next(_names)

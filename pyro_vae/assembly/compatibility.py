@@ -15,6 +15,7 @@ from ..distributions.joint import Joint, enumerable
 from ..distributions.supports import bijection_to, is_real
 from ..guards import mode, seeded
 from .base import Assembly
+from .missing import factorises
 
 MOST_STATES = 4096  # of discrete latents
 
@@ -69,7 +70,9 @@ def check_parts(vae: Assembly) -> None:
         zeros = vae.encoded_zeros()
         c = None if zeros is None else zeros.expand(3, -1)
         seen = _context(vae, "likelihood", vae.prior.visible(z), c)
-        x = _run("likelihood", vae.likelihood, seen).sample()
+        likelihood = _run("likelihood", vae.likelihood, seen)
+        x = likelihood.sample()
+        _check_missingness(vae, likelihood)
         if not vae.prior.reads_guide:
             guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
             _check_guide(vae, guide)
@@ -100,6 +103,28 @@ def _check_blocks(vae: Assembly) -> None:
         raise ValueError(
             f"VAE: every column must be in exactly one of the blocks of {vae.posterior.title}, for "
             f"data of shape {tuple(shape)}; got {network.columns}"
+        )
+
+
+def _check_missingness(vae: Assembly, likelihood: TorchDistribution) -> None:
+    part = vae.missingness
+    if part is None:
+        return
+    if part.event_shape != likelihood.event_shape:
+        raise ValueError(
+            f"VAE: missingness and likelihood describe different data: {tuple(part.event_shape)} "
+            f"and {tuple(likelihood.event_shape)}"
+        )
+    if not (factorises(likelihood) and part.fits(likelihood)):
+        raise ValueError(
+            f"VAE: {part.name} integrates over missing cells, which needs cells that are "
+            f"independent given z, and normal, of few values, or drawn with a gradient; got "
+            f"{vae.likelihood.title}; use {part.apt}"
+        )
+    if vae.is_discrete and part.draws(likelihood):
+        raise ValueError(
+            f"VAE: latents of {vae.prior.title} are summed over exactly, and {part.name} draws "
+            "missing cells; use a prior over real numbers"
         )
 
 

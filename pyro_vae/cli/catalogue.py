@@ -17,7 +17,8 @@ from rich.text import Text
 from ..conditionals.base import Conditional
 from ..conditionals.declared import Declared
 from ..conditionals.networks import Network
-from ..spec.build import build, describe
+from ..spec.build import build
+from ..spec.describe import describe
 from ..training.losses import Loss, losses
 from .plaintext import plain
 from .terminal import console

@@ -20,8 +20,9 @@ from ..conditionals.declared import Declared, nearest
 from ..conditionals.networks import Network
 from ..conditionals.parametric import Parametric
 from ..data.arrays import as_rows
-from ..spec.build import build, describe
+from ..spec.build import build
 from ..spec.checkpoint import load
+from ..spec.describe import describe
 from .arguments import Modules, import_modules
 from .catalogue import roles, small_spec
 from .plaintext import plain

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..data.columns import as_array, framed
 from ..data.rows import Rows
 from ..evidence.evidence import log_evidence
-from ..spec.build import build, describe
+from ..spec.build import build
 from ..spec.checkpoint import load, save
+from ..spec.describe import describe
 from ..training.fit import fit as fit_vae
 from ..training.losses import losses
 from ..vae import VAE

@@ -24,7 +24,7 @@ from ..evidence.evidence import log_evidence
 from ..guards import evaluating, whole_number
 from ..posterior.diagnostics import have_mixed
 from ..posterior.mcmc import sample_posterior
-from ..spec.build import describe
+from ..spec.describe import describe
 from ..vae import VAE
 from . import html, plots
 from .calibration import calibrate

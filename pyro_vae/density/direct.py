@@ -20,7 +20,6 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..assembly.base import Assembly
-from ..assembly.missing import masked
 from ..distributions.joint import enumerable
 from ..distributions.univariate import Normal
 from ..guards import mode, own_store, seeded
@@ -88,11 +87,15 @@ class Direct(Densities):
     def measure(self) -> str:
         with seeded(0), torch.no_grad():
             z = self.fresh().draw_prior(1)["z"]
-            return measure_of(self.vae.likelihood_of(z, self.c))
+            return measure_of(self.vae.observation_of(z, self.c))
 
     @property
     def is_discrete(self) -> bool:
         return self.vae.is_discrete
+
+    @property
+    def estimates(self) -> bool:
+        return self.vae.draws_missing
 
     def draw(self, num_samples: int) -> Drawn:
         guide = self.unconstrained_guide
@@ -118,10 +121,9 @@ class Direct(Densities):
         x = self.x
         vae = self.vae
         prior = self.prior  # before the decoder, as in a trace: with dropout the order counts
-        likelihood = vae.likelihood_of(z, self.c, like=x)
-        if self.missing:
-            likelihood, x = masked(likelihood, x, vae.likelihood.title)
-        return likelihood.log_prob(x), prior.log_prob(z)
+        observation = vae.observation_of(z, self.c, like=x)
+        observed, x = vae.observed_by(observation, x, missing=self.missing)
+        return observed.log_prob(x), prior.log_prob(z)
 
     def log_guide(self, values: Values) -> Tensor:
         z = values["z"]

@@ -15,9 +15,12 @@ from torch.distributions import constraints
 
 from ..data.rows import Rows
 from ..distributions.intervals import WithAtoms
+from ..distributions.selected import Selected
 from ..distributions.sphere import Sphere
 from ..distributions.supports import base_of, innermost
 from ..guards import owner_of
+
+WITH_HOLES = " with the probability of the cells that are missing"
 
 
 def describe(model: Callable, guide: Callable, rows: Rows) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def data_digest(rows: Rows) -> str:
 def is_probability(measure: str) -> bool:
     """Whether a measure is that of probabilities alone, of one site or of several."""
     known = ("probability", "probability given the total")
-    return all(part in known for part in measure.split("; "))
+    return all(part.removesuffix(WITH_HOLES) in known for part in measure.split("; "))
 
 
 def measure_of(likelihood: Any) -> str:
@@ -47,6 +50,8 @@ def measure_of(likelihood: Any) -> str:
 
     A multinomial scores data given their total, which it does not predict.
     """
+    if isinstance(likelihood, Selected):
+        return measure_of(likelihood.complete) + WITH_HOLES
     cell = innermost(likelihood)
     if isinstance(cell, (dist.Multinomial, dist.DirichletMultinomial)):
         return "probability given the total"

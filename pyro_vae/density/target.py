@@ -40,11 +40,17 @@ class Target:
             from latents in units of their prior.
 
     Raises:
-        TypeError: A latent is discrete.
+        TypeError: A latent is discrete, or missing cells are drawn afresh.
         ValueError: The support of a latent depends on another.
     """
 
     def __init__(self, densities: Densities, through: Transform | None = None) -> None:
+        if densities.estimates:
+            raise TypeError(
+                "MCMC, annealing and bridges need p(x, z), and the missingness of this VAE draws "
+                "missing cells afresh; 'self_masking' is exact over a normal likelihood or one of "
+                "few values, and log_evidence without a tolerance needs no p(x, z)"
+            )
         self.densities, self.through = densities, through
         self.latents = [_coordinates(*item) for item in densities.latents.items()]
         self.sizes = [latent.shape.numel() for latent in self.latents]

@@ -128,6 +128,13 @@ class Densities(abc.ABC):
         """Whether the guide draws a discrete latent."""
 
     @property
+    def estimates(self) -> bool:
+        """Whether :meth:`log_model` draws missing cells afresh, so that it differs from call to
+        call: the mean of its exponential is right.
+        """
+        return False
+
+    @property
     def noncentred(self) -> Transform | None:
         """The bijection to unconstrained latents from those in units of their prior, if the scale
         of a prior depends on other latents.

@@ -82,6 +82,11 @@ class Traced(Densities):
     def is_discrete(self) -> bool:
         return any(support.is_discrete for support in self.guide_supports.values())
 
+    @property
+    def estimates(self) -> bool:
+        owner = owner_of(self.model)
+        return isinstance(owner, VAE) and owner.draws_missing
+
     def draw(self, num_samples: int) -> Drawn:
         trace = under_particles(self.guide, self.batch, num_samples)
         latents = sites(trace, observed=False)

@@ -13,6 +13,7 @@ from .mixture import Mixture as Mixture
 from .multivariate import LogisticNormal as LogisticNormal
 from .multivariate import Multinomial as Multinomial
 from .pushed import Pushed as Pushed
+from .selected import Selected as Selected
 from .shares import OrderedBeta as OrderedBeta
 from .sphere import VonMisesFisher as VonMisesFisher
 from .tweedie import Tweedie as Tweedie

@@ -44,23 +44,32 @@ class Cells(TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape``."""
-        return self._joined(lambda part, _: part.sample(torch.Size(sample_shape)))
+        return self.joined(lambda part, _: part.sample(torch.Size(sample_shape)))
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws of every block have a gradient."""
+        return all(part.has_rsample for part in self.parts)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws with a gradient, of shape ``sample_shape + batch_shape``."""
+        return self.joined(lambda part, _: part.rsample(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Of each cell."""
-        return self._joined(lambda part, columns: part.log_prob(value[..., columns]))
+        return self.joined(lambda part, columns: part.log_prob(value[..., columns]))
 
     @property
     def mean(self) -> Tensor:
         """Of each cell; NaN for classes."""
-        return self._joined(lambda part, _: part.mean)
+        return self.joined(lambda part, _: part.mean)
 
     @property
     def mode(self) -> Tensor:
         """Of each cell that has no mean; else the mean."""
-        return self._joined(lambda part, _: _mean_or_mode(part))
+        return self.joined(lambda part, _: _mean_or_mode(part))
 
-    def _joined(self, function: Any) -> Tensor:
+    def joined(self, function: Any) -> Tensor:
         """The results of a function of each part and its columns, in the order of the columns."""
         places = self.order.split([len(columns) for columns in self.columns])
         pieces = [function(part, place) for part, place in zip(self.parts, places, strict=True)]

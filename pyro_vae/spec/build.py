@@ -1,4 +1,4 @@
-"""A VAE from names and plain values (:func:`build`), and the exact inverse (:func:`describe`).
+"""A VAE from names and plain values; :func:`.describe` is the exact inverse.
 
 A spec has no classes of its own: the constructor is the schema. Each part is a table with the
 ``name`` of a registered conditional, the constructor's own arguments, and where the part reads a
@@ -12,7 +12,8 @@ context, a ``network``. Sizes that follow from ``event`` and ``latent`` are neve
 
 ``columns = ["age", "income"]`` names the columns of a table, which frames are put right by, and
 ``classes = {city = ["Bonn", "Kiel"]}`` the classes of those that hold labels. A
-conditional VAE has a table ``condition`` (:class:`.Condition`). ``modules = ["mine"]`` imports
+conditional VAE has a table ``condition`` (:class:`.Condition`), and one whose cells are missing for
+a reason a table ``missingness`` (:class:`.Missingness`). ``modules = ["mine"]`` imports
 modules that register conditionals or networks of one's own; they lie beside the spec file or on the
 Python path."""
 
@@ -22,26 +23,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from ..assembly.covariates import suggested
-from ..conditionals.base import Amortised, Shape, as_shape
-from ..conditionals.declared import Declared, at, nearest
-from ..conditionals.experts import Blocks
+from ..conditionals.base import Shape, as_shape
+from ..conditionals.declared import at, nearest
 from ..data.arrays import as_rows, with_c
 from ..data.columns import in_order, names_of
 from ..data.rows import Rows
 from ..guards import device_of, seeded
 from ..vae import VAE
-from .classes import check_classes, classes_of, described, with_classes
+from .classes import check_classes, classes_of, with_classes
+from .describe import plain
 from .files import import_modules, importable, read_toml
 from .initial import initialize, per_exposure
-from .parts import Part, as_table, condition_of, named_part, numbered, unconstrained, with_blocks
+from .parts import (
+    Part,
+    as_table,
+    condition_of,
+    missingness_of,
+    named_part,
+    numbered,
+    unconstrained,
+    with_blocks,
+)
 
 REQUIRED = ("event", "latent")
-KEYS = (*REQUIRED, "columns", "classes", "prior", "likelihood", "guide", "condition", "modules")
+PARTS = ("prior", "likelihood", "guide", "condition", "missingness")
+KEYS = (*REQUIRED, "columns", "classes", *PARTS, "modules")
 
 
 def build(
@@ -54,6 +63,7 @@ def build(
     likelihood: Part | None = None,
     guide: Part | None = None,
     condition: dict[str, Any] | None = None,
+    missingness: Part | None = None,
     hidden: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
@@ -77,6 +87,8 @@ def build(
             own family).
         condition: For a conditional VAE: the arguments of :class:`.Condition` (default: what c
             suggests).
+        missingness: p(s | x), where cells are missing for a reason: "self_masking", ... (default:
+            none; what is missing tells nothing).
         hidden: The widths of the hidden layers, for parts without a ``network`` of their own
             (default: those of MLP).
         device: Where the VAE is to be: "cpu", "cuda", ..., or "auto" for a GPU where there is one
@@ -103,6 +115,7 @@ def build(
         "likelihood": likelihood,
         "guide": guide,
         "condition": condition,
+        "missingness": missingness,
     }
     given = {key: value for key, value in parts.items() if value is not None}
     if x is None:
@@ -119,7 +132,7 @@ def build(
         spec = {"event": list(rows.event_shape), **columns, **spec}
         rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
         spec, rows = with_classes(spec, rows)
-    mlp = {} if hidden is None else {"hidden": _plain(hidden)}
+    mlp = {} if hidden is None else {"hidden": plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
         seen = rows
         if c is not None:
@@ -202,7 +215,8 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     table = with_blocks(numbered("guide", table, spec.get("columns")), likelihood)
     counts = rows is not None and getattr(likelihood, "head", likelihood).are_counts
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp, counts)
-    vae = VAE(prior, likelihood, guide, condition=condition)
+    missingness = missingness_of(spec, event)
+    vae = VAE(prior, likelihood, guide, condition=condition, missingness=missingness)
     vae.columns = _columns(spec, event)
     vae.classes = classes_of(spec)
     check_classes(vae)
@@ -220,66 +234,3 @@ def _columns(spec: dict[str, Any], event: torch.Size) -> list[str] | None:
             f"with one dimension; got {names!r:.60}"
         )
     return names
-
-
-def describe(vae: nn.Module) -> dict[str, Any]:
-    """The spec of a VAE, or of one part: names and plain values. :func:`build` makes an equal VAE
-    from it.
-
-    Arguments:
-        vae: A VAE, a conditional or a network.
-
-    Returns:
-        A dict of strings, numbers, lists and dicts: it can be written as JSON or TOML.
-
-    Raises:
-        TypeError: A part is not registered, so no spec can name it.
-    """
-    if isinstance(vae, VAE):
-        parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.posterior}
-        sizes = {"event": list(vae.likelihood.event_shape), "latent": list(vae.prior.event_shape)}
-        names: dict[str, Any] = {} if vae.columns is None else {"columns": list(vae.columns)}
-        if vae.classes is not None:
-            names["classes"] = described(vae.classes)
-        spec = sizes | names | {role: describe(part) for role, part in parts.items()}
-        if vae.condition is not None:
-            spec["condition"] = vae.condition.describe()
-        modules = _modules(vae)
-        return spec | ({"modules": modules} if modules else {})
-
-    if isinstance(vae, Amortised) and not isinstance(vae.head, Amortised):
-        return describe(vae.head) | {"network": describe(vae.network)}
-    if isinstance(vae, Blocks):
-        first, *others = map(describe, vae.networks)
-        if any(other != first for other in others):
-            raise TypeError("no spec can name blocks with different networks")
-        return first
-    if not isinstance(vae, Declared) or vae.name is None:
-        kind = type(vae).__name__
-        raise TypeError(
-            f"no spec can name {kind}; register it: class {kind}(Conditional or Network, "
-            "name='...')"
-        )
-    return {"name": vae.name} | {key: _plain(value) for key, value in vae.options.items()}
-
-
-def _modules(vae: VAE) -> list[str]:
-    """The modules that define the user's own conditionals and networks."""
-    package = __name__.partition(".")[0]
-    defined = {
-        type(part).__module__ for part in vae.modules() if isinstance(part, Declared) and part.name
-    }
-    return sorted(
-        module for module in defined if module.partition(".")[0] not in (package, "__main__")
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Tensors, arrays and tuples as numbers and lists."""
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (tuple, list, range)):
-        return [_plain(part) for part in value]
-    return value

@@ -18,7 +18,8 @@ from ..data.files import write
 from ..data.sealed import ODD, CheckpointError, sealed, unsealed
 from ..guards import device_of
 from ..vae import VAE
-from .build import build, describe
+from .build import build
+from .describe import describe
 
 FORMAT = "pyro_vae/1"
 UNBUILDABLE: tuple[type[Exception], ...] = (*ODD, ValueError, ArithmeticError)

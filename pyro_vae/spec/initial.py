@@ -24,6 +24,8 @@ def initialize(vae: VAE, rows: Rows) -> None:
     know of their inputs.
     """
     vae.prior.initialize(rows)
+    if vae.missingness is not None:
+        vae.missingness.initialize(rows)
     _standardize(vae, "guide", vae.posterior, _moments_seen(vae.posterior, rows), rows.c)
     if rows.c is None or vae.condition is None:
         return

@@ -13,6 +13,7 @@ from ..assembly.condition import Condition
 from ..conditionals.base import Conditional
 from ..conditionals.columns import Columns
 from ..conditionals.declared import at, nearest
+from ..conditionals.missingness import Missingness
 from ..conditionals.networks import MLP, Network
 from ..data.rows import Rows
 from ..distributions.supports import bijection_to
@@ -29,6 +30,16 @@ def condition_of(spec: dict[str, Any]) -> Condition | None:
             return Condition(**as_table("condition", spec["condition"]))
         except TypeError as error:
             raise ValueError(f"{str(error).removeprefix('Condition.__init__() ')}") from None
+
+
+def missingness_of(spec: dict[str, Any], event: torch.Size) -> Missingness | None:
+    """What a spec says of missing cells, if it says anything."""
+    if "missingness" not in spec:
+        return None
+    part = spec["missingness"]
+    given = {"name": part} if isinstance(part, str) else dict(as_table("missingness", part))
+    with at("missingness"):
+        return _construct(_named(Missingness, given.pop("name", None)), event, **given)
 
 
 def unconstrained(prior: Conditional) -> torch.Size:

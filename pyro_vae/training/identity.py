@@ -8,7 +8,7 @@ from typing import Any
 from ..conditionals.base import Conditional
 from ..density.identity import data_digest, digest_of
 from ..density.problem import Problem
-from ..spec.build import describe
+from ..spec.describe import describe
 from .checkpoints import PLAIN, kinds
 from .epochs import Plan
 from .run import Run
