@@ -40,7 +40,7 @@ from .training.schedules import Schedule
 from .training.weighing import numbers_of
 
 ROWS = 4096  # of latents, decoded at once
-BUILD_OPTIONS = ("latent", "prior", "likelihood", "guide", "hidden")
+BUILD_OPTIONS = ("latent", "prior", "likelihood", "guide", "missingness", "hidden")
 FIT_OPTIONS = (
     "loss",
     "particles",
@@ -73,8 +73,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         latent: The shape of the latents, ``Z``.
         prior: The prior, a name or a table.
         likelihood: The likelihood, a name or a table (default: that of :func:`build`).
-        guide: The guide, a name or a table (default: normal; over discrete latents the prior's own
-            family).
+        guide: The guide, a name or a table (default: what suits the prior).
+        missingness: Why cells are missing, a name or a table (default: for no reason).
         hidden: The widths of the hidden layers (default: those of MLP); ``[]`` for a linear VAE.
         loss: The name of a loss, or a Pyro ELBO.
         particles: The samples of z for each datum in training (default: the loss's own).
@@ -84,15 +84,13 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         batch_size: The number of data in a step.
         learning_rate: A number, or a function of the epoch.
         clip_norm: The largest norm of the gradient of the loss per datum.
-        validation_fraction: The share, or the number, of rows that are held out for early
-            stopping; None for none.
-        patience: After how many epochs without a lower validation loss training stops; None for
-            never.
-        compile: Whether a step of training is one compiled call; "auto" where that is repaid.
+        validation_fraction: The share, or number, of rows held out for early stopping.
+        patience: After how many epochs without a lower validation loss it stops; None for never.
+        compile: Whether a step is one compiled call; "auto" where that is repaid.
         device: Where the VAE is; "auto" for a GPU where there is one; None for torch's default.
         num_samples: The samples of z for each datum after training.
-        random_state: A whole number is the seed of all draws. A RandomState, or None for numpy's
-            global one, gives a new seed at each ``fit``, and moves on.
+        random_state: The seed of all draws. A RandomState, or None for numpy's global one, gives a
+            new seed at each ``fit``, and moves on.
         progress: Whether a terminal shows a progress bar.
 
     Example:
@@ -109,6 +107,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         prior: Part = "normal",
         likelihood: Part | None = None,
         guide: Part | None = None,
+        missingness: Part | None = None,
         hidden: Sequence[int] | None = None,
         loss: str | ELBO = "elbo",
         particles: int | None = None,
@@ -130,6 +129,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         self.prior = prior
         self.likelihood = likelihood
         self.guide = guide
+        self.missingness = missingness
         self.hidden = hidden
         self.loss = loss
         self.particles = particles

@@ -283,6 +283,7 @@ def test_list_shows_the_registries_and_nothing_else():
     assert names == {
         "Conditionals": list(pv.Conditional.registry),
         "Networks": list(pv.Network.registry),
+        "Missingness": list(pv.Missingness.registry),
         "Losses": list(losses),
         "Data": list(catalogue.DATA),
     }

@@ -365,3 +365,28 @@ def test_channels_that_are_last_are_refused():
         with pytest.raises(ValueError, match=r"got \(28, 20, 3\), whose channels are last; move"):
             pv.build(images, **{part: {"name": "normal", "network": network}})
     assert pv.ConvEncoder((3, 8, 3), 2)(torch.zeros(2, 3, 8, 3)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual_mlp"])
+def test_with_a_mask_a_network_sees_which_inputs_are_missing(name):
+    """A missing input and one at its mean are two things; without a mask they are one."""
+    x = torch.tensor([[0.5, torch.nan], [0.5, 2.0]])
+    x_at_mean = torch.tensor([[0.5, 1.0], [0.5, 2.0]])
+    for mask in (True, False):
+        network = {"name": name, "mask": mask}
+        spec = {"event": [2], "latent": [2], "guide": {"name": "normal", "network": network}}
+        vae = pv.build(spec)
+        network = vae.posterior.network
+        network.standardize(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0]))
+        missing, at_mean = (vae.encode(rows).mean for rows in (x, x_at_mean))
+        assert torch.equal(missing[0], at_mean[0]) == (not mask)
+        assert torch.equal(missing[1], at_mean[1])
+        first = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+        if mask:
+            given = torch.tensor([[0.5, 0.0, 0.0, 1.0], [0.5, 1 / 3, 0.0, 0.0]])
+            torch.testing.assert_close(network(x), network.layers(given))
+            assert first.in_features == 4
+        else:
+            assert first.in_features == 2
+    with pytest.raises(ValueError, match="mask must be true or false; got 1"):
+        pv.MLP(2, 2, mask=1)

@@ -18,7 +18,7 @@ COUNTS = np.arange(40).reshape(10, 4)
 
 def test_build_works_out_what_the_data_imply():
     spec = pv.describe(pv.build(COUNTS, latent=3, likelihood="binomial", hidden=[5]))
-    network = {"name": "mlp", "hidden": [5], "activation": "relu", "log1p": False}
+    network = {"name": "mlp", "hidden": [5], "activation": "relu", "log1p": False, "mask": False}
     assert spec == {
         "event": [4],
         "latent": [3],

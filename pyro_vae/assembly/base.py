@@ -168,10 +168,7 @@ class Assembly(Registered):
         Where it is known that none is missing, ``missing=False`` saves a look at all of them.
         """
         x = self.join("guide", x, c, len(self.likelihood.event_shape))
-        if not missing:
-            return x
-        network = getattr(self.posterior, "network", None)
-        return x if getattr(network, "reads_missing", False) else filled(x, network)
+        return filled(x, getattr(self.posterior, "network", None)) if missing else x
 
     def push_forward(self, unconstrained: TorchDistribution) -> TorchDistribution:
         """The guide on the support of the prior."""

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..conditionals.base import Conditional
 from ..conditionals.declared import Declared
+from ..conditionals.missingness import Missingness
 from ..conditionals.networks import Network
 from ..spec.build import build
 from ..spec.describe import describe
@@ -28,21 +29,25 @@ DATA = {"digits": "scikit-learn's 8 x 8 digits: 1797 rows of 64 grey levels 0..1
 
 
 def show_names() -> None:
-    """Show every name: conditionals and the roles they can have, networks, losses, data."""
+    """Show every name: conditionals and the roles they can have, networks, models of missing cells,
+    losses, data.
+    """
     for table in tables():
         console().print(table, "")
 
 
 def tables() -> list[Table]:
-    """All names, in four tables: conditionals with their roles, networks, losses, data."""
+    """All names, a table for each kind: conditionals with their roles, networks, ..."""
     conditionals = (
         (name, " ".join(roles(cls)), summary(cls)) for name, cls in Conditional.registry.items()
     )
     networks = ((name, summary(cls)) for name, cls in Network.registry.items())
+    missingnesses = ((name, summary(cls)) for name, cls in Missingness.registry.items())
     loss_rows = ((name, _loss(entry)) for name, entry in losses.items())
     return [
         _table("Conditionals", ("name", "can stand as", "for"), conditionals),
         _table("Networks", ("name", "what it is"), networks),
+        _table("Missingness", ("name", "what it is"), missingnesses),
         _table("Losses", ("name", "what it is"), loss_rows),
         _table("Data", ("name", "what they are"), DATA.items()),
     ]

@@ -17,6 +17,7 @@ import typer
 
 from ..conditionals.base import Conditional
 from ..conditionals.declared import Declared, nearest
+from ..conditionals.missingness import Missingness
 from ..conditionals.networks import Network
 from ..conditionals.parametric import Parametric
 from ..data.arrays import as_rows
@@ -56,16 +57,19 @@ def explain(name: str) -> str:
         ValueError: There is neither.
         CheckpointError: The file is no model.
     """
-    conditional = Conditional.lookup(name)
-    if conditional is not None:
-        return _explain_conditional(conditional)
-    network = Network.lookup(name)
-    if network is not None:
-        return _explain_network(network)
+    pages = []
+    if (conditional := Conditional.lookup(name)) is not None:
+        pages.append(_explain_conditional(conditional))
+    if (network := Network.lookup(name)) is not None:
+        pages.append(_explain_network(network))
+    if (missingness := Missingness.lookup(name)) is not None:
+        pages.append(_explain_missingness(missingness))
+    if pages:
+        return "\n\n".join(pages)
     if Path(name).is_file() or name.endswith(".safetensors"):
         return _explain_model(Path(name))
 
-    hint = nearest(name, [*Conditional.registry, *Network.registry])
+    hint = nearest(name, [*Conditional.registry, *Network.registry, *Missingness.registry])
     if "did you mean" not in hint:
         hint = "; pyro-vae list shows the names"
     raise ValueError(f"no conditional, network or model file is named {name!r}{hint}")
@@ -79,6 +83,10 @@ def _explain_conditional(cls: type[Conditional]) -> str:
 
 def _explain_network(cls: type[Network]) -> str:
     return _page(cls, "a network", [("In a spec:", _example_of_network(cls))])
+
+
+def _explain_missingness(cls: type[Missingness]) -> str:
+    return _page(cls, "a missingness", [("In a spec:", {"missingness": {"name": cls.name}})])
 
 
 def _explain_model(path: Path) -> str:
@@ -170,6 +178,8 @@ def _implied(cls: Any) -> dict[str, str]:
     """Arguments without a default that need not be given: where their values come from."""
     if issubclass(cls, Network):
         return dict.fromkeys(cls.implied([1, 8, 8]), "follows from the likelihood")
+    if issubclass(cls, Missingness):
+        return {}
     names = cls.implied(as_rows(np.ones((1, 3))))
     return dict.fromkeys(names, "a likelihood takes it from the data")
 

@@ -41,7 +41,7 @@ from .launched import is_first, process_group
 NUM_DRAWN = 16
 
 SpecFile = Annotated[
-    Path | None, option("The VAE as a .toml file, in place of the next five options.", "FILE")
+    Path | None, option("The VAE as a .toml file, in place of the next six options.", "FILE")
 ]
 Prior = Annotated[
     str | None, option("p(z): a name, or a table in TOML.", "PART", show_default="normal")
@@ -51,6 +51,10 @@ Likelihood = Annotated[
 ]
 Guide = Annotated[
     str | None, option("q(z|x), in the same way.", "PART", show_default="what suits the prior")
+]
+Missing = Annotated[
+    str | None,
+    option("p(s|x): why cells are missing, in the same way.", "PART", show_default="for no reason"),
 ]
 Latent = Annotated[str | None, option("The shape of the latents.", "SIZES", show_default="8")]
 Hidden = Annotated[
@@ -89,6 +93,7 @@ def fit(
     prior: Prior = None,
     likelihood: Likelihood = None,
     guide: Guide = None,
+    missingness: Missing = None,
     latent: Latent = None,
     hidden: Hidden = None,
     validation: Validation = 0.1,
@@ -117,10 +122,9 @@ def fit(
     after a crash, the same command with --resume goes on from --checkpoint. Several processes train
     together by `torchrun --nproc-per-node 2 -m pyro_vae fit ...`."""
     prepare_file(out)
-    if loss not in losses:
-        raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
-    parts = _parse_parts(prior, likelihood, guide, latent, hidden)
-    _refuse_parts_beside(spec, parts)
+    _check_loss(loss)
+    texts = {"prior": prior, "likelihood": likelihood, "guide": guide, "missingness": missingness}
+    parts = _parsed(spec, texts, {"latent": latent, "hidden": hidden})
 
     options: dict[str, Any] = {
         "loss": loss,
@@ -161,27 +165,21 @@ def _say(text: str) -> None:
         typer.echo(text)
 
 
-def _parse_parts(
-    prior: str | None,
-    likelihood: str | None,
-    guide: str | None,
-    latent: str | None,
-    hidden: str | None,
+def _check_loss(name: str) -> None:
+    if name not in losses:
+        raise ValueError(f"no loss is named {name!r}; there are {', '.join(losses)}")
+
+
+def _parsed(
+    spec: Path | None, parts: dict[str, str | None], sizes: dict[str, str | None]
 ) -> dict[str, Any]:
-    """The arguments of :func:`build` that were given."""
-    parts = {
-        "prior": parse_part("prior", prior),
-        "likelihood": parse_part("likelihood", likelihood),
-        "guide": parse_part("guide", guide),
-        "latent": parse_sizes(latent),
-        "hidden": parse_sizes(hidden),
-    }
-    return {name: value for name, value in parts.items() if value is not None}
-
-
-def _refuse_parts_beside(spec: Path | None, parts: dict[str, Any]) -> None:
-    if spec is not None and parts:
-        raise ValueError(f"--spec says what to build: leave out --{', --'.join(parts)}, or --spec")
+    """The arguments of :func:`build` that were given; none may be beside a spec."""
+    read: dict[str, Any] = {role: parse_part(role, text) for role, text in parts.items()}
+    read |= {name: parse_sizes(text) for name, text in sizes.items()}
+    given = {name: value for name, value in read.items() if value is not None}
+    if spec is not None and given:
+        raise ValueError(f"--spec says what to build: leave out --{', --'.join(given)}, or --spec")
+    return given
 
 
 def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +198,8 @@ def _summary(vae: VAE) -> str:
     """What was built, in a sentence."""
     spec = describe(vae)
     number = sum(parameter.numel() for parameter in vae.parameters())
-    parts = ", ".join(f"{role} {spec[role]['name']}" for role in ("prior", "likelihood", "guide"))
+    roles = [role for role in ("prior", "likelihood", "guide", "missingness") if role in spec]
+    parts = ", ".join(f"{role} {spec[role]['name']}" for role in roles)
     shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
     sizes = [f"{column} ({len(labels)})" for column, labels in (vae.classes or {}).items()]
     classes = f"; classes of {', '.join(sizes)}" if sizes else ""

@@ -63,7 +63,11 @@ def fold(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Ten
 
 
 def filled(x: Tensor, network: Any) -> Tensor:
-    """A context whose missing cells are at what is typical for the network that reads it."""
+    """A context as a network reads it: its missing cells at what is typical, or NaN for a network
+    that ``reads_missing``.
+    """
+    if getattr(network, "reads_missing", False):
+        return x
     typical = getattr(network, "typical", getattr(network, "mean", None))
     return torch.where(x.isnan(), torch.zeros_like(x) if typical is None else typical, x)
 
@@ -77,7 +81,7 @@ class Network(Declared):
     registry: ClassVar[dict[str, type[Network]]] = {}
     kind = "network"
     num_sizes = 2
-    reads_missing: ClassVar[bool] = False  # whether it wants NaN where cells are missing
+    reads_missing: bool = False  # whether it wants NaN where cells are missing
 
     @classmethod
     def implied(cls, event_shape: Sequence[int]) -> dict[str, Any]:
@@ -98,18 +102,21 @@ class Standardized(Network):
     Arguments:
         in_shape: The shape of the context of one datum.
         log1p: Whether it sees sign(x) log(1 + |x|) for x, standardised after that.
+        mask: Whether it sees, beside the inputs, which of them are missing.
     """
 
     mean: Tensor
     sd: Tensor
     layers: nn.Module
 
-    def __init__(self, in_shape: Shape, *, log1p: bool = False) -> None:
+    def __init__(self, in_shape: Shape, *, log1p: bool = False, mask: bool = False) -> None:
         super().__init__()
-        if not isinstance(log1p, bool):
-            raise ValueError(f"log1p must be true or false; got {log1p!r}")
+        for name, value in (("log1p", log1p), ("mask", mask)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false; got {value!r}")
         self.in_shape = as_shape(in_shape)
         self.log1p = log1p
+        self.reads_missing = mask
         self.register_buffer("mean", torch.zeros(self.in_shape))
         self.register_buffer("sd", torch.ones(self.in_shape))
 
@@ -128,6 +135,11 @@ class Standardized(Network):
         return x.sign() * x.abs().log1p() if self.log1p else x
 
     @property
+    def in_features(self) -> int:
+        """How many numbers the layers read: with a mask, two for each input."""
+        return self.in_shape.numel() * (2 if self.reads_missing else 1)
+
+    @property
     def typical(self) -> Tensor:
         """The input whose every number is 0 when standardised."""
         return self.mean.sign() * self.mean.abs().expm1() if self.log1p else self.mean
@@ -137,7 +149,11 @@ class Standardized(Network):
         self.sd.copy_(torch.where(sd > 0, sd, 1.0))
 
     def _rows(self, x: Tensor) -> Tensor:
-        return self.layers(x if x.dim() == 2 else x.reshape(len(x), self.in_shape.numel()))
+        x = x if x.dim() == 2 else x.reshape(len(x), self.in_shape.numel())
+        if self.reads_missing:
+            missing = x.isnan()
+            x = torch.cat([x.masked_fill(missing, 0.0), missing.to(x)], -1)
+        return self.layers(x)
 
 
 class MLP(Standardized, name="mlp"):
@@ -149,6 +165,8 @@ class MLP(Standardized, name="mlp"):
         hidden: The widths of the hidden layers.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
         log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
+        mask: Whether it sees, beside the inputs, which of them are missing, as the network of a
+            guide; else these are at their mean.
 
     Example:
         >>> MLP((28, 28), 10, hidden=[100])(torch.zeros(5, 7, 28, 28)).shape
@@ -163,11 +181,12 @@ class MLP(Standardized, name="mlp"):
         hidden: Sequence[int] = (400,),
         activation: str = "relu",
         log1p: bool = False,
+        mask: bool = False,
     ) -> None:
-        super().__init__(in_shape, log1p=log1p)
+        super().__init__(in_shape, log1p=log1p, mask=mask)
         make = activation_of(activation)
         whole_numbers("hidden", hidden)
-        widths = (self.in_shape.numel(), *hidden, out_features)
+        widths = (self.in_features, *hidden, out_features)
         layers = [(nn.Linear(a, b), make()) for a, b in itertools.pairwise(widths)]
         self.layers = nn.Sequential(*itertools.chain(*layers))[:-1]
 
@@ -199,6 +218,8 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         blocks: How many blocks there are, of two layers each.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
         log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
+        mask: Whether it sees, beside the inputs, which of them are missing, as the network of a
+            guide; else these are at their mean.
 
     Example:
         >>> ResidualMLP((28, 28), 10, width=100, blocks=3)(torch.zeros(5, 7, 28, 28)).shape
@@ -214,8 +235,9 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         blocks: int = 2,
         activation: str = "relu",
         log1p: bool = False,
+        mask: bool = False,
     ) -> None:
-        super().__init__(in_shape, log1p=log1p)
+        super().__init__(in_shape, log1p=log1p, mask=mask)
         make = activation_of(activation)
         whole_number("width", width, at_least=1)
         whole_number("blocks", blocks, at_least=0)
@@ -224,7 +246,7 @@ class ResidualMLP(Standardized, name="residual_mlp"):
             for _ in range(blocks)
         ]
         self.layers = nn.Sequential(
-            nn.Linear(self.in_shape.numel(), width), *middle, nn.Linear(width, out_features)
+            nn.Linear(self.in_features, width), *middle, nn.Linear(width, out_features)
         )
 
 

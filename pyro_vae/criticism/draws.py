@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,17 @@ def made_by(
             "pyro.sample(..., obs=x)"
         )
     return {site["name"]: site["value"] for site in latent}, seen[0]["value"]
+
+
+def draws_holes(problem: Problem) -> bool:
+    """Whether the model says which cells are missing, so that its draws have holes of their own."""
+    owner = owner_of(problem.model)
+    return isinstance(owner, VAE) and owner.missingness is not None
+
+
+def with_holes_of(problem: Problem, x: Tensor, data: Tensor) -> Tensor:
+    """Draws with the same cells missing as the data have, unless the model draws these too."""
+    return x if draws_holes(problem) else x.masked_fill(data.isnan(), math.nan)
 
 
 class _Unseen(UnconditionMessenger):

@@ -19,6 +19,7 @@ from ..density.traced import Pair
 from ..guards import evaluating, whole_number
 from ..progress import Progress
 from ..vae import VAE
+from .draws import draws_holes
 from .ranks import SCORES, Trial, p_values
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _reference(problem: Problem, reference: Any) -> Problem:
         found = Problem.of((problem.model, problem.guide), *given)
     except DataError as error:
         raise DataError(f"reference: {error}") from None
-    if found.rows.has_missing:
+    if found.rows.has_missing and not draws_holes(problem):
         raise DataError(
             "reference needs rows without missing cells, so that those of x can be hidden in them; "
             "got some; drop these rows"

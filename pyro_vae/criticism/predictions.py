@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from ..density.traced import Pair
 from ..guards import evaluating, seed_of, seeded, whole_number
 from ..progress import Progress
 from ..vae import VAE
-from .draws import made_by
+from .draws import made_by, with_holes_of
 
 if TYPE_CHECKING:
     import pandas
@@ -87,15 +86,15 @@ def _replicated(
     problem: Problem, batch: Batch, num_samples: int, seed: int
 ) -> Iterator[np.ndarray]:
     """Data sets drawn given the data, with the same cells missing."""
-    missing, step = batch[0].isnan(), max(1, tile_rows(problem.device) // len(problem))
+    step = max(1, tile_rows(problem.device) // len(problem))
     for number, start in enumerate(range(0, num_samples, step)):
         own_draws = seeded(seed_of(seed, number))
         with torch.no_grad(), own_draws, evaluating(problem.model, problem.guide):
             num = min(step, num_samples - start)
             z = problem.densities(batch).draw(num).values
             _, x = made_by("check_predictions", problem, batch, num, z)
-            block = x.to(batch[0]).masked_fill(missing, math.nan).numpy(force=True)
-        yield from block
+            again = with_holes_of(problem, x.to(batch[0]), batch[0])
+        yield from again.numpy(force=True)
 
 
 def _table(names: list[str], drawn: np.ndarray, observed: np.ndarray) -> pandas.DataFrame:

@@ -1,7 +1,8 @@
 r"""Data ranked among draws of the model: p-values of how odd they are.
 
-The score of a datum is ranked among those of data that the model makes with the same cells seen and
-the same c. With b of B draws as odd as the datum, or odder,
+The score of a datum is ranked among those of data that the model makes with the same c and the
+same cells seen, unless it says itself which are missing. With b of B draws as odd as the datum, or
+odder,
 
 .. math:: p = \frac{1 + b}{1 + B}
 
@@ -17,7 +18,6 @@ all draws.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from ..density.problem import Problem, Stream, Tile
 from ..density.terms import iwae
 from ..guards import seed_of, seeded
 from ..progress import Progress
-from .draws import made_by
+from .draws import draws_holes, made_by, with_holes_of
 from .gaps import log_weights
 
 Score = Callable[[Problem, int, int], np.ndarray]
@@ -88,7 +88,7 @@ class Trial:
             order = np.random.default_rng(self.seed).permutation(len(self.ordinary))
             comparable = self.ordinary.batch(order[numbers])
             x, given = comparable[0], comparable[1:]
-        x = x.masked_fill(batch[0].isnan(), math.nan)
+        x = with_holes_of(self.problem, x, batch[0])
         rows = as_rows(x).given(as_rows(given[0]) if given else None)  # not checked: draws are ours
         return replace(self.problem, rows=rows)
 
@@ -137,7 +137,8 @@ def _patterns(problem: Problem, *, with_c: bool) -> _Patterns:
     keys = []
     for chunk in problem.rows.chunks():
         x, *c = (part.reshape(len(part), -1).numpy(force=True) for part in problem.batch(chunk))
-        key = [np.packbits(np.isnan(x), axis=1)]
+        seen = np.isnan(x) if not draws_holes(problem) else np.zeros((len(x), 1), dtype=bool)
+        key = [np.packbits(seen, axis=1)]
         key += [np.ascontiguousarray(part).view(np.uint8) for part in c if with_c]
         keys.append(np.concatenate(key, 1))
     _, first, pattern, size = np.unique(
@@ -157,6 +158,8 @@ def _log_evidence(problem: Problem, num_samples: int, seed: int) -> np.ndarray:
                 found = (terms.log_likelihood + terms.log_prior).logsumexp(0)
             else:
                 found = iwae(tile.terms(num_samples, memory))
+        if draws_holes(problem):
+            return found
         is_empty = tile.batch[0].reshape(len(tile), -1).isnan().all(1)
         return torch.where(is_empty, 0.0, found)  # known, so that a row of nothing is not odd
 
