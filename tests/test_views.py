@@ -339,6 +339,22 @@ def test_names_of_columns():
     assert list(vae.reconstruct(turned).columns) == names[::-1]
 
 
+def test_what_is_usual_goes_to_the_networks_of_blocks_too():
+    """The widths of hidden layers, in both directions; a network that says its own keeps them."""
+    blocks = [READ[0], {"columns": TABLE, "network": "mlp"}]
+    written = [WRITTEN[0], WRITTEN[1] | {"network": {"activation": "tanh"}}]
+    spec = pv.describe(built(guide=guide(blocks), likelihood=likelihood(written), hidden=[7]))
+    assert spec["guide"]["blocks"][1]["network"]["hidden"] == [7]
+    assert spec["likelihood"]["blocks"][1]["network"]["hidden"] == [7]
+    assert pv.describe(built(hidden=[7]))["guide"]["blocks"][1]["network"]["hidden"] == [5]
+
+
+def test_a_guide_by_name_takes_the_columns_of_the_likelihood():
+    spec = pv.describe(built(guide="product_of_experts"))["guide"]
+    assert spec["blocks"] == [{"columns": IMAGE}, {"columns": TABLE}]
+    assert spec["network"]["hidden"] == [6]
+
+
 def test_one_shared_network_may_read_several_shapes():
     halves = [
         {"columns": IMAGE[:8], "shape": [1, 4, 2]},
