@@ -7,6 +7,7 @@ from .assembly.condition import Condition as Condition
 from .conditionals.atoms import *
 from .conditionals.base import Amortised as Amortised
 from .conditionals.base import Conditional as Conditional
+from .conditionals.blocks import *
 from .conditionals.classes import *
 from .conditionals.columns import *
 from .conditionals.continuous import *

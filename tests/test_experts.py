@@ -12,7 +12,7 @@ from scipy import integrate, stats
 from truth import LinearGaussian, affine
 
 import pyro_vae as pv
-from pyro_vae.conditionals.experts import Blocks
+from pyro_vae.conditionals.blocks import Blocks
 
 NAMES = ["product_of_experts", "mixture_of_experts", "mixture_of_products"]
 COLUMNS = [[0, 2, 4], [3], [5, 1]]
@@ -111,6 +111,38 @@ def test_with_one_block_or_none_the_mixtures_are_the_posterior_too(seen):
     for name in NAMES[1:]:
         log_weight = log_weights(exact_vae(truth, name), x)
         assert float(log_weight.std(0).max()) < 1e-10
+
+
+@pytest.mark.parametrize("seen", PATTERNS)
+def test_networks_of_their_own_keep_the_posterior(seen):
+    """A spec with an affine network for each block on both sides, one of them read as an image."""
+    truth = linear_truth()
+    network = {"name": "mlp", "hidden": []}
+    shapes = ({"shape": [3, 1, 1]}, {}, {})
+    blocks = [
+        block | shape | {"network": network} for block, shape in zip(BLOCKS, shapes, strict=True)
+    ]
+    families = [
+        block | {"name": "normal", "scale": truth.noise[block["columns"]] ** 0.5}
+        for block in blocks
+    ]
+    spec = {
+        "event": [6],
+        "latent": [2],
+        "likelihood": {"name": "columns", "blocks": families},
+        "guide": {"name": "product_of_experts", "blocks": blocks},
+    }
+    vae = pv.build(spec)
+    for block, columns in enumerate(COLUMNS):
+        expert = exact_expert(truth, columns)
+        vae.posterior.network.networks[block].layers.load_state_dict(expert.layers.state_dict())
+        decoder = affine(truth.weight[columns], truth.bias[columns])
+        own = vae.likelihood.network.own[str(block)]
+        own.layers.load_state_dict(decoder.layers.state_dict())
+    x = with_missing(truth.draw(5), seen)
+    expected = log_weights(exact_vae(truth), x)
+    torch.testing.assert_close(log_weights(vae, x), expected, rtol=0.0, atol=1e-10)
+    assert float(log_weights(vae, x).std(0).max()) < 1e-10
 
 
 # Formulas and densities
@@ -362,11 +394,15 @@ def test_spec_and_file(name, tmp_path):
     assert pv.describe(again) == spec
 
 
-def test_different_networks_have_no_spec():
-    head = pv.ProductOfExperts((2,), blocks=BLOCKS)
+def test_different_networks_stand_in_the_tables_of_their_blocks():
     networks = tuple(pv.MLP(len(c), 4, hidden=[len(c)]) for c in COLUMNS)
-    with pytest.raises(TypeError, match="no spec can name blocks with different networks"):
-        pv.describe(pv.Amortised(Blocks(COLUMNS, 0, networks), head))
+    head = pv.ProductOfExperts((2,), blocks=BLOCKS)
+    table = pv.describe(pv.Amortised(Blocks(COLUMNS, 0, networks), head))
+    assert [block["network"]["hidden"] for block in table["blocks"]] == [[3], [1], [2]]
+    assert "network" not in table
+    other = pv.Amortised(Blocks(COLUMNS[::-1], 0, networks), head)
+    with pytest.raises(TypeError, match="product_of_experts behind Blocks with other columns"):
+        pv.describe(other)
 
 
 def test_every_network_knows_where_its_columns_lie():

@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ..conditionals.base import Amortised, Conditional
-from ..conditionals.experts import Blocks
+from ..conditionals.blocks import Blocks
 from ..distributions.joint import Joint, enumerable
 from ..distributions.supports import bijection_to, is_real
 from ..guards import mode, seeded

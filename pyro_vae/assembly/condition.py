@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ..conditionals.networks import beside, shape_beside
 from ..data.arrays import as_rows
 from ..data.columns import in_order
 from ..data.labels import Labels, class_names, coded, refuse_numbers_for_names, with_labels
@@ -229,8 +230,7 @@ class Condition:
         if part not in self.seen_by:
             return shape
         width = self.encoded_width if part == "guide" else self.width
-        joined = (shape[0] + width, *shape[1:]) if len(shape) == 3 else (shape.numel() + width,)
-        return torch.Size(joined)
+        return shape_beside(shape, width)
 
     def seen(self, part: str, encoded: Tensor) -> Tensor:
         """What a part sees of encoded c: only the guide sees the exposure."""
@@ -243,10 +243,7 @@ class Condition:
         c = self.seen(part, c)
         batch = torch.broadcast_shapes(context.shape[: context.dim() - event_dim], c.shape[:-1])
         context = context.expand(batch + context.shape[context.dim() - event_dim :])
-        if event_dim == 3:
-            channels = c[..., None, None].expand(*batch, c.shape[-1], *context.shape[-2:])
-            return torch.cat([context, channels], -3)
-        return torch.cat([context.reshape(*batch, -1), c.expand(*batch, c.shape[-1])], -1)
+        return beside(context, c, event_dim)
 
     def _labels(self, categories: Classes | None, classes: Mapping[str, Classes]) -> list[Labels]:
         """The names of the classes of each column; None for numbers."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -33,6 +33,14 @@ from ..guards import whole_number
 from .declared import Declared
 
 Shape = int | Sequence[int]
+Make = Callable[[torch.Size, int], nn.Module]  # from the shape of what it reads, and its outputs
+
+
+class Own(NamedTuple):
+    """What a block of columns has of its own: a shape for its network, and what makes that."""
+
+    shape: torch.Size | None = None
+    make: Make | None = None
 
 
 def as_shape(shape: Shape) -> torch.Size:
@@ -128,14 +136,13 @@ class Conditional(Declared, abc.ABC):
     def initialize(self, x: Rows) -> None:
         """Initialise from the data, before training. Draws from torch's current random state."""
 
-    def behind(
-        self, make: Callable[[torch.Size, int], nn.Module], context: torch.Size
-    ) -> Amortised:
+    def behind(self, make: Make, context: torch.Size, own: Sequence[Own] = ()) -> Amortised:
         """It, behind a network for contexts of this shape.
 
         Arguments:
             make: Makes a network from the shape of what it reads and its number of outputs.
             context: The shape of the context of one datum.
+            own: What each block has of its own, for one with blocks.
         """
         return Amortised(make(context, self.num_params), self)
 

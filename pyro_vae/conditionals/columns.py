@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .. import distributions as dists
 from ..data.rows import Rows
 from ..distributions.supports import innermost
-from ..guards import whole_number
-from .base import Conditional, Shape, as_shape, declared
+from .base import Amortised, Conditional, Make, Own, Shape, as_shape, declared
+from .blocks import ToBlocks, check_shape, columns_of, columns_of_block, tables_of
 from .declared import at
 
 
@@ -27,7 +27,9 @@ class Columns(Conditional, name="columns"):
         event_shape: The shape of one row, a vector.
         blocks: Tables. Each has ``columns``, a list of column numbers (in a spec for a frame, of
             names); ``name``, a family whose elements are independent; and that family's own
-            arguments. Each column is in exactly one block.
+            arguments. Each column is in exactly one block. In a spec a block may have a
+            ``network`` of its own; the others share one. ``shape`` says what that network writes:
+            ``[1, 8, 8]`` makes 64 columns an image.
 
     Raises:
         ValueError: A column is in no block or in several, or a family is unknown or is one of whole
@@ -72,12 +74,41 @@ class Columns(Conditional, name="columns"):
     @classmethod
     def with_data(cls, given: dict[str, Any], x: Rows) -> dict[str, Any]:
         blocks = []
-        for number, block in enumerate(_tables(given.get("blocks", ()))):
-            columns = _columns(number, block)
+        for number, block in enumerate(tables_of(given.get("blocks", ()))):
+            columns = columns_of_block(number, block)
             known = len(x.event_shape) == 1 and columns and max(columns) < x.event_shape[0]
             family = Conditional.lookup(block.get("name")) or Conditional
             blocks.append(family.with_data(block, x.columns_only(columns)) if known else block)
         return {**given, "blocks": blocks} if blocks else given
+
+    def behind(self, make: Make, context: torch.Size, own: Sequence[Own] = ()) -> Amortised:
+        networks: dict[int, nn.Module] = {}
+        for number, block in enumerate(own):
+            check_shape(number, block.shape, len(self.columns[number]))
+            with at(f"blocks[{number}]"):
+                if block.make is not None:
+                    networks[number] = self._network(number, block.make, context)
+                elif block.shape is not None:
+                    raise ValueError(
+                        "shape: needs a network that writes this block alone; got the one of all "
+                        "blocks; give the block a network beside it, or leave it out"
+                    )
+
+        if not networks:
+            return super().behind(make, context)
+        rest = sum(size for number, size in enumerate(self.sizes) if number not in networks)
+        return Amortised(
+            ToBlocks(self.sizes, networks, make(context, rest) if rest else None), self
+        )
+
+    def _network(self, number: int, make: Make, context: torch.Size) -> nn.Module:
+        """The network of one block."""
+        if not self.sizes[number]:
+            raise ValueError(
+                f"network: {self.parts[number].name} reads no context here, so it takes no "
+                "network; leave it out"
+            )
+        return make(context, self.sizes[number])
 
     def _remedy(self) -> str:
         return "fix them in the tables of its blocks"
@@ -88,24 +119,6 @@ class Columns(Conditional, name="columns"):
         return cls((3,), blocks=blocks)
 
 
-def columns_of(blocks: Any) -> list[list[int]]:
-    """The column numbers of each block.
-
-    Raises:
-        ValueError: They are no list of tables with a list of column numbers.
-    """
-    return [_columns(number, block) for number, block in enumerate(_tables(blocks))]
-
-
-def _tables(blocks: Any) -> list[dict[str, Any]]:
-    if not isinstance(blocks, Sequence) or not all(isinstance(block, dict) for block in blocks):
-        raise ValueError(
-            f"blocks: must be a list of tables such as {{'columns': [0], 'name': ...}}; got "
-            f"{blocks!r}"
-        )
-    return list(blocks)
-
-
 def _independent(block: dict[str, Any], size: int) -> Conditional:
     """The family of a block of `size` columns, whose elements are independent."""
     part = declared({key: value for key, value in block.items() if key != "columns"}, (size,))
@@ -114,17 +127,6 @@ def _independent(block: dict[str, Any], size: int) -> Conditional:
             f"{part.name} is a family of whole vectors; use one with independent elements"
         )
     return part
-
-
-def _columns(number: int, block: dict[str, Any]) -> list[int]:
-    columns = block.get("columns")
-    if not isinstance(columns, Sequence) or isinstance(columns, str):
-        raise ValueError(
-            f"blocks[{number}].columns: must be a list of column numbers; got {columns!r}"
-        )
-    for column in columns:
-        whole_number(f"blocks[{number}].columns: every column", column, at_least=0)
-    return list(columns)
 
 
 __all__ = ["Columns"]

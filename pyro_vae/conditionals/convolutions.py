@@ -16,7 +16,9 @@ from .networks import Standardized, activation_of
 
 CHANNELS = (1, 3, 4)  # of grey images, coloured ones, those with transparency
 LARGE = 7  # more than the channels that an image has beside such a width
-RESHAPE = "reshape the data, grey images to (N, 1, H, W), or use MLP"
+RESHAPE = (
+    "reshape the data, grey images to (N, 1, H, W), give a block of columns its shape, or use MLP"
+)
 
 
 class ConvEncoder(Standardized, name="conv_encoder"):

@@ -14,72 +14,25 @@ missing block is left out (:class:`Blocks`).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import distributions as dists
 from ..distributions.supports import innermost
-from .base import Amortised, Conditional, Shape, as_shape
-from .columns import columns_of
+from .base import Amortised, Conditional, Make, Own, Shape, as_shape
+from .blocks import Blocks, check_shape, columns_of
 from .continuous import Normal
-from .networks import Network, filled
+from .declared import at
+from .networks import shape_beside
 
 MOST_BLOCKS = 10  # of a mixture over all sets of blocks, which are then 1023
-
-
-class Blocks(Network):
-    """A network for each block of columns: what they read side by side, inf for a missing block.
-
-    A block is missing where all of its columns are. Where some are, its network reads these at what
-    is typical for it. What stands behind the columns of all blocks is c, which each network reads
-    behind its own columns.
-
-    Arguments:
-        columns: The columns of each block.
-        num_given: How many numbers of c stand behind the columns.
-        networks: The network of each block, all of them with as many outputs.
-
-    Example:
-        >>> blocks = Blocks([[0, 2], [1]], 0, (nn.Linear(2, 1), nn.Linear(1, 1)))
-        >>> blocks(torch.tensor([0.5, torch.nan, 0.3])).isinf()
-        tensor([False,  True])
-    """
-
-    reads_missing = True
-
-    order: Tensor
-
-    def __init__(
-        self, columns: Sequence[Sequence[int]], num_given: int, networks: Iterable[nn.Module]
-    ) -> None:
-        super().__init__()
-        self.columns = [list(block) for block in columns]
-        self.networks = nn.ModuleList(networks)
-        self.num_columns = sum(map(len, self.columns))
-        given = range(self.num_columns, self.num_columns + num_given)
-        order = [[*block, *given] for block in self.columns]
-        self.sizes = [len(block) for block in order]
-        self.register_buffer("order", torch.tensor(list(itertools.chain(*order))), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pieces = x.index_select(-1, self.order).split(self.sizes, -1)
-        read = []
-        for piece, columns, network in zip(pieces, self.columns, self.networks, strict=True):
-            missing = piece[..., : len(columns)].isnan().all(-1, keepdim=True)
-            read.append(torch.where(missing, torch.inf, network(filled(piece, network))))
-        return torch.cat(read, -1)
-
-    def standardize(self, mean: Tensor, sd: Tensor) -> None:
-        moments = (moment[self.order.to(moment.device)].split(self.sizes) for moment in (mean, sd))
-        for network, *of_block in zip(self.networks, *moments, strict=True):
-            if isinstance(network, Network):
-                network.standardize(*of_block)
 
 
 class ProductOfExperts(Conditional, name="product_of_experts"):
@@ -94,7 +47,8 @@ class ProductOfExperts(Conditional, name="product_of_experts"):
         event_shape: The shape of one draw.
         blocks: Tables with ``columns``, a list of column numbers (in a spec for a frame, of names).
             Each column is in exactly one block. In a spec the default is that of a ``columns``
-            likelihood.
+            likelihood, and a block may have a ``network`` of its own and a ``shape`` in which its
+            network reads it: ``[1, 8, 8]`` makes 64 columns an image.
 
     Raises:
         ValueError: A column is in no block or in several, or a block has none.
@@ -152,9 +106,7 @@ class ProductOfExperts(Conditional, name="product_of_experts"):
         members = self.members.reshape(*self.members.shape, *[1] * several)
         return (members * factors.unsqueeze(-2 - several)).sum(-1 - several)
 
-    def behind(
-        self, make: Callable[[torch.Size, int], nn.Module], context: torch.Size
-    ) -> Amortised:
+    def behind(self, make: Make, context: torch.Size, own: Sequence[Own] = ()) -> Amortised:
         num_columns = sum(map(len, self.columns))
         num_given = context.numel() - num_columns
         if len(context) != 1 or num_given < 0:
@@ -162,9 +114,17 @@ class ProductOfExperts(Conditional, name="product_of_experts"):
                 f"blocks: {self.name} reads rows of {num_columns} columns; got data of shape "
                 f"{tuple(context)}; list each of their columns once"
             )
-        shapes = (torch.Size([len(block) + num_given]) for block in self.columns)
-        networks = tuple(make(shape, self.expert.num_params) for shape in shapes)
-        return Amortised(Blocks(self.columns, num_given, networks), self)
+
+        networks = []
+        each = own or [Own()] * len(self.columns)
+        for number, (columns, block) in enumerate(zip(self.columns, each, strict=True)):
+            check_shape(number, block.shape, len(columns))
+            shape = torch.Size([len(columns)]) if block.shape is None else block.shape
+            shape = shape_beside(shape, num_given) if num_given else shape
+            with at(f"blocks[{number}]") if block.make else contextlib.nullcontext():
+                networks.append((block.make or make)(shape, self.expert.num_params))
+        shapes = [block.shape for block in each]
+        return Amortised(Blocks(self.columns, num_given, networks, shapes=shapes), self)
 
     def _remedy(self) -> str:
         return "use it as a guide"
@@ -254,4 +214,4 @@ def _checked_columns(blocks: Any) -> list[list[int]]:
     return columns
 
 
-__all__ = ["Blocks", "MixtureOfExperts", "MixtureOfProducts", "ProductOfExperts"]
+__all__ = ["MixtureOfExperts", "MixtureOfProducts", "ProductOfExperts"]

@@ -72,6 +72,28 @@ def filled(x: Tensor, network: Any) -> Tensor:
     return torch.where(x.isnan(), torch.zeros_like(x) if typical is None else typical, x)
 
 
+def beside(context: Tensor, c: Tensor, event_dim: int) -> Tensor:
+    """A context beside c, for the same leading ``*``: an image gets a constant channel for each
+    number of c, anything else is flattened, and c stands behind it.
+
+    Arguments:
+        context: Of shape ``(*, ...)``.
+        c: Of shape ``(*, width)``.
+        event_dim: How many dimensions the context of one datum has.
+    """
+    batch = context.shape[: context.dim() - event_dim]
+    if event_dim == 3:
+        channels = c[..., None, None].expand(*batch, c.shape[-1], *context.shape[-2:])
+        return torch.cat([context, channels], -3)
+    return torch.cat([context.reshape(*batch, -1), c.expand(*batch, c.shape[-1])], -1)
+
+
+def shape_beside(shape: torch.Size, width: int) -> torch.Size:
+    """The shape of a context of this shape :func:`beside` so many numbers."""
+    joined = (shape[0] + width, *shape[1:]) if len(shape) == 3 else (shape.numel() + width,)
+    return torch.Size(joined)
+
+
 class Network(Declared):
     """A network that a spec can name.
 

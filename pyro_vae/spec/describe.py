@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..conditionals.base import Amortised
+from ..conditionals.blocks import ByBlock
 from ..conditionals.declared import Declared
-from ..conditionals.experts import Blocks
 from ..vae import VAE
 from .classes import described
 
@@ -42,12 +42,10 @@ def describe(vae: nn.Module) -> dict[str, Any]:
         return spec | ({"modules": modules} if modules else {})
 
     if isinstance(vae, Amortised) and not isinstance(vae.head, Amortised):
-        return describe(vae.head) | {"network": describe(vae.network)}
-    if isinstance(vae, Blocks):
-        first, *others = map(describe, vae.networks)
-        if any(other != first for other in others):
-            raise TypeError("no spec can name blocks with different networks")
-        return first
+        head = describe(vae.head)
+        if isinstance(vae.network, ByBlock):
+            return vae.network.described(head, describe)
+        return head | {"network": describe(vae.network)}
     if not isinstance(vae, Declared) or vae.name is None:
         kind = type(vae).__name__
         raise TypeError(

@@ -4,6 +4,7 @@ pseudo-inputs, rates per exposure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..assembly.condition import Condition
 from ..conditionals.base import Amortised, Conditional
-from ..conditionals.experts import Blocks
+from ..conditionals.blocks import ByBlock
 from ..conditionals.networks import Network, Standardized
 from ..data.rows import Rows
 from ..vae import VAE
@@ -26,48 +27,62 @@ def initialize(vae: VAE, rows: Rows) -> None:
     vae.prior.initialize(rows)
     if vae.missingness is not None:
         vae.missingness.initialize(rows)
-    _standardize(vae, "guide", vae.posterior, _moments_seen(vae.posterior, rows), rows.c)
+    _standardize(vae, "guide", vae.posterior, rows, rows.c)
     if rows.c is None or vae.condition is None:
         return
-    zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
-    _standardize(vae, "likelihood", vae.likelihood, (zeros, zeros + 1), rows.c)
+    _standardize(vae, "likelihood", vae.likelihood, None, rows.c)
     if "prior" in vae.condition.seen_by:
-        of_c = _moments_of_c(vae.condition, vae.prior, rows.c)
-        _tell(vae.prior, *(vae.condition.seen("prior", moment) for moment in of_c))
+        for network, _ in _readers(vae.prior):
+            of_c = _moments_of_c(vae.condition, network, rows.c)
+            network.standardize(*(vae.condition.seen("prior", moment) for moment in of_c))
 
 
-def _standardize(vae: VAE, role: str, part: Conditional, moments: Moments, c: Rows | None) -> None:
-    """Tell the network of a part the mean and spread of its context, and of c where it sees c."""
-    if vae.condition is not None and c is not None:
-        of_c = _moments_of_c(vae.condition, part, c)
-        both = zip(moments, of_c, strict=True)
-        mean, sd = (vae.condition.join(role, own, other, own.dim()) for own, other in both)
-        moments = mean, sd
-    _tell(part, *moments)
+def _standardize(vae: VAE, role: str, part: Conditional, rows: Rows | None, c: Rows | None) -> None:
+    """Tell each network of a part the mean and spread of its context: of the rows, or where there
+    are none of standard latents, and of c where it sees c.
+    """
+    found: dict[bool, Moments] = {}  # of the whole context, once for networks that see it alike
+    for network, read in _readers(part):
+        sees = isinstance(network, Standardized) and network.log1p
+        if sees not in found:
+            found[sees] = _moments(vae, role, network, rows, c)
+        network.standardize(*map(read, found[sees]))
 
 
-def _tell(part: Conditional, mean: Tensor, sd: Tensor) -> None:
-    if isinstance(part, Amortised) and isinstance(part.network, Network):
-        part.network.standardize(mean, sd)
+def _readers(part: Conditional) -> list[tuple[Network, Callable[[Tensor], Tensor]]]:
+    """The networks of a part, each with a function from the whole context to what it reads."""
+    network = part.network if isinstance(part, Amortised) else None
+    if isinstance(network, ByBlock):
+        return [(one, read) for one, read in network.readers() if isinstance(one, Network)]
+    return [(network, lambda whole: whole)] if isinstance(network, Network) else []
 
 
-def _moments_seen(part: Conditional, rows: Rows) -> Moments:
-    """Mean and spread of rows as the network of a part sees them."""
-    network: Any = getattr(part, "network", None)
-    if isinstance(network, Blocks):
-        network = network.networks[0]  # the others see the same of a number
-    is_changed = isinstance(network, Standardized) and network.log1p
-    return (rows.mapped(network.seen) if is_changed else rows).moments()
+def _moments(vae: VAE, role: str, network: Network, rows: Rows | None, c: Rows | None) -> Moments:
+    """Mean and spread of the whole context of a part, as one of its networks sees them."""
+    zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
+    moments = (zeros, zeros + 1) if rows is None else _moments_seen(network, rows)
+    if vae.condition is None or c is None:
+        return moments
+    both = zip(moments, _moments_of_c(vae.condition, network, c), strict=True)
+    mean, sd = (vae.condition.join(role, own, of_c, own.dim()) for own, of_c in both)
+    return mean, sd
 
 
-def _moments_of_c(condition: Condition, part: Conditional, c: Rows) -> Moments:
-    """Mean and spread of the numbers that a part sees of c; classes are left as they are."""
+def _moments_seen(network: Network, rows: Rows) -> Moments:
+    """Mean and spread of rows as a network sees them."""
+    if isinstance(network, Standardized) and network.log1p:
+        rows = rows.mapped(network.seen)
+    return rows.moments()
+
+
+def _moments_of_c(condition: Condition, network: Network, c: Rows) -> Moments:
+    """Mean and spread of the numbers of c as a network sees them; classes are left as they are."""
     width = condition.encoded_width
     mean, sd = torch.zeros(width, dtype=torch.float64), torch.ones(width, dtype=torch.float64)
     numbers = condition.as_numbers(c)
     if numbers is not None:
         places = condition.places_of_numbers
-        found = _moments_seen(part, numbers)
+        found = _moments_seen(network, numbers)
         mean[places], sd[places] = (moment.flatten() for moment in found)
     return mean, sd
 

@@ -4,13 +4,15 @@ arose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..assembly.condition import Condition
-from ..conditionals.base import Conditional
+from ..conditionals.base import Conditional, Make, Own, as_shape
+from ..conditionals.blocks import OF_NETWORKS
 from ..conditionals.columns import Columns
 from ..conditionals.declared import at, nearest
 from ..conditionals.missingness import Missingness
@@ -79,10 +81,8 @@ def named_part(
         log1p: Whether a network that can see logarithms of counts does, unless the table says.
     """
     given = {"name": table} if isinstance(table, str) else dict(as_table(role, table))
-    network: Any = given.pop("network", {})
-    if isinstance(network, str):
-        network = {"name": network}
-    network = dict(as_table(f"{role}.network", network))
+    network = _of_network(f"{role}.network", given.pop("network", {}))
+    given, blocks = _split(given)
 
     with at(role):
         cls = _named(Conditional, given.pop("name", None))
@@ -103,26 +103,79 @@ def named_part(
         if role == "prior" and context is not None:
             remedy = "leave a parameter out, or leave 'prior' out of the condition's seen_by"
             raise ValueError(f"prior: {head.name} reads nothing here, so it cannot see c; {remedy}")
-        if network:
+        if network or any(key in block for block in blocks for key in OF_NETWORKS):
             raise ValueError(
                 f"{role}.network: {head.name} reads no context here, so it takes no network; leave "
                 "it out"
             )
         return head
 
-    with at(f"{role}.network"):
-        reader: Any = _named(Network, network.pop("name", "mlp"))
+    made: list[nn.Module] = []
+
+    def shared(shape: torch.Size, out_features: int) -> nn.Module:
+        made.append(_maker(network, head.event_shape, mlp, log1p)(shape, out_features))
+        return made[-1]
+
+    with at(role):
+        own = [_own(number, block, mlp, log1p) for number, block in enumerate(blocks)]
+        part = head.behind(shared, context, own)
+        if network and not made:
+            raise ValueError(
+                f"network: {head.name} needs none beside those of its blocks; got {network}; leave "
+                "it out"
+            )
+    return part
+
+
+def _of_network(path: str, network: Any) -> dict[str, Any]:
+    """The table of a network, which may be a name."""
+    return {"name": network} if isinstance(network, str) else dict(as_table(path, network))
+
+
+def _split(given: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A table whose blocks say nothing of networks, and the blocks as they were."""
+    blocks = given.get("blocks")
+    if not _has_blocks(given) or not isinstance(blocks, (list, tuple)):
+        return given, []
+    if not all(isinstance(block, dict) for block in blocks):
+        return given, []  # refused by its constructor
+    plain = [
+        {key: value for key, value in block.items() if key not in OF_NETWORKS} for block in blocks
+    ]
+    return {**given, "blocks": plain}, list(blocks)
+
+
+def _own(number: int, block: dict[str, Any], mlp: dict[str, Any], log1p: bool) -> Own:
+    """What the table of a block says of its network."""
+    with at(f"blocks[{number}]"):
+        shape = None
+        if "shape" in block:
+            with at("shape"):
+                shape = as_shape(block["shape"])
+        if "network" not in block:
+            return Own(shape)
+        table = _of_network("network", block["network"])
+        event_shape = [len(block["columns"])] if shape is None else shape
+        return Own(shape, _maker(table, event_shape, mlp, log1p))
+
+
+def _maker(
+    table: dict[str, Any], event_shape: Sequence[int], mlp: dict[str, Any], log1p: bool
+) -> Make:
+    """What makes the network of a table, for a head of this event shape."""
+    given = dict(table)
+    with at("network"):
+        reader: Any = _named(Network, given.pop("name", "mlp"))
     usual = dict(mlp) if reader is MLP else {}
     if log1p and "log1p" in reader.takes():
         usual["log1p"] = True
-    options = {**reader.implied(head.event_shape), **usual, **network}
+    options = {**reader.implied(event_shape), **usual, **given}
 
     def make(shape: torch.Size, out_features: int) -> nn.Module:
         with at("network"):
             return _construct(reader, shape, out_features, **options)
 
-    with at(role):
-        return head.behind(make, context)
+    return make
 
 
 def _num_params(role: str, head: Conditional) -> int:
