@@ -36,12 +36,14 @@ from ..data.rows import Rows
 from ..guards import device_of, seeded
 from ..vae import VAE
 from .classes import check_classes, classes_of, described, with_classes
+from .classifiers import classifier_of
 from .files import import_modules, importable, read_toml
 from .initial import initialize, per_exposure
 from .parts import Part, as_table, condition_of, named_part, numbered, unconstrained, with_blocks
 
 REQUIRED = ("event", "latent")
-KEYS = (*REQUIRED, "columns", "classes", "prior", "likelihood", "guide", "condition", "modules")
+PARTS = ("prior", "likelihood", "guide", "condition", "classifier")
+KEYS = (*REQUIRED, "columns", "classes", *PARTS, "modules")
 
 
 def build(
@@ -54,6 +56,7 @@ def build(
     likelihood: Part | None = None,
     guide: Part | None = None,
     condition: dict[str, Any] | None = None,
+    classifier: Part | None = None,
     hidden: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
@@ -77,6 +80,8 @@ def build(
             own family).
         condition: For a conditional VAE: the arguments of :class:`.Condition` (default: what c
             suggests).
+        classifier: For a c of classes, of which some are unknown (NaN, None): q(c|x), "one_hot" or
+            a table, which may have a ``weight`` (:class:`.Classifier`).
         hidden: The widths of the hidden layers, for parts without a ``network`` of their own
             (default: those of MLP).
         device: Where the VAE is to be: "cpu", "cuda", ..., or "auto" for a GPU where there is one
@@ -103,6 +108,7 @@ def build(
         "likelihood": likelihood,
         "guide": guide,
         "condition": condition,
+        "classifier": classifier,
     }
     given = {key: value for key, value in parts.items() if value is not None}
     if x is None:
@@ -112,7 +118,8 @@ def build(
     spec, rows = _spec_and_rows(source, x, given)
 
     if c is not None:
-        spec["condition"] = _suggested(c, as_table("condition", spec.get("condition", {})))
+        table = as_table("condition", spec.get("condition", {}))
+        spec["condition"] = _suggested(c, table, unknown="classifier" in spec)
     if rows is not None:
         names = names_of(rows)
         columns = {} if names is None else {"columns": names}
@@ -127,7 +134,7 @@ def build(
         vae = _from_spec(spec, seen, mlp)
 
     if rows is not None:
-        rows = vae.check(rows, c)
+        rows = vae.check(rows, c, unknown=True)
         with seeded(seed):
             initialize(vae, rows)
     return vae if place is None else vae.to(place)
@@ -151,11 +158,12 @@ def _spec_and_rows(
     return dict(source), None if x is None else as_rows(x, labels=True)
 
 
-def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
+def _suggested(c: Any, table: dict[str, Any], *, unknown: bool) -> dict[str, Any]:
     """The table of the condition, completed by what c suggests: numbers or classes, how many."""
     if "size" in table or "categories" in table:
         return table
-    found = suggested(c, declared="classes" in table or "exposure" in table)
+    declared = "classes" in table or "exposure" in table
+    found = suggested(c, declared=declared, unknown=unknown)
     classes = {**found.pop("classes", {}), **table.get("classes", {})}
     return {**found, **table, **({"classes": classes} if classes else {})}
 
@@ -202,7 +210,8 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     table = with_blocks(numbered("guide", table, spec.get("columns")), likelihood)
     counts = rows is not None and getattr(likelihood, "head", likelihood).are_counts
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp, counts)
-    vae = VAE(prior, likelihood, guide, condition=condition)
+    classifier = classifier_of(spec, condition, event, mlp, log1p=counts)
+    vae = VAE(prior, likelihood, guide, condition=condition, classifier=classifier)
     vae.columns = _columns(spec, event)
     vae.classes = classes_of(spec)
     check_classes(vae)
@@ -244,6 +253,9 @@ def describe(vae: nn.Module) -> dict[str, Any]:
         spec = sizes | names | {role: describe(part) for role, part in parts.items()}
         if vae.condition is not None:
             spec["condition"] = vae.condition.describe()
+        if vae.classifier is not None:
+            weight = {"weight": vae.classifier.weight}
+            spec["classifier"] = describe(vae.classifier.conditional) | weight
         modules = _modules(vae)
         return spec | ({"modules": modules} if modules else {})
 

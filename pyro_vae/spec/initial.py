@@ -25,6 +25,8 @@ def initialize(vae: VAE, rows: Rows) -> None:
     """
     vae.prior.initialize(rows)
     _standardize(vae, "guide", vae.posterior, _moments_seen(vae.posterior, rows), rows.c)
+    if vae.classifier is not None:
+        _tell(vae.classifier.conditional, *_moments_seen(vae.classifier.conditional, rows))
     if rows.c is None or vae.condition is None:
         return
     zeros = torch.zeros(vae.prior.visible_shape, dtype=torch.float64)
