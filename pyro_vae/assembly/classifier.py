@@ -25,7 +25,7 @@ from ..conditionals.base import Conditional
 from ..conditionals.classes import OneHot
 from ..conditionals.networks import filled
 
-WEIGHT = 1.0
+WEIGHT = 200.0  # of digits with 100 labels; see docs/decisions/0051
 IMPOSSIBLE = -1e4  # a log probability whose exponential is 0 in any precision
 
 
