@@ -40,7 +40,7 @@ from .launched import is_first, process_group
 NUM_DRAWN = 16
 
 SpecFile = Annotated[
-    Path | None, option("The VAE as a .toml file, in place of the next five options.", "FILE")
+    Path | None, option("The VAE as a .toml file, in place of the next six options.", "FILE")
 ]
 Prior = Annotated[
     str | None, option("p(z): a name, or a table in TOML.", "PART", show_default="normal")
@@ -50,6 +50,10 @@ Likelihood = Annotated[
 ]
 Guide = Annotated[
     str | None, option("q(z|x), in the same way.", "PART", show_default="what suits the prior")
+]
+Classifier = Annotated[
+    str | None,
+    option("q(c|x), in the same way, where --condition has unknown classes.", "PART"),
 ]
 Latent = Annotated[str | None, option("The shape of the latents.", "SIZES", show_default="8")]
 Hidden = Annotated[
@@ -88,6 +92,7 @@ def fit(
     prior: Prior = None,
     likelihood: Likelihood = None,
     guide: Guide = None,
+    classifier: Classifier = None,
     latent: Latent = None,
     hidden: Hidden = None,
     validation: Validation = 0.1,
@@ -118,7 +123,7 @@ def fit(
     prepare_file(out)
     if loss not in losses:
         raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
-    parts = _parse_parts(prior, likelihood, guide, latent, hidden)
+    parts = _parse_parts(prior, likelihood, guide, classifier, latent, hidden)
     _refuse_parts_beside(spec, parts)
 
     options: dict[str, Any] = {
@@ -164,6 +169,7 @@ def _parse_parts(
     prior: str | None,
     likelihood: str | None,
     guide: str | None,
+    classifier: str | None,
     latent: str | None,
     hidden: str | None,
 ) -> dict[str, Any]:
@@ -172,6 +178,7 @@ def _parse_parts(
         "prior": parse_part("prior", prior),
         "likelihood": parse_part("likelihood", likelihood),
         "guide": parse_part("guide", guide),
+        "classifier": parse_part("classifier", classifier),
         "latent": parse_sizes(latent),
         "hidden": parse_sizes(hidden),
     }
