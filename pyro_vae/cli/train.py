@@ -123,8 +123,7 @@ def fit(
     prepare_file(out)
     if loss not in losses:
         raise ValueError(f"no loss is named {loss!r}; there are {', '.join(losses)}")
-    parts = _parse_parts(prior, likelihood, guide, classifier, latent, hidden)
-    _refuse_parts_beside(spec, parts)
+    parts = _parse_parts(spec, prior, likelihood, guide, classifier, latent, hidden)
 
     options: dict[str, Any] = {
         "loss": loss,
@@ -166,6 +165,7 @@ def _say(text: str) -> None:
 
 
 def _parse_parts(
+    spec: Path | None,
     prior: str | None,
     likelihood: str | None,
     guide: str | None,
@@ -182,12 +182,10 @@ def _parse_parts(
         "latent": parse_sizes(latent),
         "hidden": parse_sizes(hidden),
     }
-    return {name: value for name, value in parts.items() if value is not None}
-
-
-def _refuse_parts_beside(spec: Path | None, parts: dict[str, Any]) -> None:
-    if spec is not None and parts:
-        raise ValueError(f"--spec says what to build: leave out --{', --'.join(parts)}, or --spec")
+    given = {name: value for name, value in parts.items() if value is not None}
+    if spec is not None and given:
+        raise ValueError(f"--spec says what to build: leave out --{', --'.join(given)}, or --spec")
+    return given
 
 
 def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
