@@ -13,8 +13,10 @@ from scipy import stats
 from scipy.special import log_softmax, logsumexp
 from torch import distributions as dist
 from truth import LinearGaussian, affine
+from typer.testing import CliRunner
 
 import pyro_vae as pv
+from pyro_vae import cli
 from pyro_vae.assembly.classifier import Classifier
 from pyro_vae.density.direct import Direct
 from pyro_vae.evidence.over_classes import OverClasses
@@ -491,6 +493,32 @@ def test_evidence_is_summed_over_unknown_classes(tolerance):
         pv.log_evidence(vae, X, SOME, more=known)
 
 
+def without_its_classifier(vae):
+    return pv.VAE(vae.prior, vae.likelihood, vae.posterior, condition=vae.condition)
+
+
+def test_given_classes_every_estimate_is_that_of_the_conditional_vae():
+    """What reads Pyro's traces, as gaps do and what has a handler around, sees c as given too."""
+    vae = exact()
+    with torch.no_grad():
+        vae.posterior.network.layers[0].bias += 0.02
+    plain = without_its_classifier(vae)
+    options = {"num_samples": 200, "progress": False}
+    for around in (pyro.poutine.scale(scale=1.0), pyro.poutine.mask(mask=True)):
+        with around:
+            traced = [pv.log_evidence(model, X, C, **options) for model in (vae, plain)]
+        np.testing.assert_array_equal(traced[0].log_evidence, traced[1].log_evidence)
+        assert traced[0].measure == traced[1].measure
+    direct = [pv.log_evidence(model, X, C, **options) for model in (vae, plain)]
+    np.testing.assert_array_equal(direct[0].log_evidence, direct[1].log_evidence)
+    gaps = [
+        pv.gaps(model, X[:8], C[:8], steps=20, num_samples=100, progress=False)
+        for model in (vae, plain)
+    ]
+    for name in gaps[0]:
+        np.testing.assert_array_equal(gaps[0][name], gaps[1][name], err_msg=str(name))
+
+
 def test_a_flag_counts_where_its_class_matters():
     """The figures of two rows, the first of unknown class among two."""
     vae = exact(2)
@@ -503,6 +531,41 @@ def test_a_flag_counts_where_its_class_matters():
         found["log_evidence"][low] = -50.0
         found.flag.values[:] = ["heavy tail", "", ""]
         assert over.summed(found).flag.values.tolist() == expected
+
+
+def test_a_command_fits_it(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "c.npy", SOME)
+    given = ["--condition", tmp_path / "c.npy", "--classifier", "one_hot", "--latent", "1"]
+    quick = [
+        "--hidden",
+        "4",
+        "--epochs",
+        "1",
+        "--validation",
+        "0",
+        "-o",
+        tmp_path / "m.safetensors",
+    ]
+    arguments = ["fit", tmp_path / "x.npy", *given, *quick]
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert pv.load(tmp_path / "m.safetensors").classify(X).probs.shape == (60, 3)
+
+
+def test_images_have_classes_too():
+    images = np.random.default_rng(0).poisson(4.0, (24, 1, 4, 4))
+    c = torch.as_tensor(SOME[:24, None])
+    encoder = {"name": "conv_encoder", "channels": [4]}
+    vae = pv.build(
+        images,
+        c=c,
+        latent=2,
+        likelihood={"name": "poisson", "network": {"name": "conv_decoder", "channels": [4]}},
+        guide={"name": "normal", "network": encoder},
+        classifier={"name": "one_hot", "network": encoder},
+    )
+    assert np.isfinite(history(vae, images, c)).all()
 
 
 def test_ten_labels_reach_bayes_accuracy():
