@@ -583,3 +583,9 @@ def test_ten_labels_reach_bayes_accuracy():
     right = vae.classify(x[test]).probs.argmax(-1).numpy() == c[test]
     bayes = stats.norm.cdf(2.0)
     assert right.mean() > bayes - 2 * np.sqrt(bayes * (1 - bayes) / 1000)
+
+
+def test_its_network_knows_where_the_data_lie():
+    network = rough(1000 + 5 * X, SOME).classifier.conditional.network
+    np.testing.assert_allclose(network.mean, (1000 + 5 * X).mean(0))
+    np.testing.assert_allclose(network.sd, 5 * X.std(0))
