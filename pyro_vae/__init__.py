@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from . import data as data
+from .assembly.classifier import Classifier as Classifier
 from .assembly.condition import Condition as Condition
 from .conditionals.atoms import *
 from .conditionals.base import Amortised as Amortised

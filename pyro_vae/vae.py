@@ -21,21 +21,21 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from .assembly import streams
-from .assembly.base import Assembly
+from .assembly.classified import Classified
+from .assembly.classifier import Classifier
 from .assembly.compatibility import check_parts
 from .assembly.condition import Condition
-from .assembly.data_checks import check
 from .assembly.imputation import impute
 from .assembly.missing import is_missing
 from .assembly.refinement import refine
 from .conditionals.base import Conditional
 from .conditionals.missingness import Missingness
 from .data.columns import is_table
-from .data.rows import DataError, Rows
+from .data.rows import DataError
 from .guards import mode, seeded, whole_number
 
 
-class VAE(Assembly):
+class VAE(Classified):
     r"""A variational autoencoder from three conditionals.
 
     Arguments:
@@ -44,6 +44,7 @@ class VAE(Assembly):
         guide: :math:`q(z \mid x)` in unconstrained space, given data of shape ``(*, *X)``.
         condition: For a conditional VAE: what c is, and which parts see it.
         missingness: :math:`p(s \mid x)`, where cells are missing for a reason.
+        classifier: Where c is one column of classes, of which some may be unknown: q(c|x).
 
     Raises:
         ValueError: The parts do not fit; the message gives the shapes.
@@ -66,9 +67,10 @@ class VAE(Assembly):
         guide: Conditional,
         *,
         condition: Condition | None = None,
+        classifier: Classifier | None = None,
         missingness: Missingness | None = None,
     ) -> None:
-        super().__init__(prior, likelihood, guide, condition, missingness)
+        super().__init__(prior, likelihood, guide, condition, classifier, missingness)
         check_parts(self)
 
     # The model, as Pyro functions
@@ -77,7 +79,7 @@ class VAE(Assembly):
         self, x: Tensor | None = None, c: Tensor | None = None, *, size: int | None = None
     ) -> Tensor:
         r"""The Pyro model :math:`p(z)\,p(x \mid z)`: plate ``"data"`` at dim -1, sites ``"z"`` and
-        ``"x"``.
+        ``"x"``; with a classifier also ``"c"``, and what known classes teach it, ``"classified"``.
 
         Arguments:
             x: Data ``(N, *X)`` to observe, NaN where missing; left out, `size` data are drawn.
@@ -98,6 +100,7 @@ class VAE(Assembly):
         c = self.encode_condition(num, c)
         self.register_parameters()
         with pyro.plate("data", num, dim=-1):
+            c = self.model_class(x, c)
             z = pyro.sample("z", self.prior_of(c), infer=self.infer)
             observed = self.observation_of(z, c)
             if x is not None:
@@ -123,6 +126,7 @@ class VAE(Assembly):
         c = self.encode_condition(num, c)
         self.register_parameters()
         with pyro.plate("data", num, dim=-1):
+            c = self.guide_class(x, c)
             return pyro.sample("z", self.guide_of(x, c), infer=self.infer)
 
     # The model, as distributions and arrays
@@ -281,20 +285,3 @@ class VAE(Assembly):
         with seeded(seed), mode(self, training=False), torch.inference_mode(False), no_validation:
             batch = rows.batch(slice(None), like=self.reference)
             return refine(self, batch, steps, learning_rate, particles)
-
-    def check(self, x: Any, c: Any = None) -> Rows:
-        """Data as rows that fit the likelihood, and c as rows that fit the condition.
-
-        Arguments:
-            x: Data of shape ``(N, *X)``, NaN where missing.
-            c: What a conditional VAE is conditional on, a row for each datum.
-
-        Returns:
-            The data as rows, unchanged, and beside them c.
-
-        Raises:
-            DataError: Shape or values do not fit, or a density is not finite; the message names
-                row, column and value, and says what to do.
-            ValueError: A parameter of the VAE is not finite.
-        """
-        return check(self, x, c)

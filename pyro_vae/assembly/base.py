@@ -134,7 +134,8 @@ class Assembly(Registered):
         self, z: Tensor, c: Tensor | None, *, like: Tensor | None = None
     ) -> TorchDistribution:
         """p(x, s | z, c) of data with holes, where the VAE has a model of s; else p(x | z, c)."""
-        likelihood = self.likelihood_of(z, c, like=like)
+        precision = {} if like is None else {"like": like}  # a subclass may not know it
+        likelihood = self.likelihood_of(z, c, **precision)
         return likelihood if self.missingness is None else Selected(likelihood, self.missingness)
 
     def observed_by(

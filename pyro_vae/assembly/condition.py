@@ -18,7 +18,7 @@ from ..data.labels import Labels, class_names, coded, refuse_numbers_for_names, 
 from ..data.refusals import refuse
 from ..data.rows import DataError, Rows
 from ..guards import whole_number
-from .covariates import suggested
+from .covariates import UNKNOWN, suggested
 
 PARTS = ("prior", "likelihood", "guide")
 Classes = int | Sequence[Any]  # how many, or their names
@@ -135,8 +135,8 @@ class Condition:
         columns = {} if self.columns is None else {"columns": self.columns}
         return {**given, "seen_by": list(self.seen_by), **columns}
 
-    def check(self, c: Any, length: int) -> Rows:
-        """Data c as rows that fit.
+    def check(self, c: Any, length: int, *, unknown: bool = False) -> Rows:
+        """Data c as rows that fit. Classes may be NaN if they may be `unknown`.
 
         Raises:
             DataError: There is none, it has another length or shape, or values that are no classes,
@@ -153,9 +153,9 @@ class Condition:
             )
         rows = rows.given(None)  # of our own: a caller's are left as they are
         for chunk, x in rows.scan():
-            refuse(
-                ~x.isfinite(), x, rows, chunk, "c needs finite numbers", "drop or impute these rows"
-            )
+            bad = x.isinf() if unknown else ~x.isfinite()
+            remedy = UNKNOWN if self.is_one_of_classes else "drop or impute these rows"
+            refuse(bad, x, rows, chunk, "c needs finite numbers", remedy)
             self._check_columns(x.reshape(len(x), -1), rows, chunk)
         return rows
 
@@ -174,7 +174,7 @@ class Condition:
             frame = frame[self.columns]
         if frame.shape[1] != self.size:
             raise DataError(f"c needs {self.size} columns; got {list(frame.columns)!r:.80}")
-        rows = as_rows(coded(frame, self.labels))
+        rows = as_rows(coded(frame, self.labels, missing=True))
         rows.columns = list(frame.columns) if is_named else None
         return rows
 
@@ -278,7 +278,8 @@ class Condition:
                 continue
             value, bad = x[:, place], torch.zeros_like(x, dtype=torch.bool)
             if labels is not None:
-                bad[:, place] = ~((value == value.round()) & (value >= 0) & (value < len(labels)))
+                known = (value == value.round()) & (value >= 0) & (value < len(labels))
+                bad[:, place] = ~(known | value.isnan())
                 needs = f"c needs classes from 0 to {len(labels) - 1}"
                 remedy = "build the VAE with more categories, or recode"
             else:

@@ -14,14 +14,20 @@ from ..data.rows import DataError, Rows
 if TYPE_CHECKING:
     import pandas
 
+UNKNOWN = (  # what to do where a class is missing
+    "drop or impute these rows; a VAE built with classifier='one_hot' is fitted with them, and its "
+    "vae.classify(x) fills them in"
+)
 
-def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
+
+def suggested(c: Any, *, declared: bool = False, unknown: bool = False) -> dict[str, Any]:
     """The arguments of :class:`.Condition` that suit c.
 
     Arguments:
         c: What the data are to be conditional on.
         declared: Whether it is said elsewhere which columns are classes and which the exposure, so
             that the rest are numbers.
+        unknown: Whether some rows may be missing, which suggest nothing.
 
     Raises:
         DataError: c may be either: several columns of whole numbers, or numbers such as years, of
@@ -31,12 +37,23 @@ def suggested(c: Any, *, declared: bool = False) -> dict[str, Any]:
     if frame is not None:
         return _of_labels(frame, is_named=hasattr(c, "columns"))
     rows = as_rows(c, pairs=False)
+    rows = _known(rows) if unknown else rows
     if not declared:
         return _of_numbers(rows)
     name = getattr(c, "name", None)  # of a series
     names = [name] if isinstance(name, str) else names_of(rows)
     size = {"size": rows.event_shape.numel()}
     return size if names is None else {**size, "columns": names}
+
+
+def _known(rows: Rows) -> Rows:
+    """The rows without a missing cell."""
+    each = (rows.take(chunk) for chunk in rows.chunks())
+    known = [~x.reshape(len(x), -1).isnan().any(1) for x in each]
+    index = torch.cat(known).nonzero().flatten().numpy()
+    if not len(index):
+        raise DataError("c needs a class in some rows; got none in any; give condition=")
+    return rows.only(index)
 
 
 def _of_labels(frame: pandas.DataFrame, *, is_named: bool) -> dict[str, Any]:

@@ -69,10 +69,10 @@ ADVICE: list[tuple[Any, str, str]] = [
 ]
 
 
-def check(vae: Assembly, x: Any, c: Any) -> Rows:
+def check(vae: Assembly, x: Any, c: Any, *, unknown: bool = False) -> Rows:
     """Data that lie where the likelihood has a density, and c that fits the condition, as rows.
 
-    All data are read once, before anything is touched.
+    All data are read once, before anything is touched. Classes may be NaN if they may be `unknown`.
 
     Raises:
         DataError: A value is infinite, missing where that cannot be, outside the support, or where
@@ -97,7 +97,7 @@ def check(vae: Assembly, x: Any, c: Any) -> Rows:
     rows = vae.rows_of(x)
     if vae.condition is None and c is not None:
         raise ValueError(UNCONDITIONAL)
-    checked = None if vae.condition is None else vae.condition.check(c, len(rows))
+    checked = None if vae.condition is None else vae.condition.check(c, len(rows), unknown=unknown)
     rows = rows.given(checked)  # of our own: a caller's are left as they are
 
     with torch.no_grad(), seeded(0), mode(vae, training=False), pyro.validation_enabled(False):

@@ -39,9 +39,10 @@ from .arguments import (
 from .launched import is_first, process_group
 
 NUM_DRAWN = 16
+ROLES = ("prior", "likelihood", "guide", "missingness", "classifier")
 
 SpecFile = Annotated[
-    Path | None, option("The VAE as a .toml file, in place of the next six options.", "FILE")
+    Path | None, option("The VAE as a .toml file, in place of the next seven options.", "FILE")
 ]
 Prior = Annotated[
     str | None, option("p(z): a name, or a table in TOML.", "PART", show_default="normal")
@@ -55,6 +56,10 @@ Guide = Annotated[
 Missing = Annotated[
     str | None,
     option("p(s|x): why cells are missing, in the same way.", "PART", show_default="for no reason"),
+]
+Classifier = Annotated[
+    str | None,
+    option("q(c|x), in the same way, where --condition has unknown classes.", "PART"),
 ]
 Latent = Annotated[str | None, option("The shape of the latents.", "SIZES", show_default="8")]
 Hidden = Annotated[
@@ -94,6 +99,7 @@ def fit(
     likelihood: Likelihood = None,
     guide: Guide = None,
     missingness: Missing = None,
+    classifier: Classifier = None,
     latent: Latent = None,
     hidden: Hidden = None,
     validation: Validation = 0.1,
@@ -123,7 +129,7 @@ def fit(
     together by `torchrun --nproc-per-node 2 -m pyro_vae fit ...`."""
     prepare_file(out)
     _check_loss(loss)
-    texts = {"prior": prior, "likelihood": likelihood, "guide": guide, "missingness": missingness}
+    texts = (prior, likelihood, guide, missingness, classifier)
     parts = _parsed(spec, texts, {"latent": latent, "hidden": hidden})
 
     options: dict[str, Any] = {
@@ -143,8 +149,7 @@ def fit(
         x_held_out, c_held_out = x.only(held_out), select(c, held_out)
         if len(held_out):
             options["validation"] = x_held_out if c is None else (x_held_out, c_held_out)
-        where: dict[str, Any] = {"seed": seed, "device": device}
-        vae = build(x, c=c, **where, **parts) if spec is None else build(spec, x, c, **where)
+        vae = _built(spec, x, c, parts, seed=seed, device=device)
         _say(_summary(vae))
         try:
             _say(_train(vae, x.only(train), select(c, train), **options))
@@ -171,15 +176,22 @@ def _check_loss(name: str) -> None:
 
 
 def _parsed(
-    spec: Path | None, parts: dict[str, str | None], sizes: dict[str, str | None]
+    spec: Path | None, parts: tuple[str | None, ...], sizes: dict[str, str | None]
 ) -> dict[str, Any]:
-    """The arguments of :func:`build` that were given; none may be beside a spec."""
-    read: dict[str, Any] = {role: parse_part(role, text) for role, text in parts.items()}
+    """The arguments of :func:`build` that were given, parts in the order of ``ROLES``; none may be
+    beside a spec.
+    """
+    named = zip(ROLES, parts, strict=True)
+    read: dict[str, Any] = {role: parse_part(role, text) for role, text in named}
     read |= {name: parse_sizes(text) for name, text in sizes.items()}
     given = {name: value for name, value in read.items() if value is not None}
     if spec is not None and given:
         raise ValueError(f"--spec says what to build: leave out --{', --'.join(given)}, or --spec")
     return given
+
+
+def _built(spec: Path | None, x: Rows, c: Any, parts: dict[str, Any], **where: Any) -> VAE:
+    return build(x, c=c, **where, **parts) if spec is None else build(spec, x, c, **where)
 
 
 def _split(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,8 +210,7 @@ def _summary(vae: VAE) -> str:
     """What was built, in a sentence."""
     spec = describe(vae)
     number = sum(parameter.numel() for parameter in vae.parameters())
-    roles = [role for role in ("prior", "likelihood", "guide", "missingness") if role in spec]
-    parts = ", ".join(f"{role} {spec[role]['name']}" for role in roles)
+    parts = ", ".join(f"{role} {spec[role]['name']}" for role in ROLES if role in spec)
     shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
     sizes = [f"{column} ({len(labels)})" for column, labels in (vae.classes or {}).items()]
     classes = f"; classes of {', '.join(sizes)}" if sizes else ""

@@ -20,6 +20,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from ..assembly.base import Assembly
+from ..assembly.classified import SITES, Classified
 from ..distributions.joint import enumerable
 from ..distributions.univariate import Normal
 from ..guards import mode, own_store, seeded
@@ -188,7 +189,7 @@ def asked_directly(model: Callable, guide: Callable, batch: Batch) -> VAE | None
         if am_i_wrapped():  # by a handler of this thread: the others wait for the store
             return None
         found = [
-            sorted(site["name"] for site in _sites_of_data(function, batch))
+            sorted({site["name"] for site in _sites_of_data(function, batch)} - SITES)
             for function in (vae.guide, vae.model)
         ]
     return vae if found == [["z"], ["x", "z"]] else None
@@ -206,7 +207,12 @@ def plain_vae(model: Callable, guide: Callable) -> VAE | None:
         return None
     subclasses = type(vae).__mro__[: type(vae).__mro__.index(VAE)]
     written = {name for part in (*subclasses, vae) for name in vars(part)}
-    ours = {name for name in (*vars(VAE), *vars(Assembly)) if not name.startswith("__")}
+    ours = {
+        name
+        for cls in (VAE, Classified, Assembly)
+        for name in vars(cls)
+        if not name.startswith("__")
+    }
     return None if written & ours else vae
 
 

@@ -22,6 +22,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from ..assembly.classified import SITES
 from ..distributions.supports import base_of, innermost, is_real
 from ..guards import mode, owner_of, seeded
 from ..vae import VAE
@@ -61,8 +62,15 @@ class Traced(Densities):
     @property
     def measure(self) -> str:
         if self._measure is None:
-            self._measure = measure_of_sites(sites(self._model_trace(), observed=True))
+            self._measure = measure_of_sites(self._observed(self._model_trace()))
         return self._measure
+
+    def _observed(self, trace: Trace) -> list[Any]:
+        """The observed sites; of a VAE whose classes are given, without those of the classifier."""
+        owner, observed = owner_of(self.model), sites(trace, observed=True)
+        if not isinstance(owner, VAE) or owner.classifier is None:
+            return observed
+        return [site for site in observed if site["name"] not in SITES]
 
     def _model_trace(self) -> Trace:
         """The model with latents of its own; no draw of the caller's is used up."""
@@ -110,7 +118,7 @@ class Traced(Densities):
         num = len(next(iter(values.values()))) if values else 1
         values = self.rounded(values)
         trace = under_particles(replay(self.model, values), self.batch, num)
-        latents, observed = (sites(trace, observed=flag) for flag in (False, True))
+        latents, observed = sites(trace, observed=False), self._observed(trace)
         self._refuse_other_latents(latents, values)
         if not observed:
             raise ValueError("the model observes nothing; give one of its sample sites obs=x")

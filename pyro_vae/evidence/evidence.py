@@ -16,7 +16,6 @@ posterior, at :math:`p(z)\, p(x \mid z)^{1/2}`, whose weights are bounded where 
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +33,8 @@ from .budget import Budget
 from .climb import RUNGS
 from .defence import Defended, Opinion, defended_weights, refuted
 from .escalation import escalate
-from .flags import warn_of_flags
+from .flags import warn_of_flags, warn_of_tolerance
+from .over_classes import over_classes
 from .results import as_dataset, by_datum, exact_figures, from_dataset, one_number
 from .watch import Watch
 from .weights import Collected, Weights, unreached
@@ -93,7 +93,8 @@ def log_evidence(
         x: Data of shape ``(N, *X)``, NaN where missing; of a pair also a tuple of the arguments of
             model and guide.
         c: What the model is conditional on, a row for each datum: the second argument of model and
-            guide.
+            guide. Of a VAE with a classifier it is log p(x|c) where the class is known, and log
+            p(x), summed over classes, where it is not (NaN); without ``curve`` and ``tail``.
         num_samples: The number of samples K for each datum; exactly as many are drawn of the
             guide, and from K = 25 on others beside them, for a second opinion. With a tolerance,
             how many are drawn at first, half of them beside the guide's (:mod:`.defence`).
@@ -148,12 +149,36 @@ def log_evidence(
     Warns:
         UserWarning: Some data are flagged, or miss the tolerance.
     """
-    import xarray
-
     whole_number("seed", seed, at_least=0)
     whole_number("max_bytes", 1 if max_bytes is None else max_bytes, at_least=1)
     _check(tolerance, max_seconds, max_samples, num_samples, more)
-    problem = problem_of(vae, x, c)
+    options: dict[str, Any] = {"num_samples": num_samples, "tolerance": tolerance, "seed": seed}
+    options |= {"max_samples": max_samples, "max_bytes": max_bytes, "max_seconds": max_seconds}
+    result = over_classes(log_evidence, vae, x, c, more, progress=progress, **options)
+    if result is None:
+        result = _of_problem(problem_of(vae, x, c), more, progress=progress, **options)
+    remedy = REMEDY if tolerance is None else SPENT
+    warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else remedy)
+    if tolerance is not None:
+        warn_of_tolerance(result, tolerance)
+    return result
+
+
+def _of_problem(
+    problem: Problem,
+    more: xarray.Dataset | None,
+    *,
+    num_samples: int,
+    tolerance: float | None,
+    max_samples: int,
+    seed: int,
+    max_bytes: int | None,
+    max_seconds: float | None,
+    progress: bool,
+) -> xarray.Dataset:
+    """The evidence of a model and data, by the guide or by the ladder."""
+    import xarray
+
     watch = Watch(len(problem), progress=progress, max_seconds=max_seconds)
     about = problem.about
     problem = precise(problem, USUAL_TOLERANCE if tolerance is None else tolerance)
@@ -177,12 +202,7 @@ def log_evidence(
             extra["se"] = np.hypot(weights.se.numpy(), problem.lost)
         result = as_dataset(weights, about | watch.attrs, flagged, **extra)
 
-    result = one_number(result) if isinstance(problem, WholeProblem) else result
-    remedy = REMEDY if tolerance is None else SPENT
-    warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else remedy)
-    if tolerance is not None:
-        _warn_of_tolerance(result, tolerance)
-    return result
+    return one_number(result) if isinstance(problem, WholeProblem) else result
 
 
 def _by_the_ladder(
@@ -255,17 +275,6 @@ def _of_guide(
     second = Opinion.joined(opinions) if beside else None
     stopped = found.num < (1 if problem.sums_exactly else num_samples)
     return found, second, stopped, torch.cat(edges)
-
-
-def _warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
-    missed = int(((result.se > tolerance) & (result.flag == "")).sum())
-    if missed:
-        warnings.warn(
-            f"the standard error of {missed} of {result.se.size} data is above the "
-            f"tolerance of {tolerance}, the largest {float(result.se.max()):.2g}: raise "
-            "max_samples, or the tolerance",
-            stacklevel=3,
-        )
 
 
 def _check(tolerance: Any, max_seconds: Any, max_samples: Any, num_samples: int, more: Any) -> None:

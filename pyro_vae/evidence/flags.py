@@ -80,6 +80,18 @@ def warn_of_flags(result: xarray.Dataset, remedy: str, what: str = "log p(x)") -
     )
 
 
+def warn_of_tolerance(result: xarray.Dataset, tolerance: float) -> None:
+    """Warn the caller's caller of data without a flag whose error is larger."""
+    missed = int(((result.se > tolerance) & (result.flag == "")).sum())
+    if missed:
+        warnings.warn(
+            f"the standard error of {missed} of {result.se.size} data is above the "
+            f"tolerance of {tolerance}, the largest {float(result.se.max()):.2g}: raise "
+            "max_samples, or the tolerance",
+            stacklevel=3,
+        )
+
+
 def _warn_of_one(flag: str, remedy: str) -> None:
     if flag not in ("", "few draws"):
         warnings.warn(f"log p(data) cannot be trusted: {SAID[flag]}; {remedy}", stacklevel=4)

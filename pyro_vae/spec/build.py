@@ -34,6 +34,7 @@ from ..data.rows import Rows
 from ..guards import device_of, seeded
 from ..vae import VAE
 from .classes import check_classes, classes_of, with_classes
+from .classifiers import classifier_of
 from .describe import plain
 from .files import import_modules, importable, read_toml
 from .initial import initialize, per_exposure
@@ -49,7 +50,7 @@ from .parts import (
 )
 
 REQUIRED = ("event", "latent")
-PARTS = ("prior", "likelihood", "guide", "condition", "missingness")
+PARTS = ("prior", "likelihood", "guide", "condition", "classifier", "missingness")
 KEYS = (*REQUIRED, "columns", "classes", *PARTS, "modules")
 
 
@@ -64,6 +65,7 @@ def build(
     guide: Part | None = None,
     condition: dict[str, Any] | None = None,
     missingness: Part | None = None,
+    classifier: Part | None = None,
     hidden: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
@@ -89,6 +91,8 @@ def build(
             suggests).
         missingness: p(s | x), where cells are missing for a reason: "self_masking", ... (default:
             none; what is missing tells nothing).
+        classifier: For a c of classes, of which some are unknown (NaN, None): q(c|x), "one_hot" or
+            a table, which may have a ``weight`` (:class:`.Classifier`).
         hidden: The widths of the hidden layers, for parts without a ``network`` of their own
             (default: those of MLP).
         device: Where the VAE is to be: "cpu", "cuda", ..., or "auto" for a GPU where there is one
@@ -116,6 +120,7 @@ def build(
         "guide": guide,
         "condition": condition,
         "missingness": missingness,
+        "classifier": classifier,
     }
     given = {key: value for key, value in parts.items() if value is not None}
     if x is None:
@@ -125,7 +130,8 @@ def build(
     spec, rows = _spec_and_rows(source, x, given)
 
     if c is not None:
-        spec["condition"] = _suggested(c, as_table("condition", spec.get("condition", {})))
+        table = as_table("condition", spec.get("condition", {}))
+        spec["condition"] = _suggested(c, table, unknown="classifier" in spec)
     if rows is not None:
         names = names_of(rows)
         columns = {} if names is None else {"columns": names}
@@ -140,7 +146,7 @@ def build(
         vae = _from_spec(spec, seen, mlp)
 
     if rows is not None:
-        rows = vae.check(rows, c)
+        rows = vae.check(rows, c, unknown=True)
         with seeded(seed):
             initialize(vae, rows)
     return vae if place is None else vae.to(place)
@@ -164,11 +170,12 @@ def _spec_and_rows(
     return dict(source), None if x is None else as_rows(x, labels=True)
 
 
-def _suggested(c: Any, table: dict[str, Any]) -> dict[str, Any]:
+def _suggested(c: Any, table: dict[str, Any], *, unknown: bool) -> dict[str, Any]:
     """The table of the condition, completed by what c suggests: numbers or classes, how many."""
     if "size" in table or "categories" in table:
         return table
-    found = suggested(c, declared="classes" in table or "exposure" in table)
+    declared = "classes" in table or "exposure" in table
+    found = suggested(c, declared=declared, unknown=unknown)
     classes = {**found.pop("classes", {}), **table.get("classes", {})}
     return {**found, **table, **({"classes": classes} if classes else {})}
 
@@ -215,8 +222,12 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     table = with_blocks(numbered("guide", table, spec.get("columns")), likelihood)
     counts = rows is not None and getattr(likelihood, "head", likelihood).are_counts
     guide = named_part("guide", table, (unconstrained(prior),), None, guide_context, mlp, counts)
-    missingness = missingness_of(spec, event)
-    vae = VAE(prior, likelihood, guide, condition=condition, missingness=missingness)
+    optional: dict[str, Any] = {
+        "condition": condition,
+        "classifier": classifier_of(spec, condition, event, mlp, log1p=counts),
+        "missingness": missingness_of(spec, event),
+    }
+    vae = VAE(prior, likelihood, guide, **optional)
     vae.columns = _columns(spec, event)
     vae.classes = classes_of(spec)
     check_classes(vae)

@@ -36,6 +36,9 @@ def describe(vae: nn.Module) -> dict[str, Any]:
         spec = sizes | names | {role: describe(part) for role, part in parts.items()}
         if vae.condition is not None:
             spec["condition"] = vae.condition.describe()
+        if vae.classifier is not None:
+            weight = {"weight": vae.classifier.weight}
+            spec["classifier"] = describe(vae.classifier.conditional) | weight
         if vae.missingness is not None:
             spec["missingness"] = describe(vae.missingness)
         modules = _modules(vae)

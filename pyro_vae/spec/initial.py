@@ -27,6 +27,9 @@ def initialize(vae: VAE, rows: Rows) -> None:
     vae.prior.initialize(rows)
     if vae.missingness is not None:
         vae.missingness.initialize(rows)
+    if vae.classifier is not None:
+        for network, read in _readers(vae.classifier.conditional):
+            network.standardize(*map(read, _moments_seen(network, rows)))
     _standardize(vae, "guide", vae.posterior, rows, rows.c)
     if rows.c is None or vae.condition is None:
         return

@@ -50,7 +50,7 @@ def why_not(elbo: object, is_direct: bool) -> str:
         return f"{type(elbo).__name__}, or a part of the VAE, needs Pyro's traces"
     if not elbo.differentiates_its_value:
         return f"the gradient of {type(elbo).__name__} is not that of its value"
-    return ""
+    return elbo.not_compiled
 
 
 def repaid_from(device: torch.device) -> int:

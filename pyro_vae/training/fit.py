@@ -34,6 +34,7 @@ from .checkpoints import Checkpoints
 from .epochs import Plan, history_of_what_was_interrupted, train, warn_of_what_was_not_reached
 from .group import Group
 from .identity import identity_of, shared_by_processes
+from .labelled import to_be_fitted
 from .losses import objective
 from .progress import progress_bar
 from .run import Run
@@ -168,7 +169,7 @@ def fit(
         _check_choices(checkpoint, resume, callback, on_nonfinite)
         if device is not None:
             vae.to(device_of(device))
-        problem = Problem.of(vae, x, c).on_device()
+        problem = to_be_fitted(vae, x, c).on_device()
         vae.columns = vae.columns or names_of(problem.rows)
         if len(steps_of(len(problem), batch_size)) == 1:  # with a last datum joined to it
             batch_size = len(problem)
@@ -259,11 +260,11 @@ def _held_out(vae: VAE, validation: Any) -> Problem:
         if vae.condition is None:
             return Problem.of(vae, validation).on_device()
         if is_dataset(validation):  # of pairs
-            return Problem.of(vae, validation).on_device()
+            return to_be_fitted(vae, validation).on_device()
         if not (isinstance(validation, tuple) and len(validation) == 2):
             raise DataError(
                 f"a conditional VAE needs a pair (x, c); got {type(validation).__name__}"
             )
-        return Problem.of(vae, *validation).on_device()
+        return to_be_fitted(vae, *validation).on_device()
     except DataError as error:
         raise DataError(f"validation data: {error}") from None

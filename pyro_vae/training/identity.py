@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..assembly.classifier import Classifier
 from ..conditionals.base import Conditional
 from ..density.identity import data_digest, digest_of
 from ..density.problem import Problem
 from ..spec.describe import describe
 from .checkpoints import PLAIN, kinds
 from .epochs import Plan
+from .labelled import Labelled
 from .run import Run
 
 ADAPTED = ("step_size", "max_plate_nesting")  # what mcem and Pyro change of a loss as they go
@@ -20,7 +22,8 @@ def identity_of(
     run: Run, problem: Problem, held_out: Problem | None, batch_size: int
 ) -> dict[str, Any]:
     """What a run must share with one that it resumes, as plain values."""
-    vae, elbo = run.vae, run.elbo
+    vae = run.vae
+    elbo = run.elbo.base if isinstance(run.elbo, Labelled) else run.elbo
     options = {
         key: value
         for key, value in sorted(vars(elbo).items())
@@ -30,6 +33,7 @@ def identity_of(
     return {
         **{role: _described(part) for role, part in parts.items()},
         "condition": None if vae.condition is None else json.dumps(vae.condition.describe()),
+        "classifier": None if vae.classifier is None else _classifier(vae.classifier),
         "data": _digest(problem),
         "validation data": None if held_out is None else _digest(held_out),
         "loss": type(elbo).__name__,
@@ -78,6 +82,10 @@ def _described(part: Conditional) -> str:
         return json.dumps(describe(part), sort_keys=True)
     except TypeError:
         return part.title
+
+
+def _classifier(classifier: Classifier) -> str:
+    return f"{_described(classifier.conditional)}, weight {classifier.weight}"
 
 
 def _digest(problem: Problem) -> str:

@@ -15,6 +15,7 @@ from ..vae import VAE
 from .em import MonteCarloEM
 from .free_bits import FreeBits
 from .importance_weighted import ImportanceWeighted
+from .labelled import Labelled, labelled
 from .objectives import Elbo, MeanField, OwnELBO, Renyi
 from .schedules import Schedule
 
@@ -95,6 +96,7 @@ def objective(
     """
     name = _for_discrete(loss, free_bits) if vae.is_discrete else loss
     elbo = _made(name, particles, free_bits)
+    elbo = elbo if vae.classifier is None else labelled(elbo, beta)
     record = record_of(elbo)
     if record.cannot:
         raise TypeError(f"fit cannot train by {type(elbo).__name__}: {record.cannot}")
@@ -117,6 +119,7 @@ def record_of(elbo: ELBO) -> Loss:
 
     One that is not known has no KL term that beta is sure to weigh.
     """
+    elbo = elbo.base if isinstance(elbo, Labelled) else elbo
     for cls in type(elbo).__mro__:
         for record in of_classes:
             if record.elbo is cls:

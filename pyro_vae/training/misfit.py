@@ -50,10 +50,11 @@ def warn_of_columns_far_off(vae: VAE, batch: Batch, rows: Rows) -> bool:
     return True
 
 
-def _below_own_draws(vae: VAE, x: Tensor, *given: Tensor) -> Tensor | None:
+def _below_own_draws(vae: VAE, *batch: Tensor) -> Tensor | None:
     """How far the log density of each cell is below that of draws, in the median over the data;
     None where cells have no density of their own.
     """
+    x, *given = vae.likeliest(*batch)
     c = vae.encode_condition(len(x), *given)
     cell = innermost(vae.likelihood_of(vae.guide_of(x, c).sample(), c))
     if cell.event_shape:

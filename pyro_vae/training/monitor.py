@@ -84,10 +84,12 @@ class Watch:
     """
 
     def __init__(self, vae: VAE) -> None:
+        self.vae = vae
         self.figures = Recorded(functools.partial(_figures, vae), vae)
 
     def __call__(self, batch: Batch) -> dict[str, float]:
-        """What the guide tells about a batch, in nats per datum.
+        """What the guide tells about a batch, in nats per datum; for an unknown class about the
+        most probable one.
 
         Returns:
             ``kl``, its mean; ``kl_0``, ``kl_1``, ... for each latent dimension where prior and
@@ -95,7 +97,7 @@ class Watch:
             own draws only; ``active_units``.
         """
         with torch.no_grad(), seeded(0):
-            kl, mutual_information, active_units = self.figures(*batch)
+            kl, mutual_information, active_units = self.figures(*self.vae.likeliest(*batch))
         by_part = {f"kl_{j}": part for j, part in enumerate(kl.tolist())} if len(kl) > 1 else {}
         return {
             "kl": float(kl.sum()),

@@ -34,6 +34,7 @@ class Objective(abc.ABC):
     """An ELBO that can be had from densities: what is mixed into one of Pyro's."""
 
     takes_weights: ClassVar[bool] = False  # of the data
+    not_compiled: ClassVar[str] = ""  # why a step with it cannot be
 
     @property
     def is_direct(self) -> bool:

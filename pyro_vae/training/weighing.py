@@ -21,7 +21,7 @@ def as_weights(given: Any, problem: Problem, elbo: ELBO) -> Tensor:
         DataError: There is not one for each datum, or one is no number from 0, or all are 0.
         ValueError: The loss does not know weights.
     """
-    if not _takes_weights(elbo) or problem.vae is None:
+    if not takes_weights(elbo) or problem.vae is None:
         raise ValueError(
             f"weights count in elbo, mean_field, iwae and renyi of continuous latents; got "
             f"{type(elbo).__name__}; use one of these, or repeat data instead of weighing them"
@@ -55,7 +55,7 @@ def numbers_of(given: Any, num: int) -> Tensor:
     return found
 
 
-def _takes_weights(elbo: ELBO) -> bool:
+def takes_weights(elbo: ELBO) -> bool:
     """Whether the class whose formula it is says so; another formula may forget them."""
     if not isinstance(elbo, Objective) or not elbo.is_direct:
         return False
