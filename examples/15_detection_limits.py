@@ -38,7 +38,7 @@ def main(small: bool = False, out: Path = Path("runs/examples"), seed: int = 0) 
     test = TRUTH.rvs(20 if small else 200, random_state=rng)
     whole = x[(x > LIMITS).all(1)]
     half = np.where(x > LIMITS, x, LIMITS - math.log(2))
-    steps = 300 if small else 2000
+    steps = 200 if small else 1500
     models = {
         "censored": fitted(np.maximum(x, LIMITS), LIMITS.tolist(), steps, seed),
         "half the limit": fitted(half, -math.inf, steps, seed),
@@ -86,11 +86,9 @@ def fitted(x: np.ndarray, low: list[float] | float, steps: int, seed: int) -> pv
     """A linear decoder, as the truth has; without a limit the censored normal is a normal."""
     likelihood = {"name": "censored_normal", "low": low, "scale": "learned"}
     likelihood["network"] = {"name": "mlp", "hidden": []}
-    vae = pv.build(
-        x, latent=2, likelihood=likelihood, guide="multivariate_normal", hidden=[32], seed=seed
-    )
+    vae = pv.build(x, latent=2, likelihood=likelihood, hidden=[32], seed=seed)
     epochs = min(steps // -(-len(x) // 128), steps // 5)
-    pv.fit(vae, x, epochs=epochs, learning_rate=5e-3, progress=False, seed=seed)
+    pv.fit(vae, x, epochs=epochs, learning_rate=1e-2, progress=False, seed=seed)
     return vae
 
 
@@ -115,7 +113,7 @@ def picture(drawn: dict[str, np.ndarray]) -> Figure:
     left.fill_between(grid, stats.norm(MEAN[SHOWN], SD[SHOWN]).pdf(grid), color="0.85")
     left.axvline(LIMITS[SHOWN], color="0.4", linestyle=":")
     left.annotate(" limit", (LIMITS[SHOWN], 0.01), color="0.4")
-    right.plot([-0.6, 1], [-0.6, 1], color="0.7")
+    right.axline((0, 0), slope=1, color="0.7")
     for (name, x), marker in zip(drawn.items(), "os^", strict=True):
         left.plot(grid, stats.gaussian_kde(x[:5000, SHOWN])(grid), label=name)
         found = correlations(np.cov(x.T))

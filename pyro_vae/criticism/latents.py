@@ -267,7 +267,7 @@ def interpolate(
             "both ends of a pair the same place"
         )
 
-    shares = torch.linspace(0, 1, steps).to(vae.reference)
+    shares = torch.linspace(0, 1, steps, dtype=torch.float64).to(vae.reference)
     places = list(starts.chunks(rows_at_once(vae, steps)))
     with torch.no_grad(), seeded(seed), mode(vae, training=False):
         ways = [_way(vae, starts, ends, place, shares) for place in places]
