@@ -32,6 +32,7 @@ from .criticism.expectations import expect as expect
 from .criticism.export import to_datatree as to_datatree
 from .criticism.gaps import gaps as gaps
 from .criticism.latents import embed as embed
+from .criticism.latents import interpolate as interpolate
 from .criticism.latents import traverse as traverse
 from .criticism.models import compare_models as compare_models
 from .criticism.outliers import outliers as outliers

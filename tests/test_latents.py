@@ -126,7 +126,7 @@ def test_quantiles_by_draws(prior, truth):
 
 
 def test_a_datum_with_a_condition_and_holes():
-    frame = pandas.DataFrame(X, columns=list("abcdef"), index=range(100, 180))
+    frame = pandas.DataFrame(X.copy(), columns=list("abcdef"), index=range(100, 180))
     frame.iloc[3, 2] = np.nan
     c = pandas.DataFrame({"site": ["left", "right"] * 40})
     vae = pv.build(frame, c=c, latent=2)
@@ -207,6 +207,7 @@ def test_nothing_of_the_caller_changes():
     first = pv.traverse(vae, X[:, :2], at=0, seed=1)
     assert first.identical(pv.traverse(vae, X[:, :2], at=0, seed=1))
     placed = pv.embed(vae, X[:, :2])
+    pv.interpolate(vae, X[:2, :2], X[2:4, :2])
     assert torch.equal(state, torch.get_rng_state())
     assert all(part.training for part in vae.modules())
     assert placed.equals(pv.embed(vae, X[:, :2]))
@@ -254,6 +255,141 @@ def test_what_has_no_plane(latents, num):
         pv.embed(vae, X[:num])
 
 
+# interpolate
+
+
+def means_of(vae, x, c=None):
+    """The means of the guide in unconstrained space."""
+    distribution = vae.encode(x, c)
+    return getattr(distribution, "base_dist", distribution).mean
+
+
+def test_the_way_between_two_data_is_a_straight_line():
+    _, gain = TRUTH.posterior()
+    found = pv.interpolate(TRUTH.vae(), X[:7], X[7:14], steps=5)
+    assert dict(found.sizes) == {"pair": 7, "step": 5, "feature": 6, "latent": 3}
+    assert found.share.values.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    starts, ends = (X[:7] - TRUTH.bias) @ gain.T, (X[7:14] - TRUTH.bias) @ gain.T
+    for number, share in enumerate(found.share.values):
+        z = (1 - share) * starts + share * ends
+        assert found.z.values[:, number] == pytest.approx(z, abs=1e-10)
+        assert found["mean"].values[:, number] == pytest.approx(line(z), abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("prior", "guide", "inside"),
+    [
+        ("gamma", "normal", lambda z: (z > 0).all()),
+        ("beta", "normal", lambda z: (z > 0).all() and (z < 1).all()),
+        ("dirichlet", "normal", lambda z: (z > 0).all() and abs(z.sum(-1) - 1).max() < 1e-12),
+        ("uniform_sphere", "normal", lambda z: abs((z**2).sum(-1) - 1).max() < 1e-12),
+        ("normal", "multivariate_normal", lambda z: np.isfinite(z).all()),
+        ("vamp", "normal", lambda z: np.isfinite(z).all()),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_way_stays_in_the_support_and_ends_at_the_means(prior, guide, inside, dtype):
+    torch.set_default_dtype(dtype)
+    vae = pv.build(X, prior=prior, guide=guide, latent=3)
+    with torch.no_grad():
+        vae.posterior.network.layers[-1].weight.mul_(3)  # far apart
+    found = pv.interpolate(vae, X[:20], X[20:40])
+    assert inside(found.z.values)
+    close = 1e-9 if dtype == torch.float64 else 1e-4
+    for place, x in ((0, X[:20]), (-1, X[20:40])):
+        u = means_of(vae, x)
+        z = u if vae.bijection is None else vae.bijection(u.double())
+        assert found.z.values[:, place] == pytest.approx(z.numpy(force=True), abs=close)
+        direct = vae.decode(z).mean.numpy(force=True)
+        assert found["mean"].values[:, place] == pytest.approx(direct, abs=close)
+    middle = 0.5 * (means_of(vae, X[:20]) + means_of(vae, X[20:40]))
+    middle = middle if vae.bijection is None else vae.bijection(middle.double())
+    assert found.z.values[:, 4] == pytest.approx(middle.numpy(force=True), abs=close)
+
+
+def test_a_way_there_is_the_way_back():
+    there = pv.interpolate(TRUTH.vae(), X[:3], X[3:6])
+    back = pv.interpolate(TRUTH.vae(), X[3:6], X[:3])
+    assert there["mean"].values == pytest.approx(back["mean"].values[:, ::-1], abs=1e-12)
+    to_itself = pv.interpolate(TRUTH.vae(), X[:3], X[:3])
+    assert (to_itself.z == to_itself.z[:, :1]).all()
+
+
+def test_the_ways_are_the_same_a_few_pairs_at_a_time(monkeypatch):
+    from pyro_vae.assembly import streams
+
+    whole = pv.interpolate(TRUTH.vae(), X[:20], X[20:40])
+    monkeypatch.setattr(streams, "NUMBERS", 9 * 512 * 7)
+    some = pv.interpolate(TRUTH.vae(), X[:20], X[20:40])
+    np.testing.assert_allclose(some["mean"], whole["mean"], atol=1e-12)
+    np.testing.assert_allclose(some.z, whole.z, atol=1e-12)
+
+
+def test_a_way_under_a_condition_with_holes():
+    frame = pandas.DataFrame(X.copy(), columns=list("abcdef"), index=range(100, 180))
+    frame.iloc[3, 2] = frame.iloc[45, 0] = np.nan
+    c = pandas.DataFrame({"site": ["left", "right"] * 40})
+    vae = pv.build(frame, c=c, latent=2)
+    a, b, given = frame[:10], frame[40:50], c[:10]
+    found = pv.interpolate(vae, a, b, given, steps=3)
+    assert found.feature.values.tolist() == list("abcdef")
+    assert np.isfinite(found["mean"]).all()
+    middle = 0.5 * (vae.encode(a, given).mean + vae.encode(b, given).mean)
+    direct = vae.decode(middle, given).mean.numpy(force=True)
+    assert found["mean"].values[:, 1] == pytest.approx(direct)
+    other = pv.interpolate(vae, a, b, c[1:11], steps=3)
+    assert not np.allclose(other["mean"], found["mean"])
+    with pytest.raises(pv.DataError, match="c"):
+        pv.interpolate(vae, a, b)
+
+
+def test_ways_of_images_and_of_classes():
+    x = np.random.default_rng(0).integers(0, 3, (20, 5, 5))
+    found = pv.interpolate(pv.build(x, likelihood="poisson", latent=(2, 2)), x[:4], x[4:8])
+    assert found["mean"].dims == ("pair", "step", "feature_0", "feature_1")
+    assert found["z"].dims == ("pair", "step", "latent_0", "latent_1")
+    classes = pv.build(x, likelihood="categorical", latent=2)
+    assert set(pv.interpolate(classes, x[:4], x[4:8])["mean"].values.flat) <= {0, 1, 2}
+
+
+def test_a_flow_has_the_mean_of_its_draws():
+    vae = pv.build(X, latent=2, guide={"name": "spline_flow"})
+    state = torch.get_rng_state()
+    first, again = (pv.interpolate(vae, X[:2], X[2:4], seed=3) for _ in range(2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert first.identical(again)
+    with torch.no_grad():
+        drawn = vae.encode(X[:2]).sample(torch.Size([4000]))
+    error = drawn.std(0).numpy() * (1 / 1000 + 1 / 4000) ** 0.5
+    assert (np.abs(first.z.values[:, 0] - drawn.mean(0).numpy()) < 5 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("prior", "a", "b", "options", "error", "message"),
+    [
+        (
+            "one_hot",
+            X[:2],
+            X[2:4],
+            {},
+            ValueError,
+            "needs latents that are continuous; got a prior",
+        ),
+        ("normal", X[:2], X[2:4], {"steps": 1}, ValueError, "steps must be a whole number from 2"),
+        ("normal", X[:2], X[2:5], {}, pv.DataError, "as many rows of b as of a; got 3 and 2"),
+        ("normal", X[:2], X[2:4], {"c": [0, 1]}, ValueError, "takes no c"),
+        ("normal", X[:2], X[2:4, :5], {}, pv.DataError, "shape"),
+        ("normal", X[:2], np.full((2, 6), np.inf), {}, pv.DataError, "inf"),
+    ],
+)
+def test_what_has_no_way_between(prior, a, b, options, error, message):
+    vae = pv.build(X, prior=prior, latent=2)
+    with pytest.raises(error, match=message):
+        pv.interpolate(vae, a, b, **options)
+    with pytest.raises(TypeError, match="interpolate needs a VAE; got ndarray"):
+        pv.interpolate(a, b, b)
+
+
 # pictures
 
 
@@ -267,6 +403,15 @@ def test_pictures(tmp_path):
     assert len(figure.axes) == 10
     assert [axes.get_ylabel() for axes in figure.axes[::5]] == ["z 0", "z 1"]
     figure.savefig(tmp_path / "traversal.png")
+    ways = pv.interpolate(wide.vae(), wide.draw(3), wide.draw(3, seed=2), steps=4)
+    figure = plots.interpolation(ways)
+    assert len(figure.axes) == 12
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_allclose(np.ravel(shown), ways["mean"].values.ravel())
+    with pytest.raises(TypeError, match="needs what interpolate gave"):
+        plots.interpolation(pv.traverse(TRUTH.vae()))
+    with pytest.raises(ValueError, match="needs square images"):
+        plots.interpolation(pv.interpolate(TRUTH.vae(), X[:2], X[2:4]))
     with pytest.raises(TypeError, match="needs what traverse gave"):
         plots.traversal(pv.log_evidence(TRUTH.vae(), X, num_samples=2))
     figure = plots.latent_space(TRUTH.vae(), X, np.arange(80) % 3)

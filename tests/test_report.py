@@ -46,7 +46,7 @@ def test_it_has_every_part_and_nothing_outside(digits):
         "Guide against MCMC, 5 data",
         "Calibration of the guide",
     ]
-    assert text.count('src="data:image/png;base64,') == 8
+    assert text.count('src="data:image/png;base64,') == 9
     assert not re.search(r"<script|<link|@import|https?://|url\((?!#)", text)
     assert '<meta name="viewport"' in text
     assert "total_count = 16" in text  # the spec

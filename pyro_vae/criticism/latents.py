@@ -1,4 +1,6 @@
-"""What the latents mean: what each dimension does to the data, and where the data lie."""
+"""What the latents mean: what each dimension does to the data, where the data lie, and what lies
+between two of them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,13 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from ..assembly.streams import joined, rows_at_once
 from ..data.columns import index_of
-from ..data.rows import Rows
+from ..data.rows import DataError, Rows
 from ..distributions.summaries import mean_or_average, mode_of
 from ..distributions.supports import base_of
 from ..guards import mode, seeded, whole_number
-from ..posterior.trees import dataset
+from ..posterior.trees import dataset, features
 from ..training.free_bits import element_of, kl_by_part
 from ..vae import VAE
 
@@ -219,3 +222,76 @@ def embed(vae: VAE, x: Any, c: Any = None, *, seed: int = 0) -> pandas.DataFrame
     total = means.var(0).sum()
     frame.attrs["share"] = (placed.var(0) / total if total else np.zeros(2)).tolist()
     return frame
+
+
+def interpolate(
+    vae: VAE, a: Any, b: Any, c: Any = None, *, steps: int = 9, seed: int = 0
+) -> xarray.Dataset:
+    """From one datum to another: the mean of p(x|z) on the way between their latents.
+
+    The way is straight in unconstrained space, from the mean of the guide there for a row of `a` to
+    that for the same row of `b`. So it stays on the support of the prior, and it ends at what the
+    model keeps of the two data.
+
+    Arguments:
+        vae: A VAE with continuous latents.
+        a: Data of shape ``(N, *X)``, NaN where missing: where the ways start.
+        b: As many data: where they end.
+        c: What a conditional VAE is conditional on, a row for each pair, the same all the way.
+        steps: How many points a way has, at equal distances, with both ends.
+        seed: The seed of the draws, where a mean is not known.
+
+    Returns:
+        A dataset with ``mean``, over pair, step and the dimensions of the data (the mode where
+        there is no mean, as of classes), and ``z``, the latents, over pair, step and the dimensions
+        of the latents. The coordinate ``share`` of each step goes from 0 in `a` to 1 in `b`.
+
+    Raises:
+        DataError: The data do not fit the likelihood, or there are more of `a` than of `b`, or
+            fewer.
+        TypeError: `vae` is no VAE.
+        ValueError: The latents are discrete, or `steps` is no whole number from 2.
+    """
+    whole_number("steps", steps, at_least=2)
+    if not isinstance(vae, VAE):
+        raise TypeError(f"interpolate needs a VAE; got {type(vae).__name__}")
+    if vae.is_discrete:
+        raise ValueError(
+            "interpolate needs latents that are continuous; got a prior on "
+            f"{vae.prior.support}; decode each of their values in its place"
+        )
+    starts, ends = vae.check(a, c), vae.check(b, c)
+    if len(starts) != len(ends):
+        raise DataError(
+            f"interpolate needs as many rows of b as of a; got {len(ends)} and {len(starts)}; give "
+            "both ends of a pair the same place"
+        )
+
+    shares = torch.linspace(0, 1, steps, dtype=torch.float64).to(vae.reference)
+    places = list(starts.chunks(rows_at_once(vae, steps)))
+    with torch.no_grad(), seeded(seed), mode(vae, training=False):
+        ways = [_way(vae, starts, ends, place, shares) for place in places]
+    z, mean = (
+        joined(zip(places, parts, strict=True), len(starts)).numpy(force=True)
+        for parts in zip(*ways, strict=True)
+    )
+    leading = "pair", "step"
+    found = features({"mean": mean}, leading, starts).merge(dataset({"z": z}, leading, "latent"))
+    return found.assign_coords(share=("step", shares.numpy(force=True)))
+
+
+def _way(vae: VAE, starts: Rows, ends: Rows, place: slice, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents of some pairs, of shape ``(N, steps, *Z)``, and the mean of p(x|z) for each."""
+    start, c = _guide_mean(vae, starts, place)
+    end, _ = _guide_mean(vae, ends, place)
+    z = torch.lerp(start, end, shares.reshape(-1, *[1] * start.dim()))
+    if vae.bijection is not None:
+        z = vae.bijection(z.double())  # in single precision it would reach the edge
+    return z.transpose(0, 1), _mean(vae.likelihood_of(z, c)).transpose(0, 1)
+
+
+def _guide_mean(vae: VAE, rows: Rows, place: slice) -> tuple[Tensor, Tensor | None]:
+    """The means in unconstrained space, of shape ``(N, *U)``, and c as the parts read it."""
+    x, *given = rows.batch(place, like=vae.reference)
+    c = vae.encode_condition(len(x), *given)
+    return mean_or_average(vae.unconstrained_guide_of(x, c), AVERAGED), c

@@ -29,7 +29,7 @@ from ..vae import VAE
 from . import html, plots
 from .calibration import calibrate
 from .draws import NotDrawn, vae_in
-from .latents import traverse
+from .latents import interpolate, traverse
 from .posteriors import compare_posteriors, summarize
 from .predictions import check_predictions
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # reconstructions
 MOVED = 8  # latents
+PAIRS = 4  # of images, with the way between them
 
 
 def report(
@@ -202,6 +203,12 @@ def _latents(vae: VAE, rows: Rows, labels: Any) -> Iterator[str]:
             f"0.98: {first.sizes['dimension']} of {moved.sizes['dimension']}{order}."
         )
         yield html.image(plots.traversal(first), "what each latent does to the data")
+        title = ""
+    if _is_square(rows) and len(rows) > 1:
+        half = np.arange(min(PAIRS, len(rows) // 2))
+        ways = interpolate(vae, rows.only(half), rows.only(half + len(half)))
+        yield f"{title}<p>From one datum to another, straight through the latents:</p>"
+        yield html.image(plots.interpolation(ways), "on the way between pairs of data")
         title = ""
     if labels is not None and vae.prior.event_shape.numel() > 1:
         picture = plots.latent_space(vae, rows, labels)

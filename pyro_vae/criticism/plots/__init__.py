@@ -1,6 +1,7 @@
 """Pictures. Each function returns a matplotlib figure, which ``figure.savefig(path)`` writes; the
 state of pyplot is left alone."""
 
+from .model import interpolation as interpolation
 from .model import latent_space as latent_space
 from .model import reconstructions as reconstructions
 from .model import samples as samples

@@ -129,6 +129,18 @@ def traversal(found: xarray.Dataset) -> Figure:
     return _changes(means[:, -1] - means[:, 0], names, features)
 
 
+def interpolation(found: xarray.Dataset) -> Figure:
+    """From one image to another: a row for each pair.
+
+    Arguments:
+        found: What :func:`~pyro_vae.interpolate` gave for square images.
+    """
+    if "share" not in found.coords or "mean" not in found:
+        raise TypeError(f"interpolation needs what interpolate gave; got {list(found)}")
+    means = found["mean"].values.reshape(found.sizes["pair"], found.sizes["step"], -1)
+    return _rows_of_images(means, [f"pair {number}" for number in found.pair.values])
+
+
 def _rows_of_images(means: np.ndarray, names: list[str]) -> Figure:
     num, steps, _ = means.shape
     figure = new_figure(0.75 * steps + 0.5, 0.75 * num)
