@@ -5,8 +5,8 @@
 The protocol is that of table 1 of Ipsen et al. (2021, https://arxiv.org/abs/2006.12871): columns
 standardised, the last one (the target) left out; in the first half of the columns every value above
 the column's mean is missing. A latent dimension fewer than columns, two layers of 128 tanh units,
-20 particles. In place of 100,000 steps of 16 rows there are 10,000 of 128, at three times the
-learning rate. The file holds an array for each table.
+20 particles, batches of 16. In place of 100,000 steps there are 30,000 at three times the learning
+rate. The file holds an array for each table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METHODS = {
     "known": {"name": "self_masking", "direction": "high"},
 }
 NETWORK = {"name": "mlp", "hidden": [128, 128], "activation": "tanh"}
-BATCH = 128
+BATCH = 16
 RATE = 3e-3
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=TABLES)
     parser.add_argument("--methods", nargs="+", default=tuple(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=30_000)
     given = parser.parse_args()
     torch.set_num_threads(1)
     with np.load(given.path) as file:
