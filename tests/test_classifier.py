@@ -519,6 +519,39 @@ def test_given_classes_every_estimate_is_that_of_the_conditional_vae():
         np.testing.assert_array_equal(gaps[0][name], gaps[1][name], err_msg=str(name))
 
 
+def test_given_classes_what_draws_data_is_that_of_the_conditional_vae():
+    vae = exact()
+    plain = without_its_classifier(vae)
+    tables = [
+        pv.check_predictions(model, X, C, num_samples=20, progress=False) for model in (vae, plain)
+    ]
+    assert tables[0].equals(tables[1])
+    odd = [
+        pv.outliers(model, X[:20], C[:20], num_samples=20, num_draws=99, progress=False, fdr=0.5)
+        for model in (vae, plain)
+    ]
+    assert odd[0].equals(odd[1])
+    trees = [pv.to_datatree(model, X[:5], C[:5], num_samples=30) for model in (vae, plain)]
+    for one, other in zip(*(tree.posterior_predictive["x"] for tree in trees), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_guide_of_an_unknown_class_is_nan():
+    vae = exact()
+    x = torch.as_tensor(X[:4])
+    c = vae.encode_condition(4, torch.tensor([0.0, torch.nan, 1.0, torch.nan]))
+    read = vae.guide_input(x, c)
+    assert read.isnan().all(-1).tolist() == [False, True, False, True]
+
+
+def test_a_classifier_reads_x():
+    with pytest.raises(TypeError, match="OneHot behind a network"):
+        pv.Classifier(pv.OneHot((2,), logits="learned"))
+    with pytest.raises(ValueError, match="OneHot behind a network"):
+        part = {"name": "one_hot", "logits": "learned"}
+        pv.build(X, c=C, latent=1, classifier=part)
+
+
 def test_a_flag_counts_where_its_class_matters():
     """The figures of two rows, the first of unknown class among two."""
     vae = exact(2)

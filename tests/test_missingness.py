@@ -11,12 +11,12 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from scipy import integrate, stats
-from truth import LinearGaussian
+from truth import LinearGaussian, check_moments
 
 import pyro_vae as pv
 from pyro_vae.density.direct import Direct
 from pyro_vae.density.traced import Traced
-from pyro_vae.distributions.selected import has_closed_form, log_mean_probit
+from pyro_vae.distributions.selected import given_missing, has_closed_form, log_mean_probit
 
 SLOPE = np.array([1.5, -0.8, 0.0, 3.0])
 THRESHOLD = np.array([0.3, -0.5, 0.0, 0.2])
@@ -219,6 +219,7 @@ def test_imputation_equals_the_mean_of_a_tilted_normal():
     covariance = truth.weight @ truth.weight.T + np.diag(truth.noise)
     filled = vae.impute(x, num_samples=40_000).numpy()
     drawn = vae.impute(x, num_samples=40_000, draws=400).numpy()
+    ess = pv.ess(pv.terms(vae, x, num_samples=40_000)).detach().numpy()
     for row, cell in enumerate(cells):
         seen = np.arange(4) != cell
         gain = covariance[cell, seen] @ np.linalg.inv(covariance[np.ix_(seen, seen)])
@@ -230,10 +231,10 @@ def test_imputation_equals_the_mean_of_a_tilted_normal():
         mills = math.exp(stats.norm.logpdf(t) - stats.norm.logcdf(t))
         mean = m + b * v / root * mills
         sd = math.sqrt(v - (b * v / root) ** 2 * mills * (t + mills))
-        assert abs(filled[row, cell] - mean) < 5 * sd / math.sqrt(1000)
-        of_draws = drawn[:, row, cell]
-        assert abs(of_draws.mean() - mean) < 5 * sd / math.sqrt(300)
-        assert abs(of_draws.std() / sd - 1) < 5 / math.sqrt(2 * 300)
+        assert abs(filled[row, cell] - mean) < 5 * sd / math.sqrt(ess[row])
+        of_draws, lost = drawn[:, row, cell], math.sqrt(1 / ess[row] + 1 / 400)
+        assert abs(of_draws.mean() - mean) < 5 * sd * lost
+        assert abs(of_draws.std(ddof=1) / sd - 1) < 5 * lost
 
 
 def test_logistic_missingness_is_unbiased():
@@ -275,7 +276,8 @@ def test_mcmc_and_what_needs_the_joint_density_work_or_say_why_not():
     weight = log_p.detach().softmax(0).numpy()
     mean = (weight * grid.numpy()[:, None]).sum(0)
     sd = np.sqrt((weight * grid.numpy()[:, None] ** 2).sum(0) - mean**2)
-    assert (np.abs(z.mean((0, 1))[:, 0] - mean) < 5 * sd / math.sqrt(400)).all()
+    for datum in range(3):
+        check_moments(z[:, :, datum], mean[datum], sd[datum] ** 2)
 
     _, drawn = linear_gaussian(pv.LogisticMissingness((4,)))
     with pytest.raises(TypeError, match="draws missing cells afresh"):
@@ -485,3 +487,109 @@ def test_predictions_have_the_holes_of_the_model():
     table = pv.check_predictions(vae, x, statistics=share, num_samples=200, progress=False)
     assert table.loc["missing", "sd"] > 0
     assert table.loc["missing", "p_value"] > 0.01
+
+
+@pytest.mark.parametrize("threshold", [0.0, 3.0, 8.0])
+def test_cells_given_that_they_are_missing_have_the_tilted_moments(threshold):
+    """By quadrature, in the bulk and far out, where hardly a draw of the normal would be hidden."""
+    slope = 20.0
+    grid = np.linspace(-2, threshold + 8, 200_001)
+    log_density = stats.norm.logpdf(grid) + stats.norm.logcdf(slope * (grid - threshold))
+    density = np.exp(log_density - log_density.max())
+    density /= integrate.simpson(density, x=grid)
+    mean = integrate.simpson(density * grid, x=grid)
+    sd = math.sqrt(integrate.simpson(density * (grid - mean) ** 2, x=grid))
+    cell = pyro.distributions.Normal(torch.zeros(1), torch.ones(1))
+    hidden = given_missing(cell, torch.tensor([-slope * threshold]), torch.tensor([slope]))
+    assert float(hidden.mean) == pytest.approx(mean, rel=1e-7)
+    drawn = hidden.sample((40_000,)).numpy()
+    assert abs(drawn.mean() - mean) < 5 * sd / 200
+    assert (
+        stats.kstest(
+            drawn[:, 0],
+            lambda x: np.interp(x, grid, integrate.cumulative_simpson(density, x=grid, initial=0)),
+        ).pvalue
+        > 1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "binomial", "beta_binomial", "categorical"])
+def test_few_values_given_that_they_are_missing_have_the_tilted_weights(name):
+    a, b = np.array([0.2, -0.4]), np.array([2.5, -0.7])
+    hidden = given_missing(CELLS[name](), torch.as_tensor(a), torch.as_tensor(b))
+    values = np.arange(7)
+    drawn = hidden.sample((20_000,)).numpy()
+    for place in range(2):
+        share = PROBABILITIES[name][place].pmf(values) * stats.norm.cdf(
+            a[place] + b[place] * values
+        )
+        share /= share.sum()
+        if name == "categorical":
+            assert hidden.mean.isnan().all()
+        else:
+            assert float(hidden.mean[place]) == pytest.approx(share @ values, rel=1e-9)
+        assert float(hidden.mode[place]) == values[share.argmax()]
+        counts = np.bincount(drawn[:, place].astype(int), minlength=7)[share > 0]
+        assert stats.chisquare(counts, 20_000 * share[share > 0]).pvalue > 1e-3
+
+
+def test_imputation_beyond_a_hard_limit_stays_beyond_it():
+    _, vae = linear_gaussian(known(np.full(4, 1e3), np.full(4, 6.0)))
+    x = np.full((3, 4), 0.5)
+    x[:, 1] = np.nan
+    assert (vae.impute(x, num_samples=500).numpy()[:, 1] > 6).all()
+    assert (vae.impute(x, num_samples=500, draws=50).numpy()[..., 1] > 5.99).all()
+
+
+def test_a_run_is_not_resumed_with_another_missingness(tmp_path):
+    _, x = censored(60)
+    parts = {"latent": 1, "hidden": [4]}
+    vae = pv.build(x, missingness="self_masking", **parts)
+    pv.fit(vae, x, epochs=2, checkpoint=tmp_path, progress=False)
+    for other in ({"name": "self_masking", "direction": "high"}, "logistic", None):
+        again = pv.build(x, missingness=other, **parts)
+        with pytest.raises((pv.CheckpointError, ValueError), match="missingness"):
+            pv.fit(again, x, epochs=3, checkpoint=tmp_path, resume=True, progress=False)
+    again = pv.build(x, missingness="self_masking", **parts)
+    assert len(pv.fit(again, x, epochs=3, checkpoint=tmp_path, resume=True, progress=False)) == 3
+
+
+@pytest.mark.parametrize("missingness", sorted(pv.Missingness.registry))
+def test_a_report_is_written(missingness, tmp_path):
+    _, x = censored(40)
+    vae = pv.build(x, latent=1, missingness=missingness, hidden=[4])
+    path = pv.report(vae, x, tmp_path / "r.html", num_mcmc=2, num_simulations=20, num_samples=30)
+    text = path.read_text()
+    assert missingness in text
+    assert ("No MCMC" in text) == (missingness == "logistic")
+
+
+def test_unknown_classes_and_holes_together():
+    """log p(x, s) is the sum over classes of p(c) p(x, s | c)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 3))
+    x[rng.random(x.shape) < 0.3] = np.nan
+    c = np.where(np.arange(30) < 10, np.arange(30) % 2, np.nan)
+    vae = pv.build(x, c=c, latent=1, classifier="one_hot", missingness="self_masking", hidden=[8])
+    pv.fit(vae, x, c, epochs=3, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = pv.log_evidence(vae, x, c, num_samples=3000)
+        each = [pv.log_evidence(vae, x, np.full(30, k), num_samples=3000) for k in (0, 1)]
+    log_prior = vae.classifier.prior().logits.detach().numpy()
+    terms = [one.log_evidence.values + log_prior[k] for k, one in enumerate(each)]
+    error = np.hypot(found.se.values, np.max([one.se.values for one in each], 0))
+    difference = found.log_evidence.values - np.logaddexp(*terms)
+    assert (np.abs(difference[10:]) < 5 * error[10:]).all()
+
+
+@pytest.mark.parametrize("slope", [math.nan, math.inf, True, "a", [1.0, 2.0]])
+def test_a_known_slope_must_be_a_finite_number(slope):
+    with pytest.raises(ValueError, match="slope must be a finite number"):
+        pv.SelfMasking((3,), slope=slope, threshold=0.0)
+
+
+def test_only_what_reads_data_has_a_mask():
+    network = {"name": "mlp", "mask": True}
+    with pytest.raises(ValueError, match="the likelihood reads no data"):
+        pv.build(np.zeros((5, 2)), latent=1, likelihood={"name": "normal", "network": network})

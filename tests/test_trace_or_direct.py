@@ -92,6 +92,18 @@ def test_methods_of_a_subclass_count(name):
     torch.testing.assert_close(ours.log_weight, theirs.log_weight)
 
 
+def test_so_does_one_that_shows_parameters():
+    def shown(self):
+        calls.append(self)
+
+    calls = []
+    vae = type("Mine", (pv.VAE,), {"register_parameters": shown})(*parts())
+    problem = Problem.of(vae, torch.randn(N, 3))
+    assert problem.vae is None
+    pv.terms(problem)
+    assert calls
+
+
 def test_a_method_replaced_on_the_instance_counts():
     vae = small()
     vae.guide_of = lambda x, c: shifted(vae, x, c)

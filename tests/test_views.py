@@ -475,3 +475,15 @@ def test_outputs_that_would_be_read_by_another_block_are_refused():
         swapped(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="block 1: needs a network with 1 outputs; got 2"):
         pv.Blocks([[0], [1]], 0, (pv.MLP(1, 1), pv.MLP(1, 2)))(torch.zeros(3, 2))
+
+
+def test_each_block_has_a_network():
+    networks = [pv.MLP(1, 2)]
+    with pytest.raises(ValueError, match="each of 2 blocks; got 1 networks and 2 shapes"):
+        pv.Blocks([[0], [1]], 0, networks)
+    with pytest.raises(ValueError, match="got 2 networks and 1 shapes"):
+        pv.Blocks([[0], [1]], 0, networks * 2, shapes=[None])
+    with pytest.raises(ValueError, match=r"got networks for \[7\]"):
+        pv.ToBlocks([2, 1], {7: pv.MLP(4, 2)}, pv.MLP(4, 3))
+    with pytest.raises(ValueError, match=r"got none for \[1\]; give shared"):
+        pv.ToBlocks([2, 1], {0: pv.MLP(4, 2)})

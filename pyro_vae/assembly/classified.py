@@ -101,6 +101,18 @@ class Classified(Assembly):
         assert encoded is not None
         return encoded.masked_fill(c.reshape(num, 1).isnan().to(encoded.device), torch.nan)
 
+    def guide_input(self, x: Tensor, c: Tensor | None, *, missing: bool = True) -> Tensor:
+        """What the guide reads: all NaN where it sees c, and the class is unknown."""
+        read = super().guide_input(x, c, missing=missing)
+        condition = self.condition
+        if self.classifier is None or c is None or condition is None or not missing:
+            return read
+        if "guide" not in condition.seen_by:
+            return read
+        unknown = c.isnan().any(-1)
+        ones = (1,) * (read.dim() - unknown.dim())
+        return read.masked_fill(unknown.reshape(*unknown.shape, *ones), torch.nan)
+
     def likeliest(self, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """A batch with the most probable class where none is known: x, and c if there is one."""
         if self.classifier is None:

@@ -21,7 +21,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from ..conditionals.base import Conditional
+from ..conditionals.base import Amortised, Conditional
 from ..conditionals.classes import OneHot
 from ..conditionals.networks import filled
 
@@ -54,8 +54,7 @@ class Classifier(nn.Module):
 
     def __init__(self, conditional: Conditional, *, weight: float = WEIGHT) -> None:
         super().__init__()
-        head = getattr(conditional, "head", conditional)
-        if not isinstance(conditional, Conditional) or not isinstance(head, OneHot):
+        if not isinstance(conditional, Amortised) or not isinstance(conditional.head, OneHot):
             raise TypeError(
                 f"Classifier needs q(c | x) as a OneHot behind a network; got {conditional!r:.60}"
             )

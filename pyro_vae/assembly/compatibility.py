@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..conditionals.base import Amortised, Conditional
 from ..conditionals.blocks import Blocks
+from ..conditionals.networks import Standardized
 from ..distributions.joint import Joint, enumerable
 from ..distributions.supports import bijection_to, is_real
 from ..guards import mode, seeded
@@ -97,6 +98,12 @@ def _check_blocks(vae: Assembly) -> None:
             raise ValueError(
                 f"VAE: {part.title} reads blocks of the data, so it cannot stand as {role}; use it "
                 "as a guide"
+            )
+        networks = (n for n in part.modules() if isinstance(n, Standardized))
+        if any(network.reads_missing for network in networks):
+            raise ValueError(
+                f"VAE: mask=True shows a network which data are missing, and the {role} reads no "
+                "data; leave mask out there"
             )
     network, shape = getattr(vae.posterior, "network", None), vae.likelihood.event_shape
     if isinstance(network, Blocks) and [network.num_columns] != list(shape):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -11,8 +13,6 @@ from ..distributions.summaries import mean_of, mode_of
 from .base import Assembly
 from .missing import masked
 from .streams import joined, rows_at_once
-
-CANDIDATES = 64  # for one draw of a cell that is missing by its own value
 
 
 def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
@@ -26,12 +26,12 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
         c = vae.encode_condition(len(x), *given)
         guide = vae.guide_of(x, c)
         z = guide.sample(torch.Size([num_samples]))
-        if vae.missingness is None:
-            weight = (vae.log_joint(x, z, c) - guide.log_prob(z)).softmax(0)
-            guess = _guess(vae, z, c, weight, draws)
+        log_prior = vae.prior_of(c).log_prob(z) - guide.log_prob(z)
+        if vae.draws_missing:
+            guess = _guess_drawn(vae, x, z, c, log_prior, draws)
         else:
-            log_prior = vae.prior_of(c).log_prob(z) - guide.log_prob(z)
-            guess = _guess_selected(vae, x, z, c, log_prior, draws)
+            log_weight = log_prior + vae.log_likelihood(x, z, c)
+            guess = _guess(vae, z, c, log_weight.softmax(0), draws)
         return torch.where(x.isnan(), guess.to(x), x)
 
     chunks = rows.chunks(rows_at_once(vae, num_samples))
@@ -41,13 +41,23 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
 
 def _guess(vae: Assembly, z: Tensor, c: Tensor | None, weight: Tensor, draws: int | None) -> Tensor:
     """Mean or draws of all cells, by latents ``(K, N, *Z)`` of given weight ``(K, N)``."""
+    hidden = _missing_of(vae, z if draws is None else _chosen(z, weight, draws), c)
     if draws is not None:
-        return vae.likelihood_of(_chosen(z, weight, draws), c).sample()
-    decoded = vae.likelihood_of(z, c)
-    return _mean(weight.reshape(weight.shape + (1,) * decoded.event_dim), decoded)
+        return hidden.sample()
+    means = mean_of(hidden)
+    modes = means if bool(means.isfinite().all()) else mode_of(hidden)
+    return _mean(weight.reshape(weight.shape + (1,) * hidden.event_dim), means, modes)
 
 
-def _guess_selected(
+def _missing_of(vae: Assembly, z: Tensor, c: Tensor | None) -> TorchDistribution:
+    """p(x | z, c) of missing cells: where they are so for a reason, given that they are."""
+    likelihood = vae.likelihood_of(z, c)
+    if vae.missingness is None:
+        return likelihood
+    return vae.missingness.given_missing(likelihood)
+
+
+def _guess_drawn(
     vae: Assembly,
     x: Tensor,
     z: Tensor,
@@ -55,34 +65,20 @@ def _guess_selected(
     log_prior: Tensor,
     draws: int | None,
 ) -> Tensor:
-    """The same where cells are missing for a reason: draws of them are weighed by p(s | x).
-
-    Where the integral over a missing cell is known, each cell has weights of its own.
-    """
+    """The same where only draws of missing cells have a p(s | x): a row of them for each z."""
     part = vae.missingness
     assert part is not None
-    decoded, missing = vae.likelihood_of(z, c), x.isnan()
-    drawn = decoded.sample().to(x)
+    likelihood, missing = vae.likelihood_of(z, c), x.isnan()
+    drawn = likelihood.sample().to(x)
     log_chance = part.log_chance(torch.where(missing, drawn, x), missing)
-    event = tuple(range(-decoded.event_dim, 0))
-    of_seen, filled = masked(decoded, x, vae.likelihood.title)
-    log_weight = log_prior + of_seen.log_prob(filled)
-    if part.draws(decoded):  # all cells together
-        log_weight = log_weight + log_chance.sum(event)
-        if draws is not None:
-            return _chosen(drawn, log_weight.softmax(0), draws)
-        log_cell = torch.zeros_like(log_chance)
-    else:
-        of_s = part.log_missingness(decoded, filled, missing)
-        log_weight = log_weight + of_s.sum(event)
-        if draws is not None:
-            decoded = vae.likelihood_of(_chosen(z, log_weight.softmax(0), draws), c)
-            several = decoded.sample(torch.Size([CANDIDATES])).to(x)
-            chance = part.log_chance(several, missing.expand_as(several)).softmax(0)
-            return _one_of(several, chance)
-        log_cell = log_chance - of_s
-    weight = (log_weight.reshape(log_weight.shape + (1,) * len(event)) + log_cell).softmax(0)
-    return _mean(weight, decoded, drawn)
+    of_seen, filled = masked(likelihood, x, vae.likelihood.title)
+    event = tuple(range(-likelihood.event_dim, 0))
+    weight = (log_prior + of_seen.log_prob(filled) + log_chance.sum(event)).softmax(0)
+    if draws is not None:
+        return _chosen(drawn, weight, draws)
+    known = mean_of(likelihood).isfinite()
+    means = torch.where(known, drawn, math.nan)
+    return _mean(weight.reshape(weight.shape + (1,) * len(event)), means, drawn)
 
 
 def _chosen(values: Tensor, weight: Tensor, num: int) -> Tensor:
@@ -91,26 +87,16 @@ def _chosen(values: Tensor, weight: Tensor, num: int) -> Tensor:
     return values[particle, torch.arange(weight.shape[1], device=weight.device)]
 
 
-def _one_of(candidates: Tensor, weight: Tensor) -> Tensor:
-    """For each cell one of the candidates, by weights of the same shape."""
-    flat = weight.movedim(0, -1)
-    index = torch.multinomial(flat.reshape(-1, len(weight)), 1).reshape(1, *flat.shape[:-1])
-    return candidates.gather(0, index)[0]
+def _mean(weight: Tensor, means: Tensor, modes: Tensor) -> Tensor:
+    """The weighted mean of each cell.
 
-
-def _mean(weight: Tensor, decoded: TorchDistribution, drawn: Tensor | None = None) -> Tensor:
-    """The weighted mean of each cell: of its mean given z, or of draws.
-
-    A cell without a mean gets the weighted mean of its modes, or of draws; of classes, the one with
-    most weight.
+    A cell without a mean gets the weighted mean of its modes; of classes, the one with most weight.
     """
-    means = mean_of(decoded)
-    none = ~means.isfinite().all(0)
-    mean = (weight * (means if drawn is None else drawn)).sum(0)
+    mean = (weight * means).sum(0)
+    none = ~mean.isfinite()
     if not bool(none.any()):
         return mean
 
-    modes = mode_of(decoded) if drawn is None else drawn
     classes = none & (modes == modes.round()).all(0)
     mean = torch.where(none, (weight * modes).sum(0), mean)
     if not bool(classes.any()):

@@ -72,7 +72,7 @@ def explain(name: str) -> str:
     hint = nearest(name, [*Conditional.registry, *Network.registry, *Missingness.registry])
     if "did you mean" not in hint:
         hint = "; pyro-vae list shows the names"
-    raise ValueError(f"no conditional, network or model file is named {name!r}{hint}")
+    raise ValueError(f"no conditional, network, missingness or model file is named {name!r}{hint}")
 
 
 def _explain_conditional(cls: type[Conditional]) -> str:

@@ -113,7 +113,8 @@ class Blocks(ByBlock):
             (default: all are vectors).
 
     Raises:
-        ValueError: A shape does not hold as many cells as its block has columns.
+        ValueError: A shape does not hold as many cells as its block has columns; or there are not
+            as many networks or shapes as blocks.
 
     Example:
         >>> blocks = Blocks([[0, 2], [1]], 0, (nn.Linear(2, 1), nn.Linear(1, 1)))
@@ -135,12 +136,17 @@ class Blocks(ByBlock):
     ) -> None:
         super().__init__()
         self.columns = [list(block) for block in columns]
+        self.networks = nn.ModuleList(networks)
         shapes = [None] * len(self.columns) if shapes is None else shapes
+        if not len(self.columns) == len(self.networks) == len(shapes):
+            raise ValueError(
+                f"Blocks needs a network, and a shape if any, for each of {len(self.columns)} "
+                f"blocks; got {len(self.networks)} networks and {len(shapes)} shapes"
+            )
         self.shapes = [None if shape is None else as_shape(shape) for shape in shapes]
         for number, (shape, block) in enumerate(zip(self.shapes, self.columns, strict=True)):
             check_shape(number, shape, len(block))
 
-        self.networks = nn.ModuleList(networks)
         self.num_columns = sum(map(len, self.columns))
         given = range(self.num_columns, self.num_columns + num_given)
         order = [[*block, *given] for block in self.columns]
@@ -206,6 +212,9 @@ class ToBlocks(ByBlock):
         own: The networks of blocks that have their own, by the number of the block.
         shared: The network of the other blocks, whose outputs stand in their order.
 
+    Raises:
+        ValueError: A network is for no block, or a block that reads numbers has none.
+
     Example:
         >>> head = Columns(3, blocks=[{"columns": [0, 2], "name": "normal", "scale": 1.0},
         ...                           {"columns": [1], "name": "poisson"}])
@@ -222,6 +231,15 @@ class ToBlocks(ByBlock):
     ) -> None:
         super().__init__()
         self.sizes = list(sizes)
+        numbers = range(len(self.sizes))
+        if other := [number for number in own if number not in numbers]:
+            raise ValueError(f"ToBlocks has blocks {list(numbers)}; got networks for {other}")
+        lacking = [number for number in numbers if number not in own and self.sizes[number]]
+        if shared is None and lacking:
+            raise ValueError(
+                f"ToBlocks needs a network for each block that reads numbers; got none for "
+                f"{lacking}; give shared"
+            )
         self.own = nn.ModuleDict({str(number): network for number, network in own.items()})
         self.shared = shared
         self.others = [number for number in range(len(self.sizes)) if number not in own]

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid, softplus
 from torch.special import log_ndtr
 
 from ..data.rows import Rows
-from ..distributions.selected import has_closed_form, is_integrable, log_mean_probit
+from ..distributions.selected import given_missing, has_closed_form, is_integrable, log_mean_probit
 from ..distributions.supports import innermost, inside
 from .base import Shape, as_shape
 from .declared import Declared
@@ -68,6 +68,10 @@ class Missingness(Declared, abc.ABC):
     def log_missingness(self, likelihood: TorchDistribution, x: Tensor, missing: Tensor) -> Tensor:
         """log p(s | x_seen, z) of each cell, the missing values drawn."""
         return self.log_chance(torch.where(missing, likelihood.rsample().to(x), x), missing)
+
+    def given_missing(self, likelihood: TorchDistribution) -> TorchDistribution:
+        """p(x | z, s) where every cell is missing, for one of which nothing is drawn."""
+        raise NotImplementedError(f"{self.name} draws missing cells")
 
     def sample(self, x: Tensor) -> Tensor:
         """Which cells of complete x, ``(*, *X)``, are to be missing."""
@@ -134,20 +138,21 @@ class SelfMasking(Missingness, name="self_masking"):
         self.event_shape = as_shape(event_shape)
         if direction is not None and direction not in DIRECTIONS:
             raise ValueError(f"direction must be 'high' or 'low'; got {direction!r}")
-        if (slope is None) != (threshold is None):
+        self.is_known = slope is not None
+        if self.is_known != (threshold is not None):
             raise ValueError("slope and threshold are known together; give both, or none")
-        if slope is not None and direction is not None:
+        if self.is_known and direction is not None:
             raise ValueError("direction is the sign of the slope, which is given; leave it out")
         self.sign = None if direction is None else DIRECTIONS[direction]
         self.register_buffer("mean", torch.zeros(self.event_shape))
         self.register_buffer("sd", torch.ones(self.event_shape))
-        if slope is None:
-            self.intercept = nn.Parameter(torch.zeros(self.event_shape))
-            self.raw_slope = nn.Parameter(torch.zeros(self.event_shape))
-        else:
-            known = torch.as_tensor(slope), torch.as_tensor(threshold)
-            b, t = (each.to(self.mean).expand(self.event_shape).clone() for each in known)
+        if self.is_known:
+            b = _numbers("slope", slope, self.event_shape)
+            t = _numbers("threshold", threshold, self.event_shape)
             self.register_buffer("known", torch.stack([-b * t, b]))
+            return
+        self.intercept = nn.Parameter(torch.zeros(self.event_shape))
+        self.raw_slope = nn.Parameter(torch.zeros(self.event_shape))
 
     @property
     def slope(self) -> Tensor:
@@ -177,8 +182,12 @@ class SelfMasking(Missingness, name="self_masking"):
         of_missing = log_mean_probit(innermost(likelihood), intercept, slope)
         return torch.where(missing, of_missing, log_ndtr(-(intercept + slope * x)))
 
+    def given_missing(self, likelihood: TorchDistribution) -> TorchDistribution:
+        hidden = given_missing(innermost(likelihood), *self._coefficients())
+        return hidden.to_event(likelihood.event_dim)
+
     def initialize(self, x: Rows) -> None:
-        if not hasattr(self, "intercept"):
+        if self.is_known:
             return
         mean, sd = x.moments()
         self.mean.copy_(mean)
@@ -190,7 +199,7 @@ class SelfMasking(Missingness, name="self_masking"):
 
     def _coefficients(self) -> tuple[Tensor, Tensor]:
         """Intercept and slope of the probit, in units of the data."""
-        if not hasattr(self, "intercept"):
+        if self.is_known:
             return self.known[0], self.known[1]
         slope = self.raw_slope if self.sign is None else self.sign * softplus(self.raw_slope)
         slope = slope / self.sd
@@ -249,6 +258,24 @@ class LogisticMissingness(Missingness, name="logistic"):
     @classmethod
     def example(cls) -> Missingness:
         return cls((3,))
+
+
+def _numbers(name: str, values: Any, shape: torch.Size) -> Tensor:
+    """A number for each cell.
+
+    Raises:
+        ValueError: They are no finite numbers, or not as many.
+    """
+    try:
+        found = torch.as_tensor(values, dtype=torch.get_default_dtype()).expand(shape).clone()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.full(shape, torch.nan)
+    if isinstance(values, bool) or not bool(found.isfinite().all()):
+        raise ValueError(
+            f"{name} must be a finite number, or one for each of {tuple(shape)} cells; got "
+            f"{values!r:.60}; a large slope, such as 1e3, is a hard limit"
+        )
+    return found
 
 
 def _share_missing(x: Rows) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 
+from ..assembly.classified import SITES
 from ..density.memory import Memory, tile_data
 from ..density.problem import Problem, Stream
 from ..density.terms import Batch, Values
@@ -115,7 +116,7 @@ def made_by(
     x = batch[0]
     if not isinstance(owner_of(problem.model), VAE):  # which rounds them with care
         latents = {name: z.to(x) if z.is_floating_point() else z for name, z in latents.items()}
-    with _Unseen():
+    with _Unseen(problem.model):
         trace = under_particles(replay(problem.model, latents), batch, num_samples)
     drawn = sites(trace, observed=False)
     seen = [site for site in drawn if site["infer"].get("was_observed")]
@@ -142,10 +143,16 @@ def with_holes_of(problem: Problem, x: Tensor, data: Tensor) -> Tensor:
 
 
 class _Unseen(UnconditionMessenger):
-    """What is observed is drawn inside; values that are no draws stay."""
+    """What is observed is drawn inside; values that are no draws stay, and so do the classes that a
+    VAE with a classifier was given.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.kept = SITES if isinstance(owner_of(model), VAE) else frozenset()
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["infer"].get("_deterministic"):
+        if not msg["infer"].get("_deterministic") and msg["name"] not in self.kept:
             super()._pyro_sample(msg)
 
 

@@ -91,7 +91,7 @@ def report(
             f"report needs a label for each datum; got {len(labels)} labels for {len(problem)} data"
         )
 
-    own, continuous = vae_in(problem), not _is_discrete(problem)
+    own, has_joint = vae_in(problem), _has_joint_density(problem)
     parts = [*_pair(problem)] if own is None else [*_model(own, problem)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
@@ -101,9 +101,11 @@ def report(
         parts += _fit(own, problem, seed)
         if own is not None:
             parts += _latents(own, problem.rows, labels)
-        if num_mcmc and continuous:
+        if num_mcmc and not has_joint:
+            parts.append("<p class=soft>No MCMC: it needs p(x, z) of real latents.</p>")
+        if num_mcmc and has_joint:
             parts += _mcmc(problem, min(num_mcmc, len(problem)), seed)
-        if num_simulations and continuous:
+        if num_simulations and has_joint:
             parts += _calibration(problem, num_simulations, seed)
     write(path, html.page(parts).encode())
     return path
@@ -125,9 +127,11 @@ def _model(vae: VAE, problem: Problem) -> Iterator[str]:
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
 
 
-def _is_discrete(problem: Problem) -> bool:
+def _has_joint_density(problem: Problem) -> bool:
+    """Whether there is p(x, z) over real numbers, for MCMC."""
     with evaluating(problem.model, problem.guide):
-        return problem.is_discrete
+        estimates = problem.densities(problem.batch(slice(0, 1))).estimates
+        return not (problem.is_discrete or estimates)
 
 
 def _pair(problem: Problem) -> Iterator[str]:

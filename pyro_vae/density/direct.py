@@ -17,10 +17,9 @@ from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..assembly.base import Assembly
-from ..assembly.classified import SITES, Classified
+from ..assembly.classified import SITES
 from ..distributions.joint import enumerable
 from ..distributions.univariate import Normal
 from ..guards import mode, own_store, seeded
@@ -207,12 +206,8 @@ def plain_vae(model: Callable, guide: Callable) -> VAE | None:
         return None
     subclasses = type(vae).__mro__[: type(vae).__mro__.index(VAE)]
     written = {name for part in (*subclasses, vae) for name in vars(part)}
-    ours = {
-        name
-        for cls in (VAE, Classified, Assembly)
-        for name in vars(cls)
-        if not name.startswith("__")
-    }
+    classes = VAE.__mro__[: VAE.__mro__.index(nn.Module)]
+    ours = {name for cls in classes for name in vars(cls) if not name.startswith("__")}
     return None if written & ours else vae
 
 

@@ -47,9 +47,9 @@ class Target:
     def __init__(self, densities: Densities, through: Transform | None = None) -> None:
         if densities.estimates:
             raise TypeError(
-                "MCMC, annealing and bridges need p(x, z), and the missingness of this VAE draws "
-                "missing cells afresh; 'self_masking' is exact over a normal likelihood or one of "
-                "few values, and log_evidence without a tolerance needs no p(x, z)"
+                "MCMC, annealing, bridges, gaps and tolerances need p(x, z), and this VAE's "
+                "missingness draws missing cells afresh; use 'self_masking' with a likelihood that "
+                "is normal or of few values; or log_evidence and expect without a tolerance"
             )
         self.densities, self.through = densities, through
         self.latents = [_coordinates(*item) for item in densities.latents.items()]

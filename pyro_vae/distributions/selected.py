@@ -16,7 +16,9 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.special import log_ndtr
 
+from .elements import Elements
 from .joint import Cells
+from .limits import TruncatedNormal
 
 
 class Selected(TorchDistribution):
@@ -90,3 +92,108 @@ def log_mean_probit(cell: Any, intercept: Tensor, slope: Tensor) -> Tensor:
         return log_ndtr(intercept + slope * cell.rsample())
     values = cell.enumerate_support(expand=False)
     return (cell.log_prob(values) + log_ndtr(intercept + slope * values)).logsumexp(0)
+
+
+def given_missing(cell: Any, intercept: Tensor, slope: Tensor) -> Any:
+    """Cells given that they are missing, of those :func:`has_closed_form` knows: the density is in
+    proportion to that of the cell times the probit.
+    """
+    if isinstance(cell, Cells):
+        places = [torch.as_tensor(some, device=intercept.device) for some in cell.columns]
+        parts = [
+            given_missing(part, intercept[..., at], slope[..., at])
+            for part, at in zip(cell.parts, places, strict=True)
+        ]
+        return Cells(parts, cell.columns, cell.order, cell.inverse)
+    if isinstance(cell, dist.Normal):
+        return TiltedNormal(loc=cell.loc, scale=cell.scale, intercept=intercept, slope=slope)
+    values = cell.enumerate_support(expand=False)
+    weight = cell.log_prob(values) + log_ndtr(intercept + slope * values)
+    return FewValues(cell, values, weight)
+
+
+class TiltedNormal(Elements):
+    r"""A normal times a probit: a density in proportion to :math:`N(x; \mu, \sigma) \Phi(a + b x)`.
+
+    It is what is left of a normal x where a normal y of mean a + b x and variance 1 is positive,
+    the extended skew normal of Azzalini (1985).
+    """
+
+    arg_constraints: dict[str, Any] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+        "intercept": constraints.real,
+        "slope": constraints.real,
+    }
+    support = constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        """Of what is left."""
+        return self.loc + self._gain * (self._positive.mean - self._score)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape``."""
+        with torch.no_grad():
+            y = self._positive.sample(torch.Size(sample_shape))
+            left = self.scale * (1 + (self.slope * self.scale).square()).rsqrt()
+            return self.loc + self._gain * (y - self._score) + left * torch.randn_like(y)
+
+    @property
+    def _score(self) -> Tensor:
+        """The mean of y."""
+        return self.intercept + self.slope * self.loc
+
+    @property
+    def _positive(self) -> TruncatedNormal:
+        """y above 0."""
+        spread = (1 + (self.slope * self.scale).square()).sqrt()
+        return TruncatedNormal(
+            loc=self._score, scale=spread, low=torch.zeros_like(spread), high=spread + math.inf
+        )
+
+    @property
+    def _gain(self) -> Tensor:
+        """How much x moves with y."""
+        return self.slope * self.scale.square() / (1 + (self.slope * self.scale).square())
+
+
+class FewValues(TorchDistribution):
+    """Cells of finitely many values, with new weights.
+
+    Arguments:
+        cell: Their distribution before.
+        values: The values, of shape ``(V, *1)``.
+        weight: Their log weights, of shape ``(V, *batch_shape)``.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, cell: Any, values: Tensor, weight: Tensor) -> None:
+        self.cell = cell
+        self.values = values.expand(weight.shape)
+        self.share = weight.softmax(0)
+        super().__init__(weight.shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the cells."""
+        return self.cell.support
+
+    @property
+    def mean(self) -> Tensor:
+        """NaN where they are classes."""
+        mean = (self.share * self.values).sum(0)
+        return torch.where(self.cell.mean.isfinite(), mean, math.nan)
+
+    @property
+    def mode(self) -> Tensor:
+        """The value of the largest weight."""
+        return self.values.gather(0, self.share.argmax(0, keepdim=True))[0]
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape``."""
+        index = dist.Categorical(self.share.movedim(0, -1)).sample(torch.Size(sample_shape))
+        leading = len(sample_shape)
+        several = self.values.expand(index.shape[:leading] + self.values.shape)
+        return several.gather(leading, index.unsqueeze(leading)).squeeze(leading)

@@ -157,5 +157,5 @@ def over_classes(
             "more adds draws to a result of known classes, and some are unknown; leave it out"
         )
     with warnings.catch_warnings():  # of classes that may not matter
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("ignore", ".*cannot be trusted", UserWarning)
         return over.summed(estimate(over.vae, over.each, over.each.c, **options))

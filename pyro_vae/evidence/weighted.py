@@ -69,8 +69,8 @@ def weighted_draws(
             if budget is not None:
                 raise ValueError(
                     "a tolerance needs proposals beside the guide, and there are none for these "
-                    "latents: of more than 100 dimensions, discrete, or of a support that moves; "
-                    "leave it out, or give posterior"
+                    "latents: of more than 100 dimensions, discrete, of a support that moves, or "
+                    "with a missingness that draws cells; leave it out, or give posterior"
                 )
             yield _of_guide(tile, num_samples, memory)
             continue

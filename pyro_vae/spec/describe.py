@@ -55,7 +55,8 @@ def describe(vae: nn.Module) -> dict[str, Any]:
             f"no spec can name {kind}; register it: class {kind}(Conditional or Network, "
             "name='...')"
         )
-    return {"name": vae.name} | {key: plain(value) for key, value in vae.options.items()}
+    given = {key: plain(value) for key, value in vae.options.items() if value is not None}
+    return {"name": vae.name} | given
 
 
 def _modules(vae: VAE) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..assembly.classifier import Classifier
 from ..conditionals.base import Conditional
+from ..conditionals.missingness import Missingness
 from ..density.identity import data_digest, digest_of
 from ..density.problem import Problem
 from ..spec.describe import describe
@@ -34,6 +35,7 @@ def identity_of(
         **{role: _described(part) for role, part in parts.items()},
         "condition": None if vae.condition is None else json.dumps(vae.condition.describe()),
         "classifier": None if vae.classifier is None else _classifier(vae.classifier),
+        "missingness": None if vae.missingness is None else _described(vae.missingness),
         "data": _digest(problem),
         "validation data": None if held_out is None else _digest(held_out),
         "loss": type(elbo).__name__,
@@ -76,12 +78,12 @@ def _optimiser(run: Run) -> list[Any]:
     return [type(optimiser).__name__, *groups]
 
 
-def _described(part: Conditional) -> str:
+def _described(part: Conditional | Missingness) -> str:
     """A part as a spec writes it, or by its kind where none can."""
     try:
         return json.dumps(describe(part), sort_keys=True)
     except TypeError:
-        return part.title
+        return getattr(part, "title", type(part).__name__)
 
 
 def _classifier(classifier: Classifier) -> str:

@@ -82,8 +82,9 @@ def labelled(elbo: ELBO, beta: Schedule) -> ELBO:
         return elbo
     if not takes_weights(elbo):
         raise ValueError(
-            "fit: a sum over unknown classes weighs each by q(c | x), in elbo, mean_field, iwae "
-            f"and renyi, without free_bits; got {type(elbo).__name__}; use one of these"
+            "fit: a sum over unknown classes weighs each by q(c | x), in elbo, mean_field, iwae, "
+            "renyi and, over discrete latents, enum, without free_bits; got "
+            f"{type(elbo).__name__}; use one of these"
         )
     return Labelled(elbo)
 
