@@ -22,6 +22,7 @@ from .conditionals.missingness import *
 from .conditionals.mixtures import *
 from .conditionals.networks import *
 from .conditionals.parametric import Parametric as Parametric
+from .conditionals.self_masking import *
 from .conditionals.vectors import *
 from .criticism.averaging import average as average
 from .criticism.bayes_factor import log_bayes_factor as log_bayes_factor

@@ -72,9 +72,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
     Arguments:
         latent: The shape of the latents, ``Z``.
         prior: The prior, a name or a table.
-        likelihood: The likelihood, a name or a table (default: that of :func:`build`).
+        likelihood: The likelihood, likewise (default: that of :func:`build`).
         guide: The guide, a name or a table (default: what suits the prior).
-        missingness: Why cells are missing, a name or a table (default: for no reason).
+        missingness: Why cells are missing (default: no reason). Scores are then of log p(x, s).
         hidden: The widths of the hidden layers (default: those of MLP); ``[]`` for a linear VAE.
         loss: The name of a loss, or a Pyro ELBO.
         particles: The samples of z for each datum in training (default: the loss's own).

@@ -245,7 +245,9 @@ class VAE(Classified):
         rows = self.check(x, c)
         with torch.no_grad(), seeded(seed), mode(self, training=False):
             filled = impute(self, rows, num_samples, draws)
-        if draws is None or not is_table(x):
+        if not is_table(x):
+            return self.as_given(filled.to(self.reference.dtype), x)
+        if draws is None:
             return self.as_given(filled, x)
         return [self.as_given(each, x) for each in filled]
 

@@ -1,6 +1,7 @@
 """Classes that are unknown for some rows: summed over exactly, by whatever loss, as Pyro does."""
 
 import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 import pyro_vae as pv
 from pyro_vae import cli
 from pyro_vae.assembly.classifier import Classifier
+from pyro_vae.cli.arguments import read_condition
 from pyro_vae.density.direct import Direct
 from pyro_vae.evidence.over_classes import OverClasses
 from pyro_vae.guards import seeded
@@ -547,8 +549,8 @@ def test_the_guide_of_an_unknown_class_is_nan():
 def test_a_classifier_reads_x():
     with pytest.raises(TypeError, match="OneHot behind a network"):
         pv.Classifier(pv.OneHot((2,), logits="learned"))
+    part = {"name": "one_hot", "logits": "learned"}
     with pytest.raises(ValueError, match="OneHot behind a network"):
-        part = {"name": "one_hot", "logits": "learned"}
         pv.build(X, c=C, latent=1, classifier=part)
 
 
@@ -622,3 +624,26 @@ def test_its_network_knows_where_the_data_lie():
     network = rough(1000 + 5 * X, SOME).classifier.conditional.network
     np.testing.assert_allclose(network.mean, (1000 + 5 * X).mean(0))
     np.testing.assert_allclose(network.sd, 5 * X.std(0))
+
+
+@pytest.mark.parametrize("kind", ["list", "objects", "series"])
+def test_a_batch_of_which_no_class_is_known(kind):
+    names = np.array(["a", "b", None], dtype=object)[np.resize([0, 1, 2], len(X))]
+    vae = pv.build(X, c=names, latent=1, classifier="one_hot", hidden=[4])
+    none = np.full(5, None, dtype=object)
+    c = {"list": none.tolist(), "objects": none, "series": pd.Series(none)}[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a guide that is not trained
+        found = [
+            pv.log_evidence(vae, X[:5], each, num_samples=200) for each in (c, np.full(5, np.nan))
+        ]
+    np.testing.assert_array_equal(found[0].log_evidence, found[1].log_evidence)
+
+
+def test_a_file_of_labels_may_be_mostly_empty(tmp_path):
+    names = np.where(np.arange(60) < 12, np.resize(["a", "b"], 60), "")
+    path = tmp_path / "kind.csv"
+    path.write_text("kind\n" + "\n".join(f'"{name}"' for name in names) + "\n")
+    c = read_condition(str(path))
+    vae = pv.build(X[:60], c=c, latent=1, classifier="one_hot", hidden=[4])
+    assert vae.condition.labels[0] == ["a", "b"]

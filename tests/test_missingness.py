@@ -6,6 +6,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas
 import pyro
 import pytest
 import torch
@@ -16,7 +17,12 @@ from truth import LinearGaussian, check_moments
 import pyro_vae as pv
 from pyro_vae.density.direct import Direct
 from pyro_vae.density.traced import Traced
-from pyro_vae.distributions.selected import given_missing, has_closed_form, log_mean_probit
+from pyro_vae.distributions.selected import (
+    given_missing,
+    has_closed_form,
+    log_mean_probit,
+    log_probit,
+)
 
 SLOPE = np.array([1.5, -0.8, 0.0, 3.0])
 THRESHOLD = np.array([0.3, -0.5, 0.0, 0.2])
@@ -351,7 +357,7 @@ def censored(num=600, seed=3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", ["high", None])
+@pytest.mark.parametrize("direction", ["high", "either"])
 def test_it_mends_the_bias_of_imputation(direction):
     """A linear decoder, whose values beyond the threshold follow from those below."""
     full, x = censored()
@@ -440,6 +446,7 @@ def test_discrete_latents_are_summed_over():
     [
         ({"missingness": "self_maskin"}, "did you mean 'self_masking'"),
         ({"missingness": {"name": "self_masking", "direction": "up"}}, "missingness.direction"),
+        ({"missingness": {"name": "self_masking", "direction": ["high"]}}, "each of"),
         ({"missingness": {"name": "self_masking", "slope": 1.0}}, "give both, or none"),
         ({"missingness": 3}, "missingness"),
         ({"missingness": "self_masking", "likelihood": "poisson"}, "use normal"),
@@ -593,3 +600,45 @@ def test_only_what_reads_data_has_a_mask():
     network = {"name": "mlp", "mask": True}
     with pytest.raises(ValueError, match="the likelihood reads no data"):
         pv.build(np.zeros((5, 2)), latent=1, likelihood={"name": "normal", "network": network})
+
+
+def test_each_column_has_a_direction():
+    part = pv.SelfMasking((3,), direction=["high", "low", "either"])
+    with torch.no_grad():
+        part.raw_slope.copy_(torch.tensor([-1.0, -1.0, -1.0]))
+    assert (part.slope.sign() == torch.tensor([1.0, -1.0, -1.0])).all()
+    assert part.slope[2] == -1
+
+
+def test_a_threshold_far_away_hides_nothing_and_trains():
+    """In single precision, where torch's gradient of log Phi would be no number."""
+    torch.set_default_dtype(torch.float32)
+    _, x = censored(100)
+    reason = {"name": "self_masking", "slope": 1.0, "threshold": [0.3, 0.3, 1e6, 1e6]}
+    vae = pv.build(x, latent=1, missingness=reason, hidden=[8])
+    history = pv.fit(vae, x, epochs=3, progress=False)
+    assert history.loss.notna().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_log_of_the_probit_and_its_gradient_have_all_digits(dtype):
+    at = np.array([-1e4, -300.0, -30.0, -5.0, -1.0, 0.0, 3.0])
+    x = torch.tensor(at, dtype=dtype, requires_grad=True)
+    value = log_probit(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    exact = stats.norm.logcdf(at)
+    slope = np.exp(stats.norm.logpdf(at) - exact)
+    rel = 1e-5 if dtype == torch.float32 else 1e-10
+    assert value.detach().numpy() == pytest.approx(exact, rel=rel)
+    assert gradient.numpy()[1:] == pytest.approx(slope[1:], rel=rel)
+    assert float(gradient[0]) == pytest.approx(1e4 + 1e-4, rel=rel)
+
+
+def test_seen_cells_come_back_as_they_were():
+    """A frame in double precision, a VAE in single."""
+    torch.set_default_dtype(torch.float32)
+    values = np.array([[432118410.0, 1.5], [611945332.0, np.nan], [119067142.0, 2.5]])
+    frame = pandas.DataFrame(values, columns=["a", "b"])
+    filled = pv.build(frame, latent=1, hidden=[4]).impute(frame, num_samples=50)
+    assert (filled["a"] == frame["a"]).all()
+    assert filled.notna().all().all()

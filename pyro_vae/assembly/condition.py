@@ -14,7 +14,14 @@ from torch.nn.functional import one_hot
 from ..conditionals.networks import beside, shape_beside
 from ..data.arrays import as_rows
 from ..data.columns import in_order
-from ..data.labels import Labels, class_names, coded, refuse_numbers_for_names, with_labels
+from ..data.labels import (
+    Labels,
+    class_names,
+    coded,
+    none_as_nan,
+    refuse_numbers_for_names,
+    with_labels,
+)
 from ..data.refusals import refuse
 from ..data.rows import DataError, Rows
 from ..guards import whole_number
@@ -27,14 +34,12 @@ Classes = int | Sequence[Any]  # how many, or their names
 class Condition:
     """How a condition c is written, and which parts of the VAE see it.
 
-    A column of c is a number, a class (made one-hot here), or the exposure. A part that sees c
-    reads it beside its own context: a vector is lengthened by c, an image (C, H, W) gets one
-    constant channel for each number of c, any other shape is flattened first; the prior reads c
-    alone.
+    A column of c is a number, a class (made one-hot here), or the exposure. Parts read c beside
+    their own context: a vector is lengthened by c, an image (C, H, W) gets a constant channel for
+    each number, any other shape is flattened first; the prior reads c alone.
 
-    The exposure, such as the time that was observed or the size factor of a cell, multiplies the
-    rate of a likelihood of counts or amounts: it is known, and no network need learn it. The guide
-    sees its logarithm.
+    The exposure, such as a time or the size factor of a cell, multiplies the rate of counts or
+    amounts: it is known, and no network need learn it. The guide sees its logarithm.
 
     Arguments:
         size: How many columns c has.
@@ -46,14 +51,12 @@ class Condition:
             `exposure` name columns by these, or by their numbers.
 
     Raises:
-        ValueError: Both or neither of size and categories are given, a part or a column is unknown,
-            a column is given twice, there are not as many names as columns, or the prior is to see
-            nothing but the exposure.
+        ValueError: Both or neither of size and categories are given; a part or a column is unknown,
+            or given twice; there are not as many names as columns; or the prior sees nothing.
 
     Example:
-        >>> Condition(categories=3).encode(torch.tensor([2.0, 0.0]))
-        tensor([[0., 0., 1.],
-                [1., 0., 0.]])
+        >>> Condition(categories=3).encode(torch.tensor([2.0]))
+        tensor([[0., 0., 1.]])
         >>> mixed = Condition(size=2, columns=["age", "batch"], classes={"batch": ["a", "b"]})
         >>> mixed.encode(torch.tensor([[0.5, 1.0]]))
         tensor([[0.5000, 0.0000, 1.0000]])
@@ -165,7 +168,7 @@ class Condition:
         Raises:
             DataError: A label is none of the classes, or c is no table of the right columns.
         """
-        frame = with_labels(c)
+        frame = with_labels(c := none_as_nan(c))
         if frame is None:
             refuse_numbers_for_names(c, self.labels)
             return as_rows(c, pairs=False)

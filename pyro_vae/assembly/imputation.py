@@ -16,7 +16,8 @@ from .streams import joined, rows_at_once
 
 
 def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Tensor:
-    """Data with their missing cells filled in: by the mean given what is seen, or by draws.
+    """Data with their missing cells filled in: by the mean given what is seen, or by draws. In
+    double precision, so that what is seen is as it was.
 
     Draws of the guide stand for the posterior, each with its self-normalised importance weight.
     """
@@ -32,7 +33,8 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
         else:
             log_weight = log_prior + vae.log_likelihood(x, z, c)
             guess = _guess(vae, z, c, log_weight.softmax(0), draws)
-        return torch.where(x.isnan(), guess.to(x), x)
+        exact = rows.take(chunk, like=torch.empty(0, dtype=torch.float64, device=x.device))
+        return torch.where(x.isnan(), guess.double(), exact)
 
     chunks = rows.chunks(rows_at_once(vae, num_samples))
     pieces = ((chunk, filled(chunk)) for chunk in chunks)

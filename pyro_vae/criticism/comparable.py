@@ -15,7 +15,7 @@ from ..data.arrays import as_rows
 from ..data.columns import is_table
 from ..data.refusals import listed
 from ..data.rows import DataError, Rows
-from ..density.identity import data_digest
+from ..density.identity import WITH_HOLES, data_digest
 from ..density.problem import Problem
 from ..density.whole import WholeProblem, problem_of
 from ..evidence.results import whole
@@ -205,11 +205,17 @@ def _measure_of(who: str, name: Any, models: Mapping[Any, Any], problems: Proble
 def refuse_other_measures(who: str, measures: dict[Any, str]) -> None:
     """Raise unless all are on one scale."""
     for (one, measure), (other, others) in pairwise(measures.items()):
-        if measure != others:
+        if measure == others:
+            continue
+        if measure.removesuffix(WITH_HOLES) == others.removesuffix(WITH_HOLES):
             raise ValueError(
-                f"{who} needs one scale for all models: {one!r} gives a {measure}, "
-                f"{other!r} a {others}; densities and probabilities have no common scale, nor have "
-                "densities on different spaces; give all models the same kind of likelihood, such "
-                "as, for whole numbers, discretized_logistic beside binomial, which both give "
-                "probabilities"
+                f"{who} needs one scale for all models: one of {one!r} and {other!r} says also "
+                "which cells are missing, by its missingness; give all models one"
             )
+        raise ValueError(
+            f"{who} needs one scale for all models: {one!r} gives a {measure}, "
+            f"{other!r} a {others}; densities and probabilities have no common scale, nor have "
+            "densities on different spaces; give all models the same kind of likelihood, such "
+            "as, for whole numbers, discretized_logistic beside binomial, which both give "
+            "probabilities"
+        )

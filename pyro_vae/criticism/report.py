@@ -91,7 +91,9 @@ def report(
             f"report needs a label for each datum; got {len(labels)} labels for {len(problem)} data"
         )
 
-    own, has_joint = vae_in(problem), _has_joint_density(problem)
+    own, discrete = vae_in(problem), _is_discrete(problem)
+    draws_cells = own is not None and own.draws_missing
+    has_joint = not (discrete or draws_cells)
     parts = [*_pair(problem)] if own is None else [*_model(own, problem)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
@@ -101,8 +103,8 @@ def report(
         parts += _fit(own, problem, seed)
         if own is not None:
             parts += _latents(own, problem.rows, labels)
-        if num_mcmc and not has_joint:
-            parts.append("<p class=soft>No MCMC: it needs p(x, z) of real latents.</p>")
+        if num_mcmc and draws_cells:
+            parts.append("<p class=soft>No MCMC, as the missingness draws missing cells.</p>")
         if num_mcmc and has_joint:
             parts += _mcmc(problem, min(num_mcmc, len(problem)), seed)
         if num_simulations and has_joint:
@@ -127,11 +129,9 @@ def _model(vae: VAE, problem: Problem) -> Iterator[str]:
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
 
 
-def _has_joint_density(problem: Problem) -> bool:
-    """Whether there is p(x, z) over real numbers, for MCMC."""
+def _is_discrete(problem: Problem) -> bool:
     with evaluating(problem.model, problem.guide):
-        estimates = problem.densities(problem.batch(slice(0, 1))).estimates
-        return not (problem.is_discrete or estimates)
+        return problem.is_discrete
 
 
 def _pair(problem: Problem) -> Iterator[str]:

@@ -71,7 +71,8 @@ def decimal_of(file: str, rows: list[list[str]], separator: str) -> str:
 def refuse_odd_cells(file: str, frame: pandas.DataFrame, decimal: str, looked_at: int) -> None:
     """Raise where a column of numbers has a cell that is none.
 
-    A column is one of numbers if most of its cells are, or the first `looked_at`.
+    A column is one of numbers if most of its cells are that are not empty, or the first
+    `looked_at`.
 
     Raises:
         DataError: The message names the first.
@@ -85,11 +86,12 @@ def refuse_odd_cells(file: str, frame: pandas.DataFrame, decimal: str, looked_at
         text = column.astype(str)
         if decimal == ",":
             text = text.str.replace(".", "no point", regex=False).str.replace(",", ".")
-        odd = pandas.to_numeric(text, errors="coerce").isna() & column.notna()
+        known = column.notna()
+        odd = pandas.to_numeric(text, errors="coerce").isna() & known
         num = int(odd.sum())
         first = slice(0, looked_at)
-        begins_with_numbers = column[first].notna().any() and not odd[first].any()
-        if num and (2 * num < len(column) or begins_with_numbers):
+        begins_with_numbers = known[first].any() and not odd[first].any()
+        if num and (2 * num < known.sum() or begins_with_numbers):
             row = int(odd.to_numpy().argmax())
             raise DataError(
                 f"{file} has {column.iloc[row]!r:.40} among the numbers of column {name!r}, "

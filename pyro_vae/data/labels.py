@@ -47,6 +47,19 @@ def with_labels(c: Any) -> pandas.DataFrame | None:
     return pandas.DataFrame(values.reshape(len(c), -1)).infer_objects()
 
 
+def none_as_nan(c: Any) -> Any:
+    """A list, an array or a series of objects, of which none is known, as NaN; else what it was."""
+    import pandas
+
+    is_object = isinstance(c, np.ndarray) and c.dtype.kind == "O"
+    is_words = hasattr(c, "iloc") and not hasattr(c, "columns") and c.dtype.kind == "O"
+    is_list = isinstance(c, (list, tuple)) and len(c) > 0 and c[0] is None
+    if not (is_object or is_words or is_list):
+        return c
+    values = np.asarray(c, dtype=object)
+    return np.full(values.shape, np.nan) if bool(pandas.isna(values).all()) else c
+
+
 def labels_of(column: pandas.Series) -> Labels:
     """The classes of a column: its categories, or the strings in it, sorted; None for numbers."""
     if hasattr(column, "cat"):

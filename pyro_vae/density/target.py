@@ -47,7 +47,7 @@ class Target:
     def __init__(self, densities: Densities, through: Transform | None = None) -> None:
         if densities.estimates:
             raise TypeError(
-                "MCMC, annealing, bridges, gaps and tolerances need p(x, z), and this VAE's "
+                "MCMC, annealing, bridges and tolerances need p(x, z), and this VAE's "
                 "missingness draws missing cells afresh; use 'self_masking' with a likelihood that "
                 "is normal or of few values; or log_evidence and expect without a tolerance"
             )

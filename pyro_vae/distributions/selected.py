@@ -14,11 +14,13 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
-from torch.special import log_ndtr
+from torch.special import erfcx, log_ndtr
 
 from .elements import Elements
 from .joint import Cells
 from .limits import TruncatedNormal
+
+ROOT_HALF = math.sqrt(0.5)
 
 
 class Selected(TorchDistribution):
@@ -57,6 +59,14 @@ class Selected(TorchDistribution):
         return self.missingness.log_prob(self.complete, value)
 
 
+def log_probit(x: Tensor) -> Tensor:
+    r""":math:`\log \Phi(x)`; unlike torch's, its gradient has all digits far below 0 too."""
+    below = x < -1
+    far, near = torch.where(below, x, -1.0), torch.where(below, 0.0, x)
+    tail = (0.5 * erfcx(far * -ROOT_HALF)).log() - 0.5 * far.square()
+    return torch.where(below, tail, log_ndtr(near))
+
+
 def has_closed_form(cell: Any) -> bool:
     """Whether :func:`log_mean_probit` of a cell is exact: it is normal, or has few values."""
     if isinstance(cell, Cells):
@@ -87,11 +97,11 @@ def log_mean_probit(cell: Any, intercept: Tensor, slope: Tensor) -> Tensor:
             lambda part, at: log_mean_probit(part, intercept[..., at], slope[..., at])
         )
     if isinstance(cell, dist.Normal):
-        return log_ndtr((intercept + slope * cell.loc) * (1 + (slope * cell.scale) ** 2).rsqrt())
+        return log_probit((intercept + slope * cell.loc) * (1 + (slope * cell.scale) ** 2).rsqrt())
     if not cell.has_enumerate_support:
-        return log_ndtr(intercept + slope * cell.rsample())
+        return log_probit(intercept + slope * cell.rsample())
     values = cell.enumerate_support(expand=False)
-    return (cell.log_prob(values) + log_ndtr(intercept + slope * values)).logsumexp(0)
+    return (cell.log_prob(values) + log_probit(intercept + slope * values)).logsumexp(0)
 
 
 def given_missing(cell: Any, intercept: Tensor, slope: Tensor) -> Any:
@@ -108,7 +118,7 @@ def given_missing(cell: Any, intercept: Tensor, slope: Tensor) -> Any:
     if isinstance(cell, dist.Normal):
         return TiltedNormal(loc=cell.loc, scale=cell.scale, intercept=intercept, slope=slope)
     values = cell.enumerate_support(expand=False)
-    weight = cell.log_prob(values) + log_ndtr(intercept + slope * values)
+    weight = cell.log_prob(values) + log_probit(intercept + slope * values)
     return FewValues(cell, values, weight)
 
 

@@ -35,8 +35,10 @@ def classifier_of(
     if "classifier" not in spec:
         return None
     if condition is None or not condition.is_one_of_classes:
+        got = "no c" if condition is None else condition.describe()
         raise ValueError(
-            "classifier: needs c as one column of classes; give c, or condition={'categories': ...}"
+            "classifier: needs c as one column of classes alone, NaN where unknown; "
+            f"got {got}; give such a c, or condition={{'categories': ...}}"
         )
     part = spec["classifier"]
     table = {"name": part} if isinstance(part, str) else dict(as_table("classifier", part))
