@@ -514,12 +514,14 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     (
         "name",
         ["describe", "gama"],
-        "no conditional, network, missingness or model file is named 'gama'; did you mean 'gamma'?\n",
+        "no conditional, network, missingness or model file is named 'gama'; did you mean "
+        "'gamma'?\n",
     ),
     (
         "strange",
         ["describe", "!"],
-        "no conditional, network, missingness or model file is named '!'; pyro-vae list shows the names\n",
+        "no conditional, network, missingness or model file is named '!'; pyro-vae list shows "
+        "the names\n",
     ),
     (
         "no file",
