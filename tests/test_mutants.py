@@ -134,7 +134,7 @@ MUTANTS = {
         "u.to(self.x.dtype)) - slope",
         "u.to(self.x.dtype)) + slope",
     ),
-    "direct: no mask": (direct.Direct.log_model, "if self.missing", "if False"),
+    "direct: no mask": (direct.Direct.log_model, "missing=self.missing", "missing=False"),
     "direct: prior twice": (direct.Direct.log_model, "prior.log_prob(z)", "2 * prior.log_prob(z)"),
     "normal: draws detached": (
         Normal.rsample_and_log_prob,

@@ -23,7 +23,8 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
     """
 
     def filled(chunk: slice) -> Tensor:
-        x, *given = rows.batch(chunk, like=vae.reference)
+        exact, *given = rows.batch(chunk, like=vae.reference.double())
+        x = exact.to(vae.reference)
         c = vae.encode_condition(len(x), *given)
         guide = vae.guide_of(x, c)
         z = guide.sample(torch.Size([num_samples]))
@@ -33,7 +34,6 @@ def impute(vae: Assembly, rows: Rows, num_samples: int, draws: int | None) -> Te
         else:
             log_weight = log_prior + vae.log_likelihood(x, z, c)
             guess = _guess(vae, z, c, log_weight.softmax(0), draws)
-        exact = rows.take(chunk, like=torch.empty(0, dtype=torch.float64, device=x.device))
         return torch.where(x.isnan(), guess.double(), exact)
 
     chunks = rows.chunks(rows_at_once(vae, num_samples))
