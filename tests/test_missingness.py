@@ -156,6 +156,9 @@ CELLS = {
     ),
     "bernoulli": lambda: pyro.distributions.Bernoulli(torch.tensor([0.3, 0.9])),
     "binomial": lambda: pyro.distributions.Binomial(6, torch.tensor([0.3, 0.9])),
+    "binomials": lambda: pyro.distributions.Binomial(
+        torch.tensor([6.0, 3.0]), torch.tensor([0.3, 0.9])
+    ),
     "beta_binomial": lambda: pyro.distributions.BetaBinomial(
         torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), 6
     ),
@@ -171,6 +174,7 @@ DENSITIES = {
 PROBABILITIES = {
     "bernoulli": [stats.bernoulli(0.3), stats.bernoulli(0.9)],
     "binomial": [stats.binom(6, 0.3), stats.binom(6, 0.9)],
+    "binomials": [stats.binom(6, 0.3), stats.binom(3, 0.9)],
     "beta_binomial": [stats.betabinom(6, 1, 2), stats.betabinom(6, 3, 2)],
     "categorical": [stats.bernoulli(0.8), stats.bernoulli(0.5)],
 }
@@ -408,6 +412,19 @@ def test_it_starts_at_chance():
     assert share == pytest.approx(np.broadcast_to(expected, (5, 4)), rel=1e-5)
 
 
+def test_each_column_may_have_a_total_of_its_own():
+    totals = np.array([3.0, 5.0, 9.0])
+    x = np.random.default_rng(0).binomial(totals.astype(int), 0.4, (40, 3)).astype(float)
+    x[::3, 1] = np.nan
+    likelihood = {"name": "binomial", "total_count": totals.tolist()}
+    vae = pv.build(x, latent=1, likelihood=likelihood, missingness="self_masking", hidden=[4])
+    history = pv.fit(vae, x, epochs=3, progress=False)
+    assert history.loss.notna().all()
+    assert all(p.isfinite().all() for p in vae.parameters())
+    drawn = vae.impute(x, num_samples=50, draws=20)
+    assert drawn[:, ::3, 1].max() <= 5
+
+
 COLUMNS = {
     "name": "columns",
     "blocks": [
@@ -520,7 +537,7 @@ def test_cells_given_that_they_are_missing_have_the_tilted_moments(threshold):
     )
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "binomial", "beta_binomial", "categorical"])
+@pytest.mark.parametrize("name", sorted(PROBABILITIES))
 def test_few_values_given_that_they_are_missing_have_the_tilted_weights(name):
     a, b = np.array([0.2, -0.4]), np.array([2.5, -0.7])
     hidden = given_missing(CELLS[name](), torch.as_tensor(a), torch.as_tensor(b))

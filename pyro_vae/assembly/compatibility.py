@@ -35,6 +35,26 @@ def check_parts(vae: Assembly) -> None:
             "part.to(dtype)"
         )
 
+    _check_densities(vae)
+    _check_what_sees_c(vae)
+    _check_exposure(vae)
+    _check_blocks(vae)
+    with torch.no_grad(), seeded(0), mode(vae, training=False):
+        latents = _check_prior(vae)
+        z = latents.sample(torch.Size([2, 3]))
+        zeros = vae.encoded_zeros()
+        c = None if zeros is None else zeros.expand(3, -1)
+        seen = _context(vae, "likelihood", vae.prior.visible(z), c)
+        likelihood = _run("likelihood", vae.likelihood, seen)
+        x = likelihood.sample()
+        _check_missingness(vae, likelihood)
+        if not vae.prior.reads_guide:
+            guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
+            _check_guide(vae, guide)
+
+
+def _check_densities(vae: Assembly) -> None:
+    """Raise where a part knows the density of its own draws only, and others are scored."""
     for role, part in (("prior", vae.prior), ("likelihood", vae.likelihood)):
         if not part.scores_any_value:
             raise TypeError(
@@ -48,6 +68,9 @@ def check_parts(vae: Assembly) -> None:
             f"{vae.posterior.title} knows that of its own draws only; use another guide or prior"
         )
 
+
+def _check_what_sees_c(vae: Assembly) -> None:
+    """Raise where a prior cannot see c, and is to."""
     seen_by = set() if vae.condition is None else set(vae.condition.seen_by)
     if vae.prior.reads_guide and {"prior", "guide"} & seen_by:
         raise ValueError(
@@ -55,8 +78,6 @@ def check_parts(vae: Assembly) -> None:
             f"Condition(..., seen_by=['likelihood']), or another prior"
         )
 
-    _check_exposure(vae)
-    _check_blocks(vae)
     head = getattr(vae.prior, "head", vae.prior)
     if head is not vae.prior and head.visible_shape != head.event_shape:
         raise ValueError(
@@ -64,19 +85,6 @@ def check_parts(vae: Assembly) -> None:
             f"cannot see c; use {head.title} with learned=True, and leave 'prior' out of the "
             "condition's seen_by"
         )
-
-    with torch.no_grad(), seeded(0), mode(vae, training=False):
-        latents = _check_prior(vae)
-        z = latents.sample(torch.Size([2, 3]))
-        zeros = vae.encoded_zeros()
-        c = None if zeros is None else zeros.expand(3, -1)
-        seen = _context(vae, "likelihood", vae.prior.visible(z), c)
-        likelihood = _run("likelihood", vae.likelihood, seen)
-        x = likelihood.sample()
-        _check_missingness(vae, likelihood)
-        if not vae.prior.reads_guide:
-            guide = _run("guide", vae.posterior, _context(vae, "guide", x.to(vae.reference), c))
-            _check_guide(vae, guide)
 
 
 def _check_exposure(vae: Assembly) -> None:

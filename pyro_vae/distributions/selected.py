@@ -100,8 +100,7 @@ def log_mean_probit(cell: Any, intercept: Tensor, slope: Tensor) -> Tensor:
         return log_probit((intercept + slope * cell.loc) * (1 + (slope * cell.scale) ** 2).rsqrt())
     if not cell.has_enumerate_support:
         return log_probit(intercept + slope * cell.rsample())
-    values = cell.enumerate_support(expand=False)
-    return (cell.log_prob(values) + log_probit(intercept + slope * values)).logsumexp(0)
+    return _weighted_values(cell, intercept, slope)[1].logsumexp(0)
 
 
 def given_missing(cell: Any, intercept: Tensor, slope: Tensor) -> Any:
@@ -117,9 +116,24 @@ def given_missing(cell: Any, intercept: Tensor, slope: Tensor) -> Any:
         return Cells(parts, cell.columns, cell.order, cell.inverse)
     if isinstance(cell, dist.Normal):
         return TiltedNormal(loc=cell.loc, scale=cell.scale, intercept=intercept, slope=slope)
-    values = cell.enumerate_support(expand=False)
-    weight = cell.log_prob(values) + log_probit(intercept + slope * values)
-    return FewValues(cell, values, weight)
+    return FewValues(cell, *_weighted_values(cell, intercept, slope))
+
+
+def _weighted_values(cell: Any, intercept: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """The values of cells that have few, ``(V, *1)``, and for each the log of its probability times
+    the probit, ``(V, *batch_shape)``. Cells may have totals of their own.
+    """
+    total = getattr(cell, "total_count", None)
+    if total is None:
+        values = cell.enumerate_support(expand=False)
+        log_prob = cell.log_prob(values)
+    else:
+        ones = (1,) * len(cell.batch_shape)
+        values = torch.arange(1 + int(total.max()), device=total.device).reshape(-1, *ones)
+        values = values.to(intercept.dtype)
+        log_prob = cell.log_prob(torch.minimum(values, total))
+        log_prob = torch.where(values <= total, log_prob, -math.inf)
+    return values, log_prob + log_probit(intercept + slope * values)
 
 
 class TiltedNormal(Elements):

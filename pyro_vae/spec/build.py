@@ -133,11 +133,7 @@ def build(
         table = as_table("condition", spec.get("condition", {}))
         spec["condition"] = _suggested(c, table, unknown="classifier" in spec)
     if rows is not None:
-        names = names_of(rows)
-        columns = {} if names is None else {"columns": names}
-        spec = {"event": list(rows.event_shape), **columns, **spec}
-        rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
-        spec, rows = with_classes(spec, rows)
+        spec, rows = _told_by_rows(spec, rows)
     mlp = {} if hidden is None else {"hidden": plain(hidden)}
     with torch.inference_mode(False), seeded(seed), importable(folder):
         seen = rows
@@ -170,6 +166,15 @@ def _spec_and_rows(
     return dict(source), None if x is None else as_rows(x, labels=True)
 
 
+def _told_by_rows(spec: dict[str, Any], rows: Rows) -> tuple[dict[str, Any], Rows]:
+    """A spec with the shape, names and classes of the rows, and the rows in its order."""
+    names = names_of(rows)
+    columns = {} if names is None else {"columns": names}
+    spec = {"event": list(rows.event_shape), **columns, **spec}
+    rows = as_rows(in_order(rows, spec["columns"] if names else None), as_shape(spec["event"]))
+    return with_classes(spec, rows)
+
+
 def _suggested(c: Any, table: dict[str, Any], *, unknown: bool) -> dict[str, Any]:
     """The table of the condition, completed by what c suggests: numbers or classes, how many."""
     if "size" in table or "categories" in table:
@@ -184,13 +189,7 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     """The VAE that a spec declares; `mlp` are arguments for networks that the spec does not
     name.
     """
-    for key in spec.keys() - set(KEYS):
-        raise ValueError(f"{key}: a spec has no such entry{nearest(key, KEYS)}")
-    for key in REQUIRED:
-        if key not in spec:
-            raise ValueError(
-                f"{key}: the spec does not say it; write {key} = [8], or give the data"
-            )
+    _check_keys(spec)
     import_modules(spec.get("modules", []))
     with at("event"):
         event = as_shape(spec["event"])
@@ -232,6 +231,16 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     vae.classes = classes_of(spec)
     check_classes(vae)
     return vae
+
+
+def _check_keys(spec: dict[str, Any]) -> None:
+    for key in spec.keys() - set(KEYS):
+        raise ValueError(f"{key}: a spec has no such entry{nearest(key, KEYS)}")
+    for key in REQUIRED:
+        if key not in spec:
+            raise ValueError(
+                f"{key}: the spec does not say it; write {key} = [8], or give the data"
+            )
 
 
 def _columns(spec: dict[str, Any], event: torch.Size) -> list[str] | None:

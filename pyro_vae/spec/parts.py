@@ -110,20 +110,32 @@ def named_part(
             )
         return head
 
+    with at(role):
+        return _behind_networks(head, context, network, blocks, mlp, log1p)
+
+
+def _behind_networks(
+    head: Conditional,
+    context: torch.Size,
+    network: dict[str, Any],
+    blocks: list[dict[str, Any]],
+    mlp: dict[str, Any],
+    log1p: bool,
+) -> Conditional:
+    """A conditional behind the network of its table, and those that its blocks have."""
     made: list[nn.Module] = []
 
     def shared(shape: torch.Size, out_features: int) -> nn.Module:
         made.append(_maker(network, head.event_shape, mlp, log1p)(shape, out_features))
         return made[-1]
 
-    with at(role):
-        own = [_own(number, block, mlp, log1p) for number, block in enumerate(blocks)]
-        part = head.behind(shared, context, own)
-        if network and not made:
-            raise ValueError(
-                f"network: {head.name} needs none beside those of its blocks; got {network}; leave "
-                "it out"
-            )
+    own = [_own(number, block, mlp, log1p) for number, block in enumerate(blocks)]
+    part = head.behind(shared, context, own)
+    if network and not made:
+        raise ValueError(
+            f"network: {head.name} needs none beside those of its blocks; got {network}; leave it "
+            "out"
+        )
     return part
 
 
