@@ -62,6 +62,7 @@ from .spec.build import build as build
 from .spec.checkpoint import load as load
 from .spec.checkpoint import save as save
 from .spec.describe import describe as describe
+from .spec.schema import json_schema as json_schema
 from .training.em import MonteCarloEM as MonteCarloEM
 from .training.fit import fit as fit
 from .training.free_bits import FreeBits as FreeBits
