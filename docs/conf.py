@@ -22,10 +22,12 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "mathml",
+    "outside",
     "written",
     "pictured",
 ]
 exclude_patterns = ["_build", "_ext", "gallery/*.ipynb", "**/*.py"]
+suppress_warnings = ["toc.empty_glob"]
 nitpicky = False  # docstrings name things of torch and Pyro, whose pages are not here
 
 # Docstrings: types stand with the arguments, and `name` in single backticks is code.
@@ -60,7 +62,6 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "plot_gallery": False,
-    "filename_pattern": r"^\b$",
     "download_all_examples": False,
     "notebook_extensions": set(),
     "show_signature": False,

@@ -1,4 +1,7 @@
-"""A linear VAE is factor analysis: same likelihood, same log p(x) for each datum.
+"""A linear VAE is factor analysis
+===============================
+
+A linear VAE is factor analysis: same likelihood, same log p(x) for each datum.
 
 With a normal prior, a linear decoder and one learned noise scale per feature, the model is factor
 analysis. Its true posterior is normal, so the guide can be exact, the ELBO has no gap at its

@@ -1,4 +1,7 @@
-"""Four priors times three likelihoods, swapped by name: which model of 8 x 8 digits has the largest
+"""Four priors times three likelihoods
+===================================
+
+Four priors times three likelihoods, swapped by name: which model of 8 x 8 digits has the largest
 log p(x)?
 
 All three likelihoods are probabilities of the grey levels 0..16, so log p(x) may be compared. The

@@ -1,4 +1,7 @@
-"""Which likelihood do single-cell counts want? Poisson, negative binomial and zero-inflated, by log
+"""Which likelihood do single-cell counts want?
+============================================
+
+Which likelihood do single-cell counts want? Poisson, negative binomial and zero-inflated, by log
 p(x) of new cells.
 
 The three are densities over the same counts, so log p(x) may be compared, cell by cell. The

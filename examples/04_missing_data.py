@@ -1,4 +1,7 @@
-"""Half of a table is missing: how well does a VAE fill it in, and does it know how unsure it is?
+"""Half of a table is missing
+==========================
+
+Half of a table is missing: how well does a VAE fill it in, and does it know how unsure it is?
 
 The protocol of MIWAE (Mattei & Frellsen, 2019, https://arxiv.org/abs/1812.02633): breast cancer,
 569 x 30 and standardised, half of the cells hidden at random. With NaN for what is missing,

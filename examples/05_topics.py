@@ -1,4 +1,7 @@
-"""Topics of documents: a prior over compositions, a multinomial over words, and an affine decoder
+"""Topics of documents
+===================
+
+Topics of documents: a prior over compositions, a multinomial over words, and an affine decoder
 between them.
 
 A document is a composition z of topics (Dirichlet, or logistic normal); its words are drawn from

@@ -1,4 +1,7 @@
-"""One table with real, count, binary, categorical and ordinal columns: a family for each block, one
+"""One table, five kinds of columns
+================================
+
+One table with real, count, binary, categorical and ordinal columns: a family for each block, one
 VAE for all.
 
 Two hidden causes make nine columns, and a tenth of the cells is missing. The VAE must beat nine

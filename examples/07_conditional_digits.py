@@ -1,4 +1,7 @@
-"""A VAE given the label: p(x | c). It draws the digit it is asked for, and by Bayes' rule it is a
+"""A VAE given the label
+=====================
+
+A VAE given the label: p(x | c). It draws the digit it is asked for, and by Bayes' rule it is a
 classifier.
 
 By Bayes' rule p(c | x) is proportional to p(x | c) p(c), so ten numbers log p(x | c) classify a

@@ -1,4 +1,7 @@
-"""A few labels and 1200 digits without: Kingma's M2 by `build` and `fit`, and by hand, from this
+"""A few labels and 1200 digits without
+====================================
+
+A few labels and 1200 digits without: Kingma's M2 by `build` and `fit`, and by hand, from this
 package's conditionals in plain Pyro functions.
 
     p(x, y, z) = p(y) p(z) p(x | y, z),    q(y, z | x) = q(y | x) q(z | x, y)

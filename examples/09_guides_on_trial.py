@@ -1,4 +1,7 @@
-"""How good is a guide? Three guides for one model, compared with MCMC and with the best of their
+"""How good is a guide?
+====================
+
+How good is a guide? Three guides for one model, compared with MCMC and with the best of their
 family.
 
 The decoder of a VAE of digits is fitted once and then held fixed, so that there is one posterior

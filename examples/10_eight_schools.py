@@ -1,4 +1,7 @@
-"""Did coaching help, and did it help each school alike? The evidence for three models that are no
+"""Eight schools
+=============
+
+Did coaching help, and did it help each school alike? The evidence for three models that are no
 VAE.
 
 Eight schools coached pupils for a test, and each estimated an effect with its own standard error

@@ -1,4 +1,7 @@
-"""Which predictors belong in a regression? Every subset is a model, and the evidence weighs them.
+"""Which predictors belong in a regression?
+========================================
+
+Which predictors belong in a regression? Every subset is a model, and the evidence weighs them.
 
 The progression of diabetes a year on, of 442 patients, on five of the measurements that
 scikit-learn has (Efron et al., 2004, https://doi.org/10.1214/009053604000000067). Each of the 32

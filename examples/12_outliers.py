@@ -1,4 +1,7 @@
-"""Outliers, and those that log p(x) cannot see: images that are smoother than the training data.
+"""Outliers that log p(x) cannot see
+=================================
+
+Outliers, and those that log p(x) cannot see: images that are smoother than the training data.
 
 Two models, of handwritten digits and of small patches of a photograph, are shown images of other
 kinds beside some that they should know. Each image gets a p-value, from its rank among ordinary

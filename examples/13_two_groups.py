@@ -1,4 +1,7 @@
-"""Which pixels tell eights from threes? A contrast of two groups, and the latents behind it.
+"""Which pixels tell eights from threes?
+=====================================
+
+Which pixels tell eights from threes? A contrast of two groups, and the latents behind it.
 
 A model of all handwritten digits, without their labels, says for each image what its pixels are in
 the mean over the posterior. Two groups of images are then compared pixel by pixel: how large the

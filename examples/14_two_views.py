@@ -1,4 +1,7 @@
-"""An image beside a table: digits, and the shadows that they throw to the side and downwards.
+"""An image beside a table
+=======================
+
+An image beside a table: digits, and the shadows that they throw to the side and downwards.
 
 The table of a digit has the sums of its eight rows and of its eight columns of pixels, measured
 with noise. In training a third of all images and tables are missing. Convolutions read and write

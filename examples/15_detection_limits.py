@@ -1,4 +1,7 @@
-"""Values under a detection limit: three ways to learn a distribution of which a part is not seen.
+"""Values under a detection limit
+==============================
+
+Values under a detection limit: three ways to learn a distribution of which a part is not seen.
 
 Six concentrations (their logarithms) with two common causes. Of a value under the limit of its
 column, 20 to 60 % of them, no more is known than that. A censored normal takes this for what it is;

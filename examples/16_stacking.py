@@ -1,4 +1,7 @@
-"""Which of three models? All of them: a mixture with the weights that do best on held-out data.
+"""Which of three models? All of them
+==================================
+
+Which of three models? All of them: a mixture with the weights that do best on held-out data.
 
 Three VAEs of 178 wines by 13 measurements: normal or Student's t, two latents or six. On a few
 dozen held-out wines their log p(x) differ by less than can be told apart, and the one that is best

@@ -1,4 +1,7 @@
-"""Means over the posterior, with a guide that is wrong: three ways, beside the exact answer.
+"""Means over the posterior
+========================
+
+Means over the posterior, with a guide that is wrong: three ways, beside the exact answer.
 
 How many falls a year does a ward have to expect, and is it more than five? Counts of 60 wards are
 Poisson, their rates gamma, so that each posterior is a gamma known in closed form. The guide is too

@@ -1,4 +1,7 @@
-"""What eight latents of digits mean: what each of them does, where the digits lie, and what lies
+"""What eight latents of digits mean
+=================================
+
+What eight latents of digits mean: what each of them does, where the digits lie, and what lies
 between two of them.
 
 `traverse` moves one latent at a time and decodes, the dimension with the largest KL first. `embed`

@@ -1,4 +1,7 @@
-"""Two of four columns are not seen where they are high: does a VAE that knows so fill them in?
+"""Cells missing for a reason
+==========================
+
+Two of four columns are not seen where they are high: does a VAE that knows so fill them in?
 
 High incomes are not told, heavy patients are not weighed: a cell is missing by its own value. A VAE
 of what is seen alone takes the rest for typical. With p(s | x) as a part it learns which values

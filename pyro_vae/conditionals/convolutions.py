@@ -35,7 +35,7 @@ class ConvEncoder(Standardized, name="conv_encoder"):
         out_features: How many numbers come out for each datum: the head's ``num_params``.
         channels: The channels that each convolution puts out.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
-        log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
+        log1p: Whether it sees ``sign(x) log(1 + |x|)`` for x; guides of counts do.
 
     Raises:
         ValueError: The context is no image.

@@ -123,7 +123,7 @@ class Standardized(Network):
 
     Arguments:
         in_shape: The shape of the context of one datum.
-        log1p: Whether it sees sign(x) log(1 + |x|) for x, standardised after that.
+        log1p: Whether it sees ``sign(x) log(1 + |x|)`` for x, standardised after that.
         mask: Whether it sees, beside the inputs, which of them are missing.
     """
 
@@ -186,7 +186,7 @@ class MLP(Standardized, name="mlp"):
         out_features: How many numbers come out for each datum: the head's ``num_params``.
         hidden: The widths of the hidden layers.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
-        log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
+        log1p: Whether it sees ``sign(x) log(1 + |x|)`` for x; guides of counts do.
         mask: Whether it sees, beside the inputs, which of them are missing, as the network of a
             guide; else these are at their mean.
 
@@ -239,7 +239,7 @@ class ResidualMLP(Standardized, name="residual_mlp"):
         width: The width of every layer.
         blocks: How many blocks there are, of two layers each.
         activation: One of relu, tanh, silu, gelu, elu, softplus.
-        log1p: Whether it sees sign(x) log(1 + |x|) for x; guides of counts do.
+        log1p: Whether it sees ``sign(x) log(1 + |x|)`` for x; guides of counts do.
         mask: Whether it sees, beside the inputs, which of them are missing, as the network of a
             guide; else these are at their mean.
 

@@ -1,0 +1,159 @@
+"""The catalogue: every registered conditional, network and missingness, and the losses.
+
+The docstring of a class has its formula. What else an entry has is asked of the class: its support,
+the links of its parameters, the roles in which it can stand, a spec, and a picture."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import densities
+from pyro.distributions import constraints
+
+from pyro_vae import Conditional, Missingness, Network, Parametric
+from pyro_vae.cli.catalogue import roles, summary, tables
+from pyro_vae.cli.explain import explain
+from pyro_vae.distributions.links import fitting, link
+from pyro_vae.distributions.supports import base_of
+
+PAGES = {
+    "numbers": ("Numbers", "continuous limits"),
+    "with_atoms": ("Amounts and shares with zeros", "atoms"),
+    "counts": ("Counts", "counts"),
+    "classes": ("Classes", "classes"),
+    "vectors": ("Whole vectors", "vectors"),
+    "flows": ("Flows", "flows"),
+    "made_of_others": ("Made of others", "mixtures hierarchy columns experts"),
+    "networks": ("Networks", "networks convolutions"),
+    "missingness": ("Missing for a reason", "missingness self_masking"),
+}
+HEAD = """# Catalogue
+
+What has a name in a spec. Each entry has its formula, its support, its parameters with their links,
+the roles in which it can stand, and a spec to copy; `pyro-vae list` and `pyro-vae describe gamma`
+show the same on a terminal.
+"""
+LINKS = {"Positive": "softplus", "Triangular": "softplus on the diagonal", "Ordered": "ordered"}
+
+
+def pages() -> dict[str, str]:
+    """The pages of the catalogue by name, in Markdown; the first lists all entries."""
+    entries = [*Conditional.registry.values(), *Network.registry.values()]
+    missingness = Missingness.registry.values()
+    found = {}
+    for page, (title, _) in PAGES.items():
+        classes = [cls for cls in [*entries, *missingness] if _page(cls) == page]
+        found[page] = f"# {title}\n\n" + "\n\n".join(_entry(cls) for cls in classes)
+    return {"catalogue": _index(), **found}
+
+
+def _page(cls: type) -> str:
+    """The page on which a class stands, by its module."""
+    module = cls.__module__.rpartition(".")[2]
+    return next(page for page, (_, modules) in PAGES.items() if module in modules.split())
+
+
+def _index() -> str:
+    """All entries with their roles, the losses, and the pages."""
+    toctree = "\n".join(["```{toctree}", ":maxdepth: 2", "", *PAGES, "```"])
+    conditionals = (
+        [f"[`{name}`]({_page(cls)}.md#{name})", ", ".join(roles(cls)), summary(cls)]
+        for name, cls in Conditional.registry.items()
+    )
+    losses = next(table for table in tables() if table.title == "Losses")
+    rows = zip(*(column.cells for column in losses.columns), strict=True)
+    named = ([f"`{name}`", str(text)] for name, text in rows)
+    parts = [
+        HEAD,
+        toctree,
+        "## Conditionals",
+        _table(["", "can stand as", "for"], conditionals),
+        "## Losses",
+        "What `loss=` of [`fit`](../api/training.md) takes by name; any ELBO of Pyro's will do too.",
+        _table(["", "what it is"], named),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _entry(cls: Any) -> str:
+    """One entry: what the class says of itself, and what is asked of it."""
+    directive = "\n".join(
+        ["```{eval-rst}", ".. py:currentmodule:: pyro_vae", "", f".. autoclass:: {cls.__name__}"]
+    )
+    parts = [f"## {cls.name}", f"{directive}\n```"]
+    if issubclass(cls, Conditional):
+        support = words(cls.example().support)
+        parts.insert(1, f"Support: {support}. Can stand as {', '.join(roles(cls))}.")
+        if densities.pictured(cls):
+            parts.insert(1, f"![{cls.name}](densities/{cls.name}.svg)")
+    if issubclass(cls, Parametric) and cls.params:
+        rows = [_parameter(cls, name) for name in cls.params]
+        parts.append(_table(["parameter", "domain", "link", "other links", "standard"], rows))
+    specs = re.findall(r"^((?:As|In) [^\n]*spec):\n\n((?: {4}.*\n|\n)+)", explain(cls.name), re.M)
+    toml = (f"# {title.lower()}\n{textwrap.dedent(spec).strip()}" for title, spec in specs)
+    parts.append("```toml\n" + "\n\n".join(toml) + "\n```")
+    return "\n\n".join(parts)
+
+
+def _parameter(cls: type[Parametric], name: str) -> list[str]:
+    """The row of a parameter: domain, link, other links, standard value."""
+    domain = cls.domain(name)
+    usual = "fixed only"
+    if cls.readable(name):
+        transform = type(link(domain)).__name__.removesuffix("Transform")
+        usual = LINKS.get(transform, "identity" if words(domain) == "real" else "sigmoid, scaled")
+    others = ", ".join(each for each in fitting(domain) if each != usual)
+    return [f"`{name}`", words(domain), usual, others, f"{cls.standard[name]:g}"]
+
+
+def words(constraint: Any) -> str:
+    """A support or domain in words."""
+    base = base_of(constraint)
+    kind = type(base).__name__.lstrip("_")
+    bounds = [getattr(base, f"{end}_bound", None) for end in ("lower", "upper")]
+    low, high = (_bound(bound) for bound in bounds)
+    if constraints.is_dependent(base):
+        return "as the others allow"
+    if kind.startswith("Integer"):
+        return f"whole numbers from {low}" + (f" to {high}" if high else "")
+    if kind in ("GreaterThan", "GreaterThanEq"):
+        return "positive" if low == "0" else f"from {low}"
+    if kind == "Interval":
+        return f"from {low} to {high}"
+    if kind in ("WithAtoms", "Between"):
+        ends = [f"{float(base_end):g}" for base_end in _ends(base)]
+        atoms = ", the ends with mass" if kind == "WithAtoms" else ""
+        return f"from {ends[0]} to {ends[1]}{atoms}"
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
+    return {"circle": "angles", "supports": "that of each block"}.get(spaced, spaced)
+
+
+def _ends(support: Any) -> list[float]:
+    found = re.search(r"\((.*)\)$", re.sub(r"tensor\(\[([^,\]]*)[^)]*\)", r"\1", repr(support)))
+    return [float(end) for end in found[1].split(",")] if found else []
+
+
+def _bound(bound: Any) -> str:
+    if bound is None:
+        return ""
+    return f"{float(bound.flatten()[0] if hasattr(bound, 'flatten') else bound):g}"
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(folder: Path) -> None:
+    """Draw the densities that are not there yet, or whose class is newer."""
+    for name, cls in Conditional.registry.items():
+        path = folder / f"{name}.svg"
+        source = Path(inspect.getfile(cls)).stat().st_mtime
+        if densities.pictured(cls) and not (path.is_file() and path.stat().st_mtime > source):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            densities.picture(cls).savefig(path, transparent=True)
