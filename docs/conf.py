@@ -27,11 +27,11 @@ extensions = [
     "pictured",
 ]
 exclude_patterns = ["_build", "_ext", "gallery/*.ipynb", "**/*.py"]
-suppress_warnings = ["toc.empty_glob"]
 nitpicky = False  # docstrings name things of torch and Pyro, whose pages are not here
 
 # Docstrings: types stand with the arguments, and `name` in single backticks is code.
 default_role = "code"
+smartquotes = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "plot_gallery": False,
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "notebook_extensions": set(),
     "show_signature": False,

@@ -14,6 +14,7 @@ from typing import Any
 
 import densities
 from pyro.distributions import constraints
+from torch import Tensor
 
 from pyro_vae import Conditional, Missingness, Network, Parametric
 from pyro_vae.cli.catalogue import roles, summary, tables
@@ -74,7 +75,7 @@ def _index() -> str:
         "## Conditionals",
         _table(["", "can stand as", "for"], conditionals),
         "## Losses",
-        "What `loss=` of [`fit`](../api/training.md) takes by name; any ELBO of Pyro's will do too.",
+        "What `loss=` of [`fit`](../api/training.md) takes by name, beside any ELBO of Pyro's.",
         _table(["", "what it is"], named),
     ]
     return "\n\n".join(parts) + "\n"
@@ -107,7 +108,9 @@ def _parameter(cls: type[Parametric], name: str) -> list[str]:
     if cls.readable(name):
         transform = type(link(domain)).__name__.removesuffix("Transform")
         usual = LINKS.get(transform, "identity" if words(domain) == "real" else "sigmoid, scaled")
-    others = ", ".join(each for each in fitting(domain) if each != usual)
+    others = ""
+    if cls.readable(name):
+        others = ", ".join(each for each in fitting(domain) if each != usual)
     return [f"`{name}`", words(domain), usual, others, f"{cls.standard[name]:g}"]
 
 
@@ -115,33 +118,31 @@ def words(constraint: Any) -> str:
     """A support or domain in words."""
     base = base_of(constraint)
     kind = type(base).__name__.lstrip("_")
-    bounds = [getattr(base, f"{end}_bound", None) for end in ("lower", "upper")]
-    low, high = (_bound(bound) for bound in bounds)
+    low, high = (getattr(base, f"{end}_bound", None) for end in ("lower", "upper"))
     if constraints.is_dependent(base):
         return "as the others allow"
+    if kind == "IntegerInterval":
+        return f"whole numbers from {low} to a bound that its arguments set"
     if kind.startswith("Integer"):
-        return f"whole numbers from {low}" + (f" to {high}" if high else "")
+        return f"whole numbers from {low}"
     if kind in ("GreaterThan", "GreaterThanEq"):
-        return "positive" if low == "0" else f"from {low}"
+        return "positive" if float(low) == 0 else f"from {low:g}"
+    if kind == "Between" or any(isinstance(end, Tensor) for end in (low, high)):
+        return "numbers between bounds that its arguments set"
     if kind == "Interval":
-        return f"from {low} to {high}"
-    if kind in ("WithAtoms", "Between"):
-        ends = [f"{float(base_end):g}" for base_end in _ends(base)]
-        atoms = ", the ends with mass" if kind == "WithAtoms" else ""
-        return f"from {ends[0]} to {ends[1]}{atoms}"
+        return f"numbers from {low:g} to {high:g}"
+    if kind == "WithAtoms":
+        return f"{_ends(base)}, the ends with mass"
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
     return {"circle": "angles", "supports": "that of each block"}.get(spaced, spaced)
 
 
-def _ends(support: Any) -> list[float]:
-    found = re.search(r"\((.*)\)$", re.sub(r"tensor\(\[([^,\]]*)[^)]*\)", r"\1", repr(support)))
-    return [float(end) for end in found[1].split(",")] if found else []
-
-
-def _bound(bound: Any) -> str:
-    if bound is None:
-        return ""
-    return f"{float(bound.flatten()[0] if hasattr(bound, 'flatten') else bound):g}"
+def _ends(support: Any) -> str:
+    """Where numbers with atoms lie."""
+    found = re.fullmatch(r"WithAtoms\(([\d.]+), ([\d.]+|inf)\)", repr(support))
+    if found is None:
+        return "numbers between bounds that its arguments set"
+    return f"numbers from {float(found[1]):g} to {float(found[2]):g}".replace(" to inf", "")
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:

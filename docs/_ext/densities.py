@@ -36,7 +36,7 @@ def picture(cls: Any) -> Figure:
         is_vector = innermost(cls.example()(_context(cls.example(), 0))).event_dim > 0
         figure = Figure(figsize=(4.6, 2.3), layout="constrained")
         axes = figure.subplots()
-        heads = [_head(cls, 3 if is_vector else 1) for _ in range(3)]
+        heads = [_head(cls, 3 if is_vector else 1)] * (3 if cls.example().num_params else 1)
         built = [head(_context(head, number)) for number, head in enumerate(heads)]
         if is_vector:
             _scatters(axes, built)
@@ -89,15 +89,23 @@ def _densities(axes: Any, built: list[Any], params: tuple[str, ...]) -> None:
     atoms = [_atoms(each) for each in draws]
     rests = [each[~torch.isin(each, mass)] for each, mass in zip(draws, atoms, strict=True)]
     grid = _grid([rest for rest in rests if len(rest) > 0.05 * DRAWS], innermost(built[0]).support)
-    for number, (each, mass) in enumerate(zip(built, atoms, strict=True)):
-        colour, beside = f"C{number}", mass + 0.12 * (number - 1)
+    heights = [_heights(each, grid) for each in built]
+    masses = [_heights(each, values) for each, values in zip(built, atoms, strict=True)]
+    for number, each in enumerate(built):
+        colour, beside = f"C{number}", atoms[number] + 0.12 * (number - 1) * (len(grid) == 0)
         axes.plot([], [], color=colour, label=_label(innermost(each), params, number))
-        if len(mass):
-            height = each.log_prob(mass[:, None]).exp()
-            axes.vlines(beside, 0, height, color=colour, alpha=0.4, lw=1)
-            axes.plot(beside, height, "o", color=colour, ms=3)
-        if len(grid):
-            axes.plot(grid, each.log_prob(grid[:, None]).exp(), color=colour, lw=1.5)
+        axes.vlines(beside, 0, masses[number], color=colour, alpha=0.4, lw=1)
+        axes.plot(beside, masses[number], "o", color=colour, ms=3)
+        axes.plot(grid, heights[number], color=colour, lw=1.5)
+    if len(grid):  # a pole is not seen to its end
+        usual = 2 * torch.cat(heights).quantile(0.97)
+        top = max(float(usual), *(1.1 * float(mass) for mass in torch.cat(masses)), 0.0)
+        axes.set_ylim(0, min(axes.get_ylim()[1], top))
+
+
+def _heights(built: Any, values: torch.Tensor) -> torch.Tensor:
+    """Densities, or masses, of values; none of none."""
+    return built.log_prob(values[:, None]).exp() if len(values) else values
 
 
 def _atoms(draws: torch.Tensor) -> torch.Tensor:
@@ -110,8 +118,12 @@ def _grid(draws: list[torch.Tensor], support: Any) -> torch.Tensor:
     """Points between the quantiles of all draws, inside the support; none where there are none."""
     if not draws:
         return torch.empty(0)
-    low = min(np.quantile(each, 0.01) for each in draws)
-    high = max(np.quantile(each, 0.96) for each in draws)
+    lows, highs = np.array([np.quantile(each, [0.03, 0.94]) for each in draws]).T
+    low, high = lows.min(), highs.max()
+    if 0 < 3 * np.median(highs) < high:
+        high = 3 * np.median(highs)  # one wide density does not make the others a line
+    if low < 3 * np.median(lows) < 0:
+        low = 3 * np.median(lows)
     if bool(support.check(torch.tensor(1e-4))) and not bool(support.check(torch.tensor(-1e-4))):
         low = 1e-4  # from the end of the support
     grid = torch.linspace(float(low), float(high), POINTS)
@@ -120,7 +132,7 @@ def _grid(draws: list[torch.Tensor], support: Any) -> torch.Tensor:
 
 def _scatters(axes: Any, built: list[Any]) -> None:
     """Draws of vectors."""
-    for number, (each, label) in enumerate(zip(built, MOVED, strict=True)):
+    for number, (each, label) in enumerate(zip(built, MOVED, strict=False)):
         draws = each.sample((400,)).numpy()
         axes.plot(draws[:, 0], draws[:, 1], ".", color=f"C{number}", ms=2, label=label)
     axes.set_xlabel("first coordinate", color="0.5")

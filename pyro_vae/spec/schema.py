@@ -126,7 +126,8 @@ def _takes(cls: type[Declared]) -> Schema:
         found = _arguments(cls)
     else:
         units = () if cls.units is None else cls.units.arguments
-        links = {name: {"enum": fitting(cls.domain(name))} for name in cls.params}
+        named = filter(cls.readable, cls.params)
+        links = {name: {"enum": fitting(cls.domain(name))} for name in named}
         found = {
             **_arguments(cls),
             **{name: _parameter(cls, name) for name in cls.params},
