@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 
 HEAD = """# Licences
 
-pyro_vae is under Apache-2.0. What is installed with it, directly or by what it needs, and the licence that each states:
+pyro_vae is under Apache-2.0. What is installed with it, directly or by what that needs, and the
+licence that each states:
 
 | package | licence |
 |---|---|"""
