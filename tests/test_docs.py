@@ -126,7 +126,7 @@ def test_a_page_runs(page, number, tmp_path, monkeypatch):
 
 
 SITE = sorted([*(ROOT / "docs/learn").glob("*.md"), *(ROOT / "docs/do").glob("*.md")])
-SLOW_PAGES: set[str] = set()  # more than 5 s of processor time
+SLOW_PAGES = {"a_first_model", "guide_against_mcmc", "is_my_log_p_right", "swap_and_judge"}
 
 
 @pytest.mark.uses_store
@@ -144,8 +144,8 @@ SLOW_PAGES: set[str] = set()  # more than 5 s of processor time
 def test_a_page_of_the_site_runs(path, tmp_path, monkeypatch):
     """All code and commands, in one scope, down to a tool that is not installed; all pictures.
 
-    To draw them anew:
-    pytest tests/test_docs.py -k learn/ --basetemp=runs/pages; cp runs/pages/*/*.png docs/images/learn
+    To draw them anew, then copy runs/pages/*/*.png to docs/images/learn:
+    pytest tests/test_docs.py -k learn/ --basetemp=runs/pages
     """
     page = path.read_text()
     parts = re.findall(r"```(python|sh)\n(.*?)```", page, flags=re.DOTALL)
