@@ -53,15 +53,13 @@ class Command(TyperGroup):
         _without_styles()
         return super().parse_args(ctx, args)
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run a command. Where the reader of its output has gone, such as ``head``, it ends."""
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return result
+        with _reader_may_go():
+            return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> Any:
         """The options; what installs the completion is named below them."""
@@ -70,6 +68,19 @@ class Command(TyperGroup):
             if param.name in ("install_completion", "show_completion"):
                 param.hidden = True  # type: ignore[attr-defined]
         return params
+
+
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Where the reader of the output has gone, such as ``head``, the command ends well."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
 
 
 def _without_styles() -> None:
