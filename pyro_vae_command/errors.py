@@ -81,6 +81,10 @@ def _reader_may_go() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        raise typer.Exit from None  # rich has done the same, but for the code
 
 
 def _without_styles() -> None:

@@ -615,7 +615,7 @@ def test_module_and_help():
 
 @pytest.mark.slow
 def test_an_error_in_a_process_of_its_own():
-    command = [sys.executable, "-m", "pyro_vae", "fit", "none.npy", "-o", "model.safetensors"]
+    command = [sys.executable, "-m", "pyro_vae", "fit", "none.npy", "-o", "m.safetensors"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert re.fullmatch(r"pyro-vae: there is no data set or file 'none\.npy'; .*\n", result.stderr)

@@ -147,8 +147,8 @@ def _ended(runs: list[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
         for run in runs:
             yield run, make(run)
         return
-    method = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=method, initializer=_alone) as pool:
+    method, given = multiprocessing.get_context("spawn"), (torch.get_default_dtype(),)
+    with ProcessPoolExecutor(jobs, mp_context=method, initializer=_alone, initargs=given) as pool:
         futures = {pool.submit(make, run): run for run in runs}
         try:
             for future in as_completed(futures):
@@ -158,9 +158,10 @@ def _ended(runs: list[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _alone() -> None:
-    """One thread for each process: more would wait for each other."""
+def _alone(dtype: torch.dtype) -> None:
+    """One thread for each process, as more would wait for each other; the dtype of the first."""
     torch.set_num_threads(1)
+    torch.set_default_dtype(dtype)
 
 
 def make(run: Run) -> str | None:
