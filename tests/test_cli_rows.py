@@ -85,6 +85,22 @@ def test_of_other_data_all_rows_are_used():
 
 
 @pytest.mark.filterwarnings("ignore:log p")
+def test_columns_in_another_order_are_the_same_data():
+    frame = pandas.DataFrame(np.load("x.npy"), columns=["a", "b", "c"])
+    frame["kind"] = ["x", "y"] * 20
+    frame.to_csv("table.csv", index=False)
+    frame[["kind", "c", "a", "b"]].to_csv("turned.csv", index=False)
+    done("fit", "table.csv", *QUICK, "--validation", 0.25, "-o", "m.safetensors")
+    quick = ["--num-samples", 30, "--json"]
+    one, other = (
+        json.loads(done("evaluate", "m.safetensors", name, *quick).stdout)
+        for name in ("table.csv", "turned.csv")
+    )
+    assert one["num_data"] == other["num_data"] == 10
+    assert one["mean"] == pytest.approx(other["mean"], rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:log p")
 def test_models_are_compared_on_rows_that_none_was_trained_on():
     for seed in (0, 1):
         out = f"m{seed}.safetensors"

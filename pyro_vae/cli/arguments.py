@@ -15,6 +15,7 @@ import typer
 
 from .. import data
 from ..data.annotated import AnnotatedRows, named
+from ..data.columns import in_order
 from ..data.labels import with_labels
 from ..data.rows import Rows
 from ..spec.checkpoint import load
@@ -22,8 +23,6 @@ from ..spec.files import importable
 from ..spec.parts import Part
 from ..spec.split import Split, read_split
 from ..vae import VAE
-
-OF_TRAINING = ("held-out", "trained")  # which rows; the third word is all
 
 
 @dataclass(frozen=True)
@@ -140,33 +139,37 @@ def load_models(
             f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data"
         )
 
-    used = _used([read_split(model) for model in models], x, wanted.rows)[: wanted.num]
+    found = [
+        split
+        for vae, model in zip(vaes, models, strict=True)
+        if (split := read_split(model)) is not None and split.is_of(in_order(x, vae.columns))
+    ]
+    used = _used(found, len(x), wanted.rows)[: wanted.num]
     if len(used) == len(x):
         return vaes, x, c
     return vaes, x.only(used), select(c, used)
 
 
-def _used(splits: list[Split | None], x: Rows, rows: str | None) -> np.ndarray:
-    """The numbers of the rows to use, of data that some models may have been fitted to."""
-    of_x = [split for split in splits if split is not None and split.is_of(x)]
-    everything = np.arange(len(x))
-    if rows == "all" or not (of_x or rows):
+def _used(splits: list[Split], num: int, rows: str | None) -> np.ndarray:
+    """The numbers of the rows to use, of data that models were fitted to with these splits."""
+    everything = np.arange(num)
+    if rows == "all" or not (splits or rows):
         return everything
-    if not of_x:
+    if not splits:
         raise ValueError(
             f"--rows {rows} needs the data that the model was fitted to by pyro-vae fit; got other "
             "data; leave --rows out"
         )
 
     wanted = rows or "held-out"
-    masks = [split.held_out if wanted == "held-out" else ~split.held_out for split in of_x]
+    masks = [split.held_out if wanted == "held-out" else ~split.held_out for split in splits]
     used = everything[np.logical_and.reduce(masks)]
-    if not len(used) and rows is None and not any(split.held_out.any() for split in of_x):
+    if not len(used) and rows is None and not any(split.held_out.any() for split in splits):
         typer.echo("pyro-vae: all data were trained on: none was held out", err=True)
         return everything
     if not len(used):
         raise ValueError(f"no row of the data is {wanted} in every model; give --rows all")
     doing = "held out in" if wanted == "held-out" else "used for"
-    told = f"{len(used)} of {len(x)} data, those {doing} training; --rows all for all"
+    told = f"{len(used)} of {num} data, those {doing} training; --rows all for all"
     typer.echo(f"pyro-vae: {told}", err=True)
     return used

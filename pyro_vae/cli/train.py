@@ -12,6 +12,7 @@ import typer
 
 from pyro_vae_command.processes import is_first
 
+from ..data.columns import in_order
 from ..data.rows import Rows
 from ..evidence.evidence import log_evidence
 from ..spec.build import build
@@ -115,7 +116,7 @@ def fitted(asked: Fit, say: Callable[[str], None]) -> dict[str, Any] | None:
             document["interrupted"] = True
     if not is_first():
         return None
-    save(vae, asked.out, split=Split.of(x, held_out))
+    save(vae, asked.out, split=Split.of(in_order(x, vae.columns), held_out))
     document |= _course(history)
     if document["interrupted"]:
         told = f"Interrupted after {len(history)} epochs; the model so far is in {asked.out}."
