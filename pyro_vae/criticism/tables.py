@@ -14,9 +14,9 @@ def header(frame: pandas.DataFrame, index: str) -> list[str]:
 
 
 def body(frame: pandas.DataFrame) -> list[list[str]]:
-    """A list for each row: its name, then its cells."""
+    """A list for each row: its name, then its texts, and its numbers to 3 significant digits."""
     return [
-        [_spaced(name), *map(_cell, values)]
+        [_spaced(name), *map(_written, values)]
         for name, values in zip(frame.index, frame.values, strict=True)
     ]
 
@@ -25,6 +25,5 @@ def _spaced(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def _cell(value: object) -> str:
-    """A number to 3 significant digits; text as it is."""
+def _written(value: object) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
