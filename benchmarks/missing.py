@@ -5,8 +5,10 @@
 The protocol is that of table 1 of Ipsen et al. (2021, https://arxiv.org/abs/2006.12871): columns
 standardised, the last one (the target) left out; in the first half of the columns every value above
 the column's mean is missing. A latent dimension fewer than columns, two layers of 128 tanh units,
-20 particles, batches of 16. In place of 100,000 steps there are 30,000 at three times the learning
-rate. The file holds an array for each table.
+20 particles, batches of 16, Adam at 1e-3; in place of 100,000 steps there are 30,000. The VAE is
+built from the number of columns alone: built from data it would start at the centre of what was
+seen, which lies below the mean that the protocol's standardised columns give away. The file holds
+an array for each table.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ import pyro_vae as pv
 
 TABLES = ("banknote", "concrete", "wine_red", "wine_white", "breast_cancer")
 METHODS = {
-    "miwae": None,
+    "miwae": None,  # any cell may hide, for no reason
     "logistic": "logistic",
     "self_masking": "self_masking",
     "known": {"name": "self_masking", "direction": "high"},
 }
 NETWORK = {"name": "mlp", "hidden": [128, 128], "activation": "tanh"}
 BATCH = 16
-RATE = 3e-3
+RATE = 1e-3
 
 
 def main() -> None:
@@ -69,14 +71,16 @@ def hidden(full: np.ndarray) -> np.ndarray:
 
 def filled(x: np.ndarray, method: str, steps: int, seed: int) -> np.ndarray:
     """The table, its holes filled by a VAE."""
-    vae = pv.build(
-        x.astype(np.float32),
-        latent=x.shape[1] - 1,
-        likelihood={"name": "normal", "network": NETWORK},
-        guide={"name": "normal", "network": NETWORK},
-        missingness=METHODS[method],
-        seed=seed,
-    )
+    columns = x.shape[1]
+    spec = {
+        "event": [columns],
+        "latent": [columns - 1],
+        "likelihood": {"name": "normal", "network": NETWORK},
+        "guide": {"name": "normal", "network": NETWORK},
+    }
+    if method != "miwae":
+        spec["missingness"] = METHODS[method]
+    vae = pv.build(spec, seed=seed)
     epochs = -(-steps // -(-len(x) // BATCH))
     pv.fit(
         vae,

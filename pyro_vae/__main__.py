@@ -1,6 +1,6 @@
 """``python -m pyro_vae`` is the command ``pyro-vae``."""
 
-from .cli import app
+from pyro_vae_command import app
 
 if __name__ == "__main__":
     app(prog_name="pyro-vae")

@@ -414,7 +414,7 @@ class TestFiles:
         assert vae.columns == GENES
         assert vae.condition.columns == ["batch", "depth"]
 
-        options = ["--num-samples", 30, "-o", "evidence.csv"]
+        options = ["--num-samples", 30, "--rows", "all", "-o", "evidence.csv"]
         result = self.run("evaluate", "m.safetensors", *of_layer, *options)
         assert result.exit_code == 0, result.output
         found = pd.read_csv("evidence.csv").log_evidence

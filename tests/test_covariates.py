@@ -162,16 +162,16 @@ def test_labels_on_the_command_line(tmp_path, monkeypatch):
             "--epochs",
             "1",
             "-o",
-            "m",
+            "m.safetensors",
         ],
     )
     assert done.exit_code == 0, done.output
-    vae = pv.load("m")
+    vae = pv.load("m.safetensors")
     assert vae.condition.describe()["classes"] == {"tissue": ["blood", "liver", "skin"]}
     pd.DataFrame({"plate": [1, 2], "age": [40.0, 50.0], "tissue": ["skin", "bone"]}).to_csv(
         "two.csv", index=False
     )
-    done = CliRunner().invoke(app, ["sample", "m", "--condition", "two.csv"])
+    done = CliRunner().invoke(app, ["sample", "m.safetensors", "--condition", "two.csv"])
     assert done.exit_code == 2 or isinstance(done.exception, pv.DataError)
     assert "'bone'" in done.output + str(done.exception)
 

@@ -116,14 +116,73 @@ PAGES = {name: blocks(ROOT / "docs" / f"{name}.md") for name in ("training", "de
 def test_a_page_runs(page, number, tmp_path, monkeypatch):
     """Each block after the first, which makes the VAE; recipes for tools that are installed."""
     block = PAGES[page][number]
-    for module in re.findall(r"^(?:import|from) ([\w.]+)", block, flags=re.MULTILINE):
-        pytest.importorskip(module, reason=f"{module} is not installed")
+    skip_without_modules(block)
     monkeypatch.chdir(tmp_path)
     scope = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other tools; and of few draws
         for part in (PAGES[page][0], block):
             exec(compile(part, f"{page}.md", "exec"), scope)
+
+
+SITE = sorted([*(ROOT / "docs/learn").glob("*.md"), *(ROOT / "docs/do").glob("*.md")])
+SLOW_PAGES = {"a_first_model", "guide_against_mcmc", "is_my_log_p_right", "swap_and_judge"}
+
+
+@pytest.mark.uses_store
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=f"{path.parent.name}/{path.stem}",
+            marks=[pytest.mark.slow] if path.stem in SLOW_PAGES else [],
+        )
+        for path in SITE
+    ],
+)
+def test_a_page_of_the_site_runs(path, tmp_path, monkeypatch):
+    """All code and commands, in one scope, down to a tool that is not installed; all pictures.
+
+    To draw them anew, then copy runs/pages/*/*.png to docs/images/learn:
+    pytest tests/test_docs.py -k learn/ --basetemp=runs/pages
+    """
+    page = path.read_text()
+    parts = re.findall(r"```(python|sh)\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    scope = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few draws and epochs, and of other tools
+        for language, block in parts:
+            if language == "sh":
+                run_commands(block)
+                continue
+            skip_without_modules(block)
+            exec(compile(block, path.name, "exec"), scope)
+    for picture in re.findall(r"\(\.\./images/learn/(.*?)\)", page):
+        assert (tmp_path / picture).exists(), f"the page does not draw {picture}"
+        assert (ROOT / "docs/images/learn" / picture).exists(), f"{picture} is not in the docs"
+
+
+def test_links_between_pages_exist():
+    for path in SITE:
+        for target in re.findall(r"\]\((?!http)([^)#]+)[)#]", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def skip_without_modules(block):
+    """Recipes for other tools run where these are installed."""
+    for module in re.findall(r"^(?:import|from) ([\w.]+)", block, flags=re.MULTILINE):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+
+
+def run_commands(block):
+    """Those of pyro-vae in a block of shell."""
+    for line in block.splitlines():
+        if line.startswith("pyro-vae "):
+            result = CliRunner().invoke(cli.app, shlex.split(line, comments=True)[1:])
+            assert result.exit_code == 0, (line, result.output, result.exception)
 
 
 @pytest.mark.slow

@@ -436,7 +436,7 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     vae = pv.load("m.safetensors")
     assert vae.classes == {"city": CITIES, "sex": ["f", "m"]}
     shown = [
-        done("evaluate", "m.safetensors", name, "--num", 20, "--out", "e.csv")
+        done("evaluate", "m.safetensors", name, "--rows", "all", "--num", 20, "--out", "e.csv")
         and pd.read_csv("e.csv")
         for name in ("table.csv", "others.csv")
     ]

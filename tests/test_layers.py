@@ -199,6 +199,18 @@ assert not slow & set(sys.modules), slow & set(sys.modules)
 """
 
 
+COMMAND = """
+import sys
+import pyro_vae_command
+slow = {"pyro_vae", "torch", "pyro", "numpy", "pandas", "matplotlib"} & set(sys.modules)
+assert not slow, slow
+"""
+
+
+def test_the_command_knows_its_options_without_the_package():
+    subprocess.run([sys.executable, "-c", COMMAND], check=True, cwd=PACKAGE.parent)
+
+
 def test_importing_changes_nothing_and_is_quick():
     result = subprocess.run(
         [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from importlib import resources
 
 import numpy as np
 import pyro
@@ -46,8 +47,9 @@ def test_it_has_every_part_and_nothing_outside(digits):
         "Guide against MCMC, 5 data",
         "Calibration of the guide",
     ]
-    assert text.count('src="data:image/png;base64,') == 9
-    assert not re.search(r"<script|<link|@import|https?://|url\((?!#)", text)
+    assert len(re.findall(r'src="data:image/(?:png|svg\+xml);base64,', text)) == 9
+    assert not re.search(r"<script .*src|<link|@import|https?://|url\((?!#)", text)
+    assert text.count('class="soft explained"') == text.count('class="light')
     assert '<meta name="viewport"' in text
     assert "total_count = 16" in text  # the spec
     assert "light bad" in text  # a guide that was hardly trained
@@ -156,16 +158,59 @@ def test_the_diagram_says_who_sees_c(seen_by, tmp_path):
     assert "reconstructions" not in text  # 6 columns are no image
 
 
+def luminance(colour):
+    """The relative one, as WCAG 2.2 defines it."""
+    digits = colour if len(colour) == 6 else "".join(digit * 2 for digit in colour)
+    channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels
+    ]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_stands_out_from_the_page(mode):
+    """A contrast of 4.5 at least, WCAG's AA."""
+    style = resources.files("pyro_vae.criticism").joinpath("page.css").read_text()
+    palettes = [
+        dict(re.findall(r"--(\w+): #([0-9a-f]{3,6});", block))
+        for block in re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    ]
+    palette = dict(zip(["light", "dark"], palettes, strict=True))[mode]
+    page = luminance(palette["page"])
+    for name in ("ink", "soft", "good", "fair", "bad"):
+        low, high = sorted([page, luminance(palette[name])])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, name
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium is installed")
+    return found
+
+
+@pytest.mark.slow
+def test_a_click_on_a_heading_sorts_its_column(digits, browser, tmp_path):
+    clicks = "<script>document.querySelectorAll('th button')[1].click()</script></body>"
+    page = tmp_path / "clicked.html"
+    page.write_text(digits.read_text().replace("</body>", clicks))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    shown = subprocess.run(
+        [browser, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    table = re.search(r'<table class="sortable">.*?</table>', shown, flags=re.DOTALL).group()
+    numbers = [float(row.split("</td>")[1].removeprefix("<td>")) for row in table.split("<tr>")[2:]]
+    assert len(numbers) == 8
+    assert numbers == sorted(numbers)
+    assert 'aria-sort="ascending"' in table
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 390], ids=["desk", "phone"])
-def test_a_browser_shows_it(digits, width, tmp_path):
-    browser = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if browser is None:
-        pytest.skip("no Chromium is installed")
+def test_a_browser_shows_it(digits, browser, width, tmp_path):
     shot = tmp_path / "shot.png"
     options = [
         "--headless",

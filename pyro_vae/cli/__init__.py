@@ -1,3 +1,3 @@
-"""The command ``pyro-vae``."""
+"""What the commands of ``pyro-vae`` do. What can be typed is in ``pyro_vae_command``."""
 
-from .app import app as app
+from pyro_vae_command import app as app

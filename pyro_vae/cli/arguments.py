@@ -1,102 +1,47 @@
-"""The arguments of the commands, and what they become: parts, sizes, data, files to write.
+"""What the arguments of the commands become: parts, sizes, models, data and the rows to use.
 
-A file that cannot be written and a word that means nothing are refused before the work begins."""
+A word that means nothing is refused before the work begins."""
 
 from __future__ import annotations
 
 import importlib
-import tempfile
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import typer
 
 from .. import data
 from ..data.annotated import AnnotatedRows, named
+from ..data.columns import in_order
 from ..data.labels import with_labels
 from ..data.rows import Rows
 from ..spec.checkpoint import load
 from ..spec.files import importable
 from ..spec.parts import Part
+from ..spec.split import Split, read_split
 from ..vae import VAE
 
 
-def option(
-    text: str, metavar: str, *names: str, show_default: bool | str = True, **limits: Any
-) -> Any:
-    """An option of a command.
+@dataclass(frozen=True)
+class Wanted:
+    """Which data, and how much of them.
 
     Arguments:
-        text: The help.
-        metavar: What stands for the value in the help.
-        names: The option's names (default: the argument's own).
-        show_default: The text that the help gives for the default.
-        limits: ``min`` and ``max`` of a number.
+        source: The data: a name, or a file.
+        key: The array of several, if there are.
+        condition: What the data are conditional on.
+        num: How many at most: the first.
+        rows: held-out, trained or all, of the data that a model was fitted to.
     """
-    return typer.Option(*names, help=text, metavar=metavar, show_default=show_default, **limits)
 
-
-Seed = Annotated[int, option("The seed of all random numbers.", "N", min=0)]
-Device = Annotated[
-    str, option("Where to compute: cpu, cuda, or auto for a GPU where there is one.", "NAME")
-]
-Modules = Annotated[
-    list[str] | None,
-    option("A Python module that defines parts of the model; may be repeated.", "NAME", "--module"),
-]
-ConditionFile = Annotated[
-    str | None,
-    option(
-        "What the model is conditional on: a file with a row for each datum; or, of an .h5ad file, "
-        "columns of its obs, with commas between them.",
-        "FILE",
-    ),
-]
-ModelFile = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")
-]
-Source = Annotated[
-    str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv, .h5ad or idx file.")
-]
-ArrayKey = Annotated[
-    str | None,
-    option("The array to read, of an .npz file with several; the layer, of an .h5ad.", "NAME"),
-]
-Kernel = Annotated[str, option("hmc: batched HMC; nuts: Pyro's NUTS.", "NAME")]
-NumData = Annotated[int, option("Use the first N data.", "N", "--num", "-n", min=1)]
-
-
-def prepare_folder(path: Path) -> None:
-    """Make a folder unless it exists, and see that it can be written to.
-
-    Raises:
-        ValueError: It cannot be made or written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written to: {error.strerror}; choose another folder"
-        ) from None
-
-
-def prepare_file(path: Path | None, *suffixes: str) -> None:
-    """See that a file can be written, if one is wanted.
-
-    Raises:
-        ValueError: It is a folder, has none of the suffixes, or its folder cannot be written to.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file in it")
-    if suffixes and path.suffix not in suffixes:
-        raise ValueError(f"the file must end in {' or '.join(suffixes)}; got {path.name!r}")
-    prepare_folder(path.parent)
+    source: str
+    key: str | None = None
+    condition: str | None = None
+    num: int | None = None
+    rows: str | None = None
 
 
 def parse_sizes(text: str | None) -> list[int] | None:
@@ -176,26 +121,55 @@ def require_condition(vae: VAE, model: Path, c: Any, unit: str) -> None:
         )
 
 
-def load_model_and_data(
-    model: Path,
-    source: str,
-    condition: str | None,
-    num: int | None,
-    modules: list[str] | None,
-    device: str,
-    key: str | None,
-) -> tuple[VAE, Rows, Any]:
-    """A saved model, the first `num` data of a source (None: all), and their rows of c."""
-    import_modules(modules)
-    vae = load(model, device=device)
-    x = read_rows(source, key)
-    c = read_condition(condition, x)
+def load_models(
+    models: list[Path], wanted: Wanted, modules: list[str] | None, device: str
+) -> tuple[list[VAE], Rows, Any]:
+    """Saved models, the rows that are wanted of the data, and their rows of c.
 
-    require_condition(vae, model, c, "datum")
+    A line on stderr tells which rows are used, where not all are.
+    """
+    import_modules(modules)
+    vaes = [load(model, device=device) for model in models]
+    x = read_rows(wanted.source, wanted.key)
+    c = read_condition(wanted.condition, x)
+    for vae, model in zip(vaes, models, strict=True):
+        require_condition(vae, model, c, "datum")
     if c is not None and len(c) != len(x):
         raise ValueError(
             f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data"
         )
 
-    first = np.arange(len(x) if num is None else min(num, len(x)))
-    return vae, x.only(first), select(c, first)
+    found = [
+        split
+        for vae, model in zip(vaes, models, strict=True)
+        if (split := read_split(model)) is not None and split.is_of(in_order(x, vae.columns))
+    ]
+    used = _used(found, len(x), wanted.rows)[: wanted.num]
+    if len(used) == len(x):
+        return vaes, x, c
+    return vaes, x.only(used), select(c, used)
+
+
+def _used(splits: list[Split], num: int, rows: str | None) -> np.ndarray:
+    """The numbers of the rows to use, of data that models were fitted to with these splits."""
+    everything = np.arange(num)
+    if rows == "all" or not (splits or rows):
+        return everything
+    if not splits:
+        raise ValueError(
+            f"--rows {rows} needs the data that the model was fitted to by pyro-vae fit; got other "
+            "data; leave --rows out"
+        )
+
+    wanted = rows or "held-out"
+    masks = [split.held_out if wanted == "held-out" else ~split.held_out for split in splits]
+    used = everything[np.logical_and.reduce(masks)]
+    if not len(used) and rows is None and not any(split.held_out.any() for split in splits):
+        typer.echo("pyro-vae: all data were trained on: none was held out", err=True)
+        return everything
+    if not len(used):
+        raise ValueError(f"no row of the data is {wanted} in every model; give --rows all")
+    doing = "held out in" if wanted == "held-out" else "used for"
+    told = f"{len(used)} of {num} data, those {doing} training; --rows all for all"
+    typer.echo(f"pyro-vae: {told}", err=True)
+    return used

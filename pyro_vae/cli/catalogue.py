@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,35 +22,48 @@ from ..spec.build import build
 from ..spec.describe import describe
 from ..training.losses import Loss, losses
 from .plaintext import plain
-from .terminal import console
+from .terminal import console, write_json
 
 ROLES = ("prior", "likelihood", "guide")
 DATA = {"digits": "scikit-learn's 8 x 8 digits: 1797 rows of 64 grey levels 0..16."}
 
 
-def show_names() -> None:
-    """Show every name: conditionals and the roles they can have, networks, models of missing cells,
-    losses, data.
-    """
-    for table in tables():
-        console().print(table, "")
+Group = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]  # a title, columns, rows
 
 
-def tables() -> list[Table]:
+def show_names(*, as_json: bool) -> None:
+    """Show every name."""
+    if as_json:
+        write_json(
+            {
+                title.lower(): [dict(zip(_keys(columns), row, strict=True)) for row in rows]
+                for title, columns, rows in groups()
+            }
+        )
+        return
+    for group in groups():
+        console().print(_table(*group), "")
+
+
+def groups() -> list[Group]:
     """All names, a table for each kind: conditionals with their roles, networks, ..."""
-    conditionals = (
+    conditionals = [
         (name, " ".join(roles(cls)), summary(cls)) for name, cls in Conditional.registry.items()
-    )
-    networks = ((name, summary(cls)) for name, cls in Network.registry.items())
-    missingnesses = ((name, summary(cls)) for name, cls in Missingness.registry.items())
-    loss_rows = ((name, _loss(entry)) for name, entry in losses.items())
-    return [
-        _table("Conditionals", ("name", "can stand as", "for"), conditionals),
-        _table("Networks", ("name", "what it is"), networks),
-        _table("Missingness", ("name", "what it is"), missingnesses),
-        _table("Losses", ("name", "what it is"), loss_rows),
-        _table("Data", ("name", "what they are"), DATA.items()),
     ]
+    networks = [(name, summary(cls)) for name, cls in Network.registry.items()]
+    missingnesses = [(name, summary(cls)) for name, cls in Missingness.registry.items()]
+    loss_rows = [(name, _loss(entry)) for name, entry in losses.items()]
+    return [
+        ("Conditionals", ("name", "can stand as", "for"), conditionals),
+        ("Networks", ("name", "what it is"), networks),
+        ("Missingness", ("name", "what it is"), missingnesses),
+        ("Losses", ("name", "what it is"), loss_rows),
+        ("Data", ("name", "what they are"), list(DATA.items())),
+    ]
+
+
+def _keys(columns: tuple[str, ...]) -> list[str]:
+    return [column.replace(" ", "_") for column in columns]
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:

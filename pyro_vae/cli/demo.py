@@ -7,12 +7,13 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
 import torch
 import xarray
+from rich.console import Console
 from rich.table import Table
 
 from .. import data
@@ -25,8 +26,7 @@ from ..spec.build import build
 from ..spec.checkpoint import save
 from ..training.fit import fit
 from ..vae import VAE
-from .arguments import option, prepare_folder
-from .terminal import console
+from .terminal import console, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -37,26 +37,17 @@ MCMC_DATA = 50
 Curves = dict[str, dict[int, xarray.Dataset]]  # results by estimator and number of samples
 
 
-def demo(
-    out: Annotated[Path, option("The folder for the model and the pictures.", "FOLDER")] = Path(
-        "runs/demo"
-    ),
-    epochs: Annotated[int, option("The most passes over the data.", "N", min=1)] = 300,
-    num_samples: Annotated[
-        int, option("The largest number of samples for log p(x).", "K", min=2)
-    ] = 5000,
-) -> None:
-    """Fit a VAE to 8 x 8 digits and evaluate it: log p(x) with its error, baselines, four pictures,
-    a report."""
-    prepare_folder(out)
+def demo(out: Path, epochs: int, num_samples: int, device: str, *, as_json: bool) -> None:
+    """Fit, evaluate and report."""
     digits = _Digits.load()
-    say = console().print
+    shown = Console(stderr=True) if as_json else console()
+    say = shown.print
     say(
         "[bold]Digits[/bold]: 1797 images of 8 x 8 grey levels 0..16. p(z) normal, p(x|z) "
         "binomial, q(z|x) normal."
     )
 
-    vae, history, seconds = _fitted(digits, epochs)
+    vae, history, seconds = _fitted(digits, epochs, device)
     say(
         f"Trained {len(history)} epochs in {seconds:.0f} s; the best validation loss is "
         f"{history.validation.min():.2f} nats."
@@ -80,6 +71,10 @@ def demo(
         num_mcmc=MCMC_DATA,
     )
     say(f"The model, four pictures and report.html are in {out}.")
+    if as_json:
+        best = curves["importance sampling"][num_samples].attrs
+        score = {key: best[key] for key in ("mean", "mean_se", "flagged")}
+        write_json({"out": out, "epochs": len(history), "log_evidence": score})
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ class _Digits:
         return cls(x[:1200], x[1200:1437], x[1437:], labels[1437:])
 
 
-def _fitted(digits: _Digits, epochs: int) -> tuple[VAE, pandas.DataFrame, float]:
+def _fitted(digits: _Digits, epochs: int, device: str) -> tuple[VAE, pandas.DataFrame, float]:
     """A trained VAE, its history, and the seconds that training took."""
     vae = build(
         digits.train,
@@ -110,6 +105,7 @@ def _fitted(digits: _Digits, epochs: int) -> tuple[VAE, pandas.DataFrame, float]
         prior="normal",
         likelihood={"name": "binomial", "total_count": 16},
         hidden=[200, 200],
+        device=device,
     )
     start = time.perf_counter()
     history = fit(

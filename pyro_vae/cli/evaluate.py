@@ -1,9 +1,9 @@
-"""The commands about a saved model and data: evaluate, mcmc, compare, report."""
+"""What is said of saved models and data: evaluate, compare-models, mcmc, compare, report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.table import Table
 from ..criticism import plots
 from ..criticism.export import to_datatree
 from ..criticism.models import bits_per_dim
+from ..criticism.models import compare_models as compare
 from ..criticism.posteriors import compare_posteriors, summarize
 from ..criticism.report import report as write_report
 from ..density.identity import is_probability
@@ -18,186 +19,161 @@ from ..evidence.climb import RUNGS
 from ..evidence.evidence import log_evidence
 from ..evidence.flags import SAID
 from ..posterior.mcmc import sample_posterior
-from .arguments import (
-    ArrayKey,
-    ConditionFile,
-    Device,
-    Kernel,
-    ModelFile,
-    Modules,
-    NumData,
-    Seed,
-    Source,
-    load_model_and_data,
-    option,
-    prepare_file,
-)
-from .terminal import console, frame_table
+from ..vae import VAE
+from .terminal import console, frame_rows, frame_table, write_json
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
-Picture = Annotated[Path | None, option("A .png file to write.", "FILE")]
+NATS = "{:.2f}"
+FORMATS = {  # of a comparison of models
+    "log_evidence": NATS,
+    "se": NATS,
+    "difference": NATS,
+    "difference_se": NATS,
+    "flagged": "{:.0%}",
+    "bits_per_dim": "{:.3f}",
+    "seconds": "{:.1f}",
+    "probability": "{:.3f}",
+    "probability_se": "{:.3f}",
+    "num_parameters": "{:,.0f}",
+    "fit_seconds": "{:.0f}",
+}
 
 
 def evaluate(
-    model: ModelFile,
-    source: Source,
-    num_samples: Annotated[
-        int,
-        option("Samples of z for each datum; with a tolerance, of the first try.", "K", min=1),
-    ] = 1000,
-    tolerance: Annotated[
-        float | None,
-        option(
-            "Draw until the SE of each datum is at most this, in nats.",
-            "NATS",
-            show_default="none",
-        ),
-    ] = None,
-    max_samples: Annotated[
-        int, option("With a tolerance, the most samples of one rung.", "K", min=1)
-    ] = 20_000,
-    max_seconds: Annotated[
-        float | None,
-        option("End by then with the best there is, flagged.", "SECONDS", show_default="no limit"),
-    ] = None,
-    num: Annotated[
-        int | None, option("Use the first N data.", "N", "--num", "-n", show_default="all", min=1)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        option(
-            "A .csv file: a row for each datum; or .nc: the whole result.", "FILE", "--out", "-o"
-        ),
-    ] = None,
-    picture: Picture = None,
-    seed: Seed = 0,
-    key: ArrayKey = None,
-    condition: ConditionFile = None,
-    modules: Modules = None,
-    device: Device = "cpu",
+    vae: VAE,
+    x: Any,
+    c: Any,
+    out: Path | None,
+    picture: Path | None,
+    *,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Score data by log p(x), with its error and a count of the data where not to trust it.
-
-    `pyro-vae evaluate digits.safetensors digits --tolerance 0.1 -o evidence.csv`
-
-    The estimate is by importance sampling from the guide. With a tolerance, better proposals
-    follow where the guide does not suffice. log p(x) and ELBO are in nats per datum."""
-    prepare_file(out, ".csv", ".nc")
-    prepare_file(picture, ".png")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules, device, key)
-    found = log_evidence(
-        vae,
-        x,
-        c,
-        num_samples=num_samples,
-        tolerance=tolerance,
-        max_samples=max_samples,
-        max_seconds=max_seconds,
-        seed=seed,
-    )
-    console().print(_evidence_table(found))
-
+    """log p(x) of data: a table, and files of each datum."""
+    found = log_evidence(vae, x, c, **options)
     if out is not None:
         _write_evidence(found, out)
     if picture is not None:
         plots.evidence(found).savefig(picture)
+    if as_json:
+        write_json(_evidence_document(found))
+    else:
+        console().print(_evidence_table(found))
 
 
-def mcmc(
-    model: ModelFile,
-    source: Source,
-    out: Annotated[Path, option("The .nc file to write, for ArviZ.", "FILE", "--out", "-o")],
-    kernel: Kernel = "hmc",
-    num: NumData = 50,
-    num_samples: Annotated[int, option("Draws of each chain.", "N", min=4)] = 1000,
-    warmup: Annotated[int, option("Warm-up steps of each chain.", "N", min=1)] = 500,
-    chains: Annotated[int, option("Chains for each datum.", "N", min=1)] = 4,
-    seed: Seed = 0,
-    key: ArrayKey = None,
-    condition: ConditionFile = None,
-    modules: Modules = None,
-    device: Device = "cpu",
+def compare_models(
+    vaes: dict[str, VAE], x: Any, c: Any, out: Path | None, *, as_json: bool, **options: Any
 ) -> None:
-    """Draw from the posterior of the latents by MCMC, and write the draws, diagnostics and log p(x)
-    to a NetCDF file for ArviZ.
+    """Models by log p(x) of the same data."""
+    found = compare(vaes, x, c, **options)
+    if out is not None:
+        out.write_text(found.to_csv())
+    if as_json:
+        write_json({"num_data": len(x), "models": frame_rows(found, "model")})
+    else:
+        console().print(models_table(found))
 
-    `pyro-vae mcmc digits.safetensors digits -o digits.nc`
-    """
-    prepare_file(out, ".nc")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules, device, key)
-    posterior = sample_posterior(
-        vae, x, c, kernel=kernel, num_samples=num_samples, warmup=warmup, chains=chains, seed=seed
-    )
+
+def models_table(found: pandas.DataFrame) -> Table:
+    """What :func:`.compare_models` gave, without columns that say nothing."""
+    return frame_table(written(found), "model")
+
+
+def written(found: pandas.DataFrame) -> pandas.DataFrame:
+    """A comparison of models as texts, without columns that say nothing."""
+    shown = found.dropna(axis="columns", how="all")
+    return shown.apply(lambda column: column.map(FORMATS[str(column.name)].format))
+
+
+def names_of_models(models: list[Path]) -> list[str]:
+    """A name for each file: its stem, or its path where two have the same."""
+    stems = [model.stem for model in models]
+    names = stems if len(set(stems)) == len(stems) else list(map(str, models))
+    if len(set(names)) < len(names):
+        raise ValueError(f"compare-models needs different models; got {', '.join(names)}")
+    return names
+
+
+def mcmc(vae: VAE, x: Any, c: Any, out: Path, *, as_json: bool, seed: int, **options: Any) -> None:
+    """Draws from the posterior, in a file for ArviZ."""
+    posterior = sample_posterior(vae, x, c, seed=seed, **options)
     to_datatree(vae, x, c, posterior=posterior, seed=seed).to_netcdf(out, engine="h5netcdf")
 
     diagnostics = posterior["diagnostics"]
+    document = {
+        "num_data": len(x),
+        "chains": options["chains"],
+        "num_samples": options["num_samples"],
+        "rhat_max": float(diagnostics.rhat.max()),
+        "ess_bulk_min": float(diagnostics.ess_bulk.min()),
+        "divergences": int(diagnostics.divergences.sum()),
+        "out": out,
+    }
+    if as_json:
+        write_json(document)
+        return
     typer.echo(
-        f"{chains} chains of {num_samples} draws for {len(x)} data: R-hat at most "
-        f"{float(diagnostics.rhat.max()):.3f}, bulk ESS at least "
-        f"{float(diagnostics.ess_bulk.min()):.0f}, {int(diagnostics.divergences.sum())} "
-        f"divergences. In {out}."
+        f"{document['chains']} chains of {document['num_samples']} draws for {len(x)} data: R-hat "
+        f"at most {document['rhat_max']:.3f}, bulk ESS at least {document['ess_bulk_min']:.0f}, "
+        f"{document['divergences']} divergences. In {out}."
     )
 
 
-def compare(
-    model: ModelFile,
-    source: Source,
-    kernel: Kernel = "hmc",
-    num: NumData = 50,
-    out: Annotated[
-        Path | None, option("A .csv file: a row for each datum and latent.", "FILE", "--out", "-o")
-    ] = None,
-    picture: Picture = None,
-    seed: Seed = 0,
-    key: ArrayKey = None,
-    condition: ConditionFile = None,
-    modules: Modules = None,
-    device: Device = "cpu",
+def compare_guide(
+    vae: VAE,
+    x: Any,
+    c: Any,
+    out: Path | None,
+    picture: Path | None,
+    *,
+    kernel: str,
+    seed: int,
+    as_json: bool,
 ) -> None:
-    """Compare the guide with MCMC, datum by datum.
-
-    `pyro-vae compare digits.safetensors digits --picture guide.png`
-    """
-    prepare_file(out, ".csv")
-    prepare_file(picture, ".png")
-    vae, x, c = load_model_and_data(model, source, condition, num, modules, device, key)
+    """The guide against MCMC."""
     posterior = sample_posterior(vae, x, c, kernel=kernel, seed=seed)
     found = compare_posteriors(vae, x, posterior, c, seed=seed)
-    console().print(frame_table(summarize(found), "measure"))
-
     if out is not None:
         out.write_text(found.to_dataframe().to_csv())
     if picture is not None:
         plots.posteriors(found).savefig(picture)
+    summary = summarize(found)
+    if as_json:
+        write_json({"num_data": len(x), "measures": frame_rows(summary, "measure")})
+    else:
+        console().print(frame_table(summary, "measure"))
 
 
-def report(
-    model: ModelFile,
-    source: Source,
-    out: Annotated[Path, option("The .html file to write.", "FILE", "--out", "-o")],
-    num: Annotated[
-        int, option("Compare the guide with MCMC on the first N data.", "N", "--num", "-n", min=0)
-    ] = 50,
-    num_samples: Annotated[
-        int, option("Samples of z for each datum, for log p(x).", "K", min=25)
-    ] = 1000,
-    seed: Seed = 0,
-    key: ArrayKey = None,
-    condition: ConditionFile = None,
-    modules: Modules = None,
-    device: Device = "cpu",
-) -> None:
-    """Write one HTML file: the model, its fit, its evidence with warning lights, its guide compared
-    with MCMC.
+def report(vae: VAE, x: Any, c: Any, out: Path, *, as_json: bool, **options: Any) -> None:
+    """One HTML file on a model and data."""
+    written = write_report(vae, x, out, c, **options)
+    if as_json:
+        write_json({"num_data": len(x), "out": written})
+    else:
+        typer.echo(f"The report is in {written}.")
 
-    `pyro-vae report digits.safetensors digits -o report.html`
-    """
-    prepare_file(out, ".html")
-    vae, x, c = load_model_and_data(model, source, condition, None, modules, device, key)
-    written = write_report(vae, x, out, c, num_mcmc=num, num_samples=num_samples, seed=seed)
-    typer.echo(f"The report is in {written}.")
+
+def _evidence_document(found: xarray.Dataset) -> dict[str, Any]:
+    """What a result says of the data as a whole, in nats per datum."""
+    attrs = found.attrs
+    reasons = {reason.replace(" ", "_") for reason in SAID}
+    return {
+        "num_data": found.sizes["datum"],
+        "mean": attrs["mean"],
+        "mean_se": attrs["mean_se"],
+        "elbo": float(found.elbo.mean(skipna=False)),
+        "bias": float(found.bias.mean(skipna=False)),
+        "bits_per_dim": bits_per_dim(found),
+        "measure": attrs["measure"],
+        "num_samples": attrs.get("num_samples"),
+        "flagged": attrs["flagged"],
+        "reasons": {reason: attrs.get(f"flagged_{reason}", 0) for reason in sorted(reasons)},
+        "data_digest": attrs.get("data_digest"),
+        "model_digest": attrs.get("model_digest"),
+    }
 
 
 def _write_evidence(found: xarray.Dataset, out: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -24,27 +24,25 @@ from ..data.arrays import as_rows
 from ..spec.build import build
 from ..spec.checkpoint import load
 from ..spec.describe import describe
-from .arguments import Modules, import_modules
+from .arguments import import_modules
 from .catalogue import roles, small_spec
 from .plaintext import plain
+from .terminal import write_json
 
 WIDTH = 100
 OPTIONAL = ("links",)  # arguments without a default that need not be given
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A name that pyro-vae list shows, or a saved model.")
-]
 
-
-def describe_name(name: Name, modules: Modules = None) -> None:
-    """Explain a conditional or a network by name, or show what a saved model is.
-
-    `pyro-vae describe gamma`
-
-    `pyro-vae describe digits.safetensors > digits.toml`
-    """
+def describe_name(name: str, modules: list[str] | None, *, as_json: bool) -> None:
+    """Explain a name, or show what a saved model is."""
     import_modules(modules)
-    typer.echo(explain(name))
+    text = explain(name)
+    if as_json:
+        is_model = text.startswith("#")
+        spec = describe(load(name)) if is_model else None
+        write_json({"name": name, "spec": spec, "text": text})
+    else:
+        typer.echo(text)
 
 
 def explain(name: str) -> str:

@@ -9,10 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import distributed
 
-
-def is_first() -> bool:
-    """Whether this process writes and speaks for all that were launched."""
-    return not _are_several() or os.environ.get("RANK", "0") == "0"
+from pyro_vae_command.processes import are_several
 
 
 @contextlib.contextmanager
@@ -28,7 +25,7 @@ def process_group(device: str) -> Iterator[str]:
     Raises:
         ValueError: The device is one that all would share.
     """
-    if not _are_several():
+    if not are_several():
         yield device
         return
     backend = "gloo"
@@ -45,7 +42,3 @@ def process_group(device: str) -> Iterator[str]:
         yield device
     finally:
         distributed.destroy_process_group()
-
-
-def _are_several() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -19,9 +19,8 @@ from ..evidence.annealing import annealed_log_evidence
 from ..evidence.bridge import bridge_log_evidence
 from ..evidence.evidence import log_evidence
 from ..posterior.mcmc import sample_posterior
-from .arguments import Seed
 from .closed_forms import Case, closed_forms
-from .terminal import console
+from .terminal import console, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -39,27 +38,25 @@ TOLERANCE, BRIDGE = "log_evidence with a tolerance", "bridge sampling"
 KNOWN_LIMITS = {("folded", BRIDGE)}
 
 
-def check(
-    seed: Seed = 0,
-    use_references: Annotated[
-        bool, typer.Option("--reference", help="Take the reference set: trained models.")
-    ] = False,
-) -> None:
-    """Test every estimator of log p(x) on this machine, against models whose log p(x) is known.
-
-    `pyro-vae check`
-
-    `pyro-vae check --reference`
-
-    Exit code 1 if one fails that is not known to.
-    """
+def check(seed: int, *, use_references: bool, as_json: bool) -> None:
+    """Every estimator against what is known; ends with 1 if one fails that is not known to."""
     found = check_references(seed) if use_references else check_estimators(seed)
     against = "the reference set" if use_references else "closed forms"
-    console().print(table(found, against))
-    passed = int(found.passed.sum())
-    typer.echo(f"{passed} of {len(found)} passed in {found.seconds.sum():.0f} s.")
-    if "FAIL" in map(_verdict, found.itertuples()):
+    failed = "FAIL" in map(_verdict, found.itertuples())
+    if as_json:
+        rows = [{**row, "verdict": verdict} for row, verdict in _rows_and_verdicts(found)]
+        write_json({"against": against, "failed": failed, "checks": rows})
+    else:
+        console().print(table(found, against))
+        passed = int(found.passed.sum())
+        typer.echo(f"{passed} of {len(found)} passed in {found.seconds.sum():.0f} s.")
+    if failed:
         raise typer.Exit(1)
+
+
+def _rows_and_verdicts(found: pandas.DataFrame) -> zip[tuple[dict[str, Any], str]]:
+    rows = [{str(key): value for key, value in row.items()} for row in found.to_dict("records")]
+    return zip(rows, map(_verdict, found.itertuples()), strict=True)
 
 
 def check_estimators(seed: int = 0) -> pandas.DataFrame:

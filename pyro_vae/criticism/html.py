@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from . import tables
@@ -14,23 +15,11 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-STYLE = """
-:root { color-scheme: light; --line: #d8dce3; --soft: #5b6472;
-  --good: #1a7f4b; --fair: #b26a00; --bad: #b3261e }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f27;
-  margin: 0 auto; max-width: 62rem; padding: 1.2rem }
-h1 { font-size: 1.7rem; margin: .2rem 0 } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem }
-p, li { max-width: 46rem } .soft { color: var(--soft) }
-img, svg { max-width: 100%; height: auto; display: block }
-.wide { overflow-x: auto; margin: .6rem 0 } img.big { min-width: 42rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
-pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .85rem }
-.light { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .45em }
-.good { background: var(--good) } .fair { background: var(--fair) } .bad { background: var(--bad) }
-"""
+SAID = {"good": "✓ Good:", "fair": "! Check:", "bad": "✕ Bad:"}  # of a light, beside its colour
+
+
+HINT = "<p class='soft hint'>Wider than this window: scroll sideways.</p>"
+SEEN = "#8a93a055"  # the fill of what is observed
 
 
 def diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
@@ -38,19 +27,22 @@ def diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
 
     Where there is a c, arrows show which parts see it.
     """
-    small, height = 'text-anchor="middle" font-size="12" fill="#5b6472"', 230 if seen_by else 152
+    small, height = (
+        'text-anchor="middle" font-size="12" fill="currentColor"',
+        230 if seen_by else 152,
+    )
     guide = names["guide"] + (", sees c" if "guide" in seen_by else "")
     parts = [
         f'<svg viewBox="0 0 400 {height + 20}" width="400" role="img" aria-label="plate diagram" '
         'font-family="sans-serif">',
         '<defs><marker id="tip" markerWidth="9" markerHeight="9" refX="8" refY="4" orient="auto">'
-        '<path d="M0 0 L9 4 L0 8 z"/></marker></defs>',
-        f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="#9aa3b0"/>',
-        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="#5b6472">'
+        '<path d="M0 0 L9 4 L0 8 z" fill="currentColor"/></marker></defs>',
+        f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="#8a93a0"/>',
+        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="currentColor">'
         f"data: {num}</text>",
-        _node(100, 75, "z", "white") + _node(290, 75, "x", "#dfe3ea"),
-        '<path d="M124 68 L264 68" stroke="#1b1f27" marker-end="url(#tip)"/>',
-        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="#1b1f27" '
+        _node(100, 75, "z", "none") + _node(290, 75, "x", SEEN),
+        '<path d="M124 68 L264 68" stroke="currentColor" marker-end="url(#tip)"/>',
+        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="currentColor" '
         'stroke-dasharray="4 3" marker-end="url(#tip)"/>',
         f'<text x="100" y="38" {small}>{escape(names["prior"])}</text>',
         f'<text x="195" y="58" {small}>{escape(names["likelihood"])}</text>',
@@ -58,17 +50,17 @@ def diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
     ]
 
     if seen_by:
-        parts.append(_node(195, 190, "c", "#dfe3ea"))
+        parts.append(_node(195, 190, "c", SEEN))
     if "prior" in seen_by:
-        parts.append('<path d="M178 172 L112 99" stroke="#1b1f27" marker-end="url(#tip)"/>')
+        parts.append('<path d="M178 172 L112 99" stroke="currentColor" marker-end="url(#tip)"/>')
     if "likelihood" in seen_by:
-        parts.append('<path d="M212 172 L278 99" stroke="#1b1f27" marker-end="url(#tip)"/>')
+        parts.append('<path d="M212 172 L278 99" stroke="currentColor" marker-end="url(#tip)"/>')
     return "".join([*parts, "</svg>"])
 
 
 def _node(x: int, y: int, name: str, fill: str) -> str:
-    circle = f'<circle cx="{x}" cy="{y}" r="24" fill="{fill}" stroke="#1b1f27"/>'
-    font = 'text-anchor="middle" font-size="17" font-style="italic"'
+    circle = f'<circle cx="{x}" cy="{y}" r="24" fill="{fill}" stroke="currentColor"/>'
+    font = 'text-anchor="middle" font-size="17" font-style="italic" fill="currentColor"'
     return f'{circle}<text x="{x}" y="{y + 6}" {font}>{name}</text>'
 
 
@@ -79,40 +71,64 @@ def colour(good: Any, fair: Any) -> str:
     return "fair" if fair else "bad"
 
 
-def light(colour: str, text: str) -> str:
-    """A sentence with a warning light before it."""
-    return f'<p><span class="light {colour}" title="{colour}"></span>{escape(text)}</p>'
+def light(colour: str, text: str, explained: str = "") -> str:
+    """A sentence after its warning light; below it what the light means, and what to do."""
+    shown = f'<p><span class="light {colour}">{SAID[colour]}</span>{escape(text)}</p>'
+    return shown + (f'<p class="soft explained">{escape(explained)}</p>' if explained else "")
 
 
 def image(figure: Figure, alternative: str) -> str:
-    """A picture inside the page, and what to read in its place."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    content = base64.b64encode(file.getvalue()).decode()
+    """A picture inside the page, as SVG where that is smaller, and what to read in its place."""
+    contents = [("svg+xml", _saved(figure, "svg")), ("png", _saved(figure, "png"))]
+    kind, content = min(contents, key=lambda one: len(one[1]))
     size = "big" if figure.get_figwidth() > 7 else "small"
-    return wide(
-        f'<img class={size} alt="{escape(alternative)}" src="data:image/png;base64,{content}">'
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    hint = HINT if size == "big" else ""
+    shown = f'<img class={size} alt="{escape(alternative)}" src="{source}">'
+    return wide(shown, alternative) + hint
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    """The bytes of a picture, the same ones for the same picture."""
+    import matplotlib
+
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "pyro_vae"}):
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return file.getvalue()
+
+
+def wide(content: str, label: str) -> str:
+    """Content that scrolls sideways where the window is narrow, by touch, wheel or arrow keys."""
+    return (
+        f'<div class=wide role="region" aria-label="{escape(label)}" tabindex="0">{content}</div>'
     )
 
 
-def wide(content: str) -> str:
-    """Content that scrolls sideways where the window is narrow."""
-    return f"<div class=wide>{content}</div>"
-
-
-def table(frame: pandas.DataFrame, index: str) -> str:
-    """A data frame as a table."""
-    head = "".join(f"<th>{escape(name)}" for name in tables.header(frame, index))
+def table(frame: pandas.DataFrame, index: str, caption: str) -> str:
+    """A data frame as a table that is sorted by a click on a heading."""
+    head = "".join(f'<th scope="col">{escape(name)}' for name in tables.header(frame, index))
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in tables.body(frame)
     )
-    return f"<table><tr>{head}{rows}</table>"
+    content = f"<thead><tr>{head}</thead><tbody>{rows}</tbody>"
+    told = f"<p class=soft>{escape(caption)}</p>"
+    return told + wide(f"<table class=sortable>{content}</table>", f"table by {index}")
 
 
-def page(parts: list[str]) -> str:
+def meanings(words: dict[str, str]) -> str:
+    """What the words of a table mean, folded away."""
+    listed = "".join(f"<dt>{escape(word)}<dd>{escape(text)}" for word, text in words.items())
+    return f"<details><summary>What these mean</summary><dl>{listed}</dl></details>"
+
+
+def page(title: str, parts: list[str]) -> str:
     """The whole page."""
+    folder = resources.files(__package__)
+    style, script = ((folder / name).read_text() for name in ("page.css", "page.js"))
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style>"
     )
-    style = f"<title>A variational autoencoder</title><style>{STYLE}</style>"
-    return "\n".join(["<!doctype html>", '<html lang="en">', head + style, *parts, "</html>", ""])
+    body = ["<body>", "<main>", *parts, "</main>", f"<script>{script}</script>", "</body>"]
+    return "\n".join(["<!doctype html>", '<html lang="en">', head, *body, "</html>", ""])

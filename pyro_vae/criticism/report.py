@@ -4,11 +4,11 @@ can be trusted.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import warnings
 from collections.abc import Iterator
+from datetime import date
 from html import escape
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import tomli_w
 import torch
 
 from ..data.files import write
-from ..data.rows import Rows
+from ..density.identity import data_digest
 from ..density.problem import Problem
 from ..density.traced import Pair
 from ..evidence.evidence import log_evidence
@@ -27,18 +27,18 @@ from ..posterior.mcmc import sample_posterior
 from ..spec.describe import describe
 from ..vae import VAE
 from . import html, plots
+from . import report_text as text
 from .calibration import calibrate
 from .draws import NotDrawn, vae_in
-from .latents import interpolate, traverse
 from .posteriors import compare_posteriors, summarize
 from .predictions import check_predictions
+from .report_pictures import latents, pictures_of
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
-SHOWN = 12  # reconstructions
-MOVED = 8  # latents
-PAIRS = 4  # of images, with the way between them
+LOWEST = 8  # log p(x)
 
 
 def report(
@@ -102,23 +102,30 @@ def report(
         parts += _evidence(problem, num_samples, seed)
         parts += _fit(own, problem, seed)
         if own is not None:
-            parts += _latents(own, problem.rows, labels)
+            parts += latents(own, problem.rows, labels)
         if num_mcmc and draws_cells:
             parts.append("<p class=soft>No MCMC, as the missingness draws missing cells.</p>")
         if num_mcmc and has_joint:
             parts += _mcmc(problem, min(num_mcmc, len(problem)), seed)
         if num_simulations and has_joint:
             parts += _calibration(problem, num_simulations, seed)
-    write(path, html.page(parts).encode())
+    parts.append(_made_by(problem, seed))
+    write(path, html.page(_title(own), parts).encode())
     return path
+
+
+def _title(vae: VAE | None) -> str:
+    if vae is None:
+        return "A Pyro model and its guide"
+    spec = describe(vae)
+    return f"A variational autoencoder: {spec['prior']['name']}, {spec['likelihood']['name']}"
 
 
 def _model(vae: VAE, problem: Problem) -> Iterator[str]:
     spec = describe(vae)
     names = {role: spec[role]["name"] for role in ("prior", "likelihood", "guide")}
     number = sum(parameter.numel() for parameter in vae.parameters())
-    prior, likelihood = escape(names["prior"]), escape(names["likelihood"])
-    yield f"<h1>A variational autoencoder: {prior}, {likelihood}</h1>"
+    yield f"<h1>{escape(_title(vae))}</h1>"
     yield (
         f"<p class=soft>{len(problem)} data of shape {tuple(spec['event'])}, latents of shape "
         f"{tuple(spec['latent'])}, {number:,} parameters. All densities in nats, per datum.</p>"
@@ -139,7 +146,7 @@ def _pair(problem: Problem) -> Iterator[str]:
     with torch.no_grad(), evaluating(problem.model, problem.guide):
         latents = problem.densities(problem.batch(slice(0, 1))).latents
     shapes = (f"{escape(name)} {tuple(latent.event_shape)}" for name, latent in latents.items())
-    yield "<h1>A Pyro model and its guide</h1>"
+    yield f"<h1>{_title(None)}</h1>"
     yield (
         f"<p class=soft>{len(problem)} data of shape {tuple(problem.rows.event_shape)}; latents "
         f"and their shapes: {', '.join(shapes)}. All densities in nats, per datum.</p>"
@@ -155,13 +162,14 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
     found = log_evidence(problem, num_samples=num_samples, seed=seed)
     flagged, num = found.attrs["flagged"], found.sizes["datum"]
     if problem.sums_exactly:
-        verdict = html.light("good", "Exact: the latents are summed over.")
+        verdict = html.light("good", "Exact: the latents are summed over.", text.EXACT)
     else:
         share = flagged / num
         verdict = html.light(
             html.colour(share < 0.05, share < 0.3),
             f"log p(x) of {num - flagged} of {num} data can be trusted; that of {flagged} is "
             "flagged, and mostly too low.",
+            text.EVIDENCE,
         )
     yield "<h2>Evidence</h2>" + verdict
 
@@ -171,10 +179,18 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
         ("ELBO", float(found.elbo.mean()), elbo_se),
     ]
     body = "".join(f"<tr><td>{name}<td>{mean:.2f}<td>{se:.2f}" for name, mean, se in figures)
-    yield html.wide(f"<table><tr><th>mean over data<th>nats<th>SE{body}</table>")
+    yield html.wide(f"<table><tr><th>mean over data<th>nats<th>SE{body}</table>", "evidence")
     yield f"<p class=soft>Importance sampling from the guide, K = {num_samples}.</p>" + html.image(
         plots.evidence(found), "log p(x) and k-hat"
     )
+    yield f"<details><summary>The lowest</summary>{_lowest(found)}</details>"
+
+
+def _lowest(found: xarray.Dataset) -> str:
+    """The data that the model finds least likely."""
+    columns = [name for name in ("log_evidence", "se", "khat", "flag") if name in found]
+    table = found[columns].to_dataframe()[columns].nsmallest(LOWEST, "log_evidence")
+    return html.table(table, "datum", text.LOWEST)
 
 
 def _fit(vae: VAE | None, problem: Problem, seed: int) -> Iterator[str]:
@@ -185,50 +201,8 @@ def _fit(vae: VAE | None, problem: Problem, seed: int) -> Iterator[str]:
         return
     yield "<h2>Data and predictions</h2>"
     if vae is not None:
-        yield from _pictures(vae, problem.rows, seed)
-    yield html.wide(html.table(table, "statistic"))
-    yield (
-        "<p class=soft>Statistics of the data, and of 200 data sets drawn given them. Small p: it "
-        "is missed.</p>"
-    )
-
-
-def _latents(vae: VAE, rows: Rows, labels: Any) -> Iterator[str]:
-    """What each does to the data, and where the data lie."""
-    if vae.condition is not None or vae.is_discrete:
-        return
-    title = "<h2>Latents</h2>"
-    with contextlib.suppress(ValueError):  # of latents that do not move one by one
-        moved = traverse(vae, rows)
-        first = moved.isel(dimension=slice(0, MOVED))
-        order = "" if "kl" not in moved else ", in the order of their KL"
-        yield (
-            f"{title}<p>Means of p(x | z) as one latent moves from the prior's quantile 0.02 to "
-            f"0.98: {first.sizes['dimension']} of {moved.sizes['dimension']}{order}."
-        )
-        yield html.image(plots.traversal(first), "what each latent does to the data")
-        title = ""
-    if _is_square(rows) and len(rows) > 1:
-        half = np.arange(min(PAIRS, len(rows) // 2))
-        ways = interpolate(vae, rows.only(half), rows.only(half + len(half)))
-        yield f"{title}<p>From one datum to another, straight through the latents:</p>"
-        yield html.image(plots.interpolation(ways), "on the way between pairs of data")
-        title = ""
-    if labels is not None and vae.prior.event_shape.numel() > 1:
-        picture = plots.latent_space(vae, rows, labels)
-        yield title + html.image(picture, "means of the guide, by class")
-
-
-def _pictures(vae: VAE, rows: Rows, seed: int) -> Iterator[str]:
-    """Of images: reconstructions, and draws of the prior."""
-    if vae.condition is not None or not _is_square(rows):
-        return
-    some = rows.only(np.arange(min(SHOWN, len(rows))))
-    pictures = plots.reconstructions(vae, some, seed=seed)
-    yield html.image(pictures, "data above, reconstructions below")
-    if not vae.prior.reads_guide:
-        pictures = plots.samples(vae, rows=3, seed=seed)
-        yield "<p>Drawn from the prior:</p>" + html.image(pictures, "samples from the prior")
+        yield from pictures_of(vae, problem.rows, seed)
+    yield html.table(table, "statistic", text.PREDICTIONS)
 
 
 def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
@@ -243,6 +217,7 @@ def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
         f"(R-hat at most {float(chains.rhat.max()):.3f}, bulk ESS at least "
         f"{float(chains.ess_bulk.min()):.0f}, {int(chains.divergences.sum())} divergences). Only "
         "these judge the guide.",
+        text.MIXED,
     )
     if not good.any():
         return
@@ -255,11 +230,13 @@ def _mcmc(problem: Problem, num: int, seed: int) -> Iterator[str]:
         html.colour(typical < 0.2 and narrow < 0.1, typical < 0.5),
         f"Means of the guide are off by {typical:.2f} posterior standard deviations (median); "
         f"{narrow:.0%} of its standard deviations are below 0.8 of the posterior's.",
+        text.GUIDE,
     )
     yield html.image(
         plots.posteriors(comparison), "errors of means, ratios of standard deviations, KL"
     )
-    yield html.wide(html.table(summarize(comparison), "measure"))
+    yield html.table(summarize(comparison), "measure", text.COMPARED)
+    yield html.meanings(text.MEASURES)
 
 
 def _calibration(problem: Problem, num: int, seed: int) -> Iterator[str]:
@@ -273,13 +250,15 @@ def _calibration(problem: Problem, num: int, seed: int) -> Iterator[str]:
     yield html.light(
         "good" if good else "bad",
         f"On {num} simulated data {said} (p = {found.attrs['p_value']:.2g}).",
+        text.CALIBRATION,
     )
     yield html.image(plots.calibration(found), "ranks of true latents among the guide's draws")
 
 
-def _is_square(rows: Rows) -> bool:
-    """Whether the data are square images of one channel; a flat row is one from 8 x 8."""
-    *channels, side = rows.event_shape
-    if not channels:
-        return side >= 64 and math.isqrt(side) ** 2 == side
-    return math.prod(channels) == side > 1
+def _made_by(problem: Problem, seed: int) -> str:
+    """Where the page comes from."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("pyro-vae", "torch"))
+    return (
+        f"<footer class=soft><p>{date.today().isoformat()}, by {versions}; seed {seed}; digest of "
+        f"the data {data_digest(problem.rows)[:12]}.</p></footer>"
+    )

@@ -14,12 +14,16 @@ def header(frame: pandas.DataFrame, index: str) -> list[str]:
 
 
 def body(frame: pandas.DataFrame) -> list[list[str]]:
-    """A list for each row: its name, then its numbers to 3 significant digits."""
+    """A list for each row: its name, then its texts, and its numbers to 3 significant digits."""
     return [
-        [_spaced(name), *[f"{value:.3g}" for value in values]]
+        [_spaced(name), *map(_written, values)]
         for name, values in zip(frame.index, frame.values, strict=True)
     ]
 
 
 def _spaced(name: object) -> str:
     return str(name).replace("_", " ")
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"

@@ -20,17 +20,18 @@ from ..guards import device_of
 from ..vae import VAE
 from .build import build
 from .describe import describe
+from .split import FORMAT, Split
 
-FORMAT = "pyro_vae/1"
 UNBUILDABLE: tuple[type[Exception], ...] = (*ODD, ValueError, ArithmeticError)
 
 
-def save(vae: VAE, path: str | Path) -> None:
+def save(vae: VAE, path: str | Path, *, split: Split | None = None) -> None:
     """Write weights and spec to one safetensors file. The file appears whole or not at all.
 
     Arguments:
         vae: The model.
         path: Where to write; a file that is there is replaced.
+        split: Which rows of which data were held out in training, for :func:`.read_split`.
 
     Raises:
         TypeError: A part is not registered, or no spec can build it again; nothing is written.
@@ -39,6 +40,8 @@ def save(vae: VAE, path: str | Path) -> None:
     about = {"format": FORMAT, "spec": _verified(vae), "versions": json.dumps(versions)}
     if vae.times_fitted:
         about["times_fitted"] = str(vae.times_fitted)
+    if split is not None:
+        about["split"] = split.as_json()
     write(Path(path), sealed(vae.state_dict(), about))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..training.group import GroupError
-from .launched import is_first
+from .processes import is_first
 
-PACKAGE = __name__.partition(".")[0]
+PACKAGES = ("pyro_vae", __name__.partition(".")[0])
+UNFINISHED = (ArithmeticError, RuntimeError, OSError)  # what was asked for makes sense, but failed
 
 
 class Command(TyperGroup):
@@ -27,13 +28,15 @@ class Command(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command and exit.
 
-        The exit code is 0; 2 after one line on stderr; 130 where the command was interrupted.
+        The exit code is 0; after one line on stderr 1 where it failed on the way, or 2 where what
+        was asked for makes no sense; 130 where the command was interrupted.
         """
         try:
             with warnings.catch_warnings():
                 # Pyro's warnings are about choices that the user did not make
                 warnings.filterwarnings("ignore", module=r"pyro\.")
-                warnings.filterwarnings("always", category=UserWarning, module=PACKAGE)
+                for package in PACKAGES:
+                    warnings.filterwarnings("always", category=UserWarning, module=package)
                 warnings.showwarning = _show_warning
                 with _shown_log():
                     code = super().main(*args, **{**extra, "standalone_mode": False})
@@ -42,8 +45,54 @@ class Command(TyperGroup):
             if message is None:
                 raise
             _print_error(message)
-            sys.exit(2)
+            failed = isinstance(error, UNFINISHED) and not isinstance(error, FileNotFoundError)
+            sys.exit(1 if failed else 2)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _without_styles()
+        return super().parse_args(ctx, args)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _reader_may_go():
+            return super().invoke(ctx)
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options; what installs the completion is named below them."""
+        params = super().get_params(ctx)
+        for param in params:
+            if param.name in ("install_completion", "show_completion"):
+                param.hidden = True  # type: ignore[attr-defined]
+        return params
+
+
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Where the reader of the output has gone, such as ``head``, the command ends well."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        raise typer.Exit from None  # rich has done the same, but for the code
+
+
+def _without_styles() -> None:
+    """Where NO_COLOR is set, help is plain text: neither colours nor bold."""
+    if os.environ.get("NO_COLOR"):
+        from typer import rich_utils
+
+        rich_utils.COLOR_SYSTEM = None
 
 
 def _print_error(text: str) -> None:
@@ -58,7 +107,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @contextlib.contextmanager
 def _shown_log() -> Iterator[None]:
     """What the package logs, such as what was read from a file, goes to stderr."""
-    log, handler = logging.getLogger(PACKAGE), _Shown()
+    log, handler = logging.getLogger(PACKAGES[0]), _Shown()
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -87,7 +136,7 @@ def _message_for_user(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}; choose another file"
 
-    ours = (ValueError, TypeError, FloatingPointError, FileNotFoundError, GroupError)
+    ours = (ValueError, TypeError, FloatingPointError, FileNotFoundError, RuntimeError)
     if isinstance(error, ours):
         return str(error) if _was_raised_here(error) else None
     return None
@@ -102,6 +151,6 @@ def _was_raised_here(error: Exception) -> bool:
         return False
 
     package = str(last.tb_frame.f_globals.get("__package__")).partition(".")[0]
-    if package != PACKAGE:
+    if package not in PACKAGES:
         return False
     return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"

@@ -1,0 +1,145 @@
+"""A spec with lists becomes a grid of specs.
+
+A list is a grid where one value could stand::
+
+    latent = [2, 4, 8]                                          # three sizes; a shape: [[4, 4]]
+    prior = ["normal", {name = "mixture", components = [2, 5]}]  # three priors
+
+A list is itself a value where the argument takes one, such as ``hidden = [200, 100]`` of a network:
+for a grid of these, write one list for each, ``hidden = [[200, 100], [400]]``. Where an argument
+takes a number or a list, as the parameters of a family do, a flat list could be either, and is
+refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import re
+from typing import Any
+
+from ..conditionals.base import Conditional
+from ..conditionals.declared import Declared
+from ..conditionals.missingness import Missingness
+from ..conditionals.networks import Network
+
+PARTS = ("prior", "likelihood", "guide", "missingness", "classifier")
+NUMBERS = {"int", "float", "int | None", "float | None"}
+MOST = 1000  # runs of one sweep
+
+Choice = tuple[str, Any]  # how one value is called, and the value
+
+
+def expand(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The specs of a grid, by name.
+
+    Arguments:
+        spec: A spec in which lists are a grid.
+
+    Returns:
+        For each combination its spec. A name tells the values of what varies, such as
+        ``latent=4 prior=vamp``.
+
+    Raises:
+        ValueError: A list could be one value or several; or two runs would be the same.
+    """
+    axes = {key: _choices(key, value) for key, value in spec.items()}
+    varying = [key for key, choices in axes.items() if len(choices) > 1]
+    number = 1
+    for choices in axes.values():
+        number *= len(choices)
+    if number > MOST:
+        raise ValueError(f"a sweep has at most {MOST} runs; got {number}; write fewer values")
+
+    runs: dict[str, dict[str, Any]] = {}
+    for combination in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, combination, strict=True))
+        name = " ".join(f"{key}={chosen[key][0]}" for key in varying) or "model"
+        if name in runs:
+            raise ValueError(f"two runs of the sweep are {name}; write each value once")
+        runs[name] = {key: value for key, (_, value) in chosen.items()}
+    return runs
+
+
+def folder_name(name: str) -> str:
+    """The name of a run as that of a folder."""
+    return re.sub(r"[^\w.=-]+", "_", name)[:80]
+
+
+def _choices(key: str, value: Any) -> list[Choice]:
+    """The values that an entry of the spec stands for."""
+    if key == "latent":
+        return _latents(value)
+    if key not in PARTS:
+        return [(_called(value), value)]
+    if not isinstance(value, list):
+        return _of_part(key, value)
+    if not value:
+        raise ValueError(f"{key}: a grid needs at least one value; got []")
+    return [choice for part in value for choice in _of_part(key, part)]
+
+
+def _latents(value: Any) -> list[Choice]:
+    """One number or several, or one shape or several."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError("latent: a grid needs at least one size; got []")
+    if all(isinstance(size, list) for size in values):
+        return [("x".join(map(str, shape)), shape) for shape in values]
+    if any(isinstance(size, list) for size in values):
+        raise ValueError(
+            f"latent: a grid has sizes, [2, 4], or shapes, [[2], [4, 4]]; got both: {value}"
+        )
+    return [(str(size), [size]) for size in values]
+
+
+def _of_part(where: str, part: Any) -> list[Choice]:
+    """The parts that a name or a table stands for."""
+    if not isinstance(part, dict):
+        return [(_called(part), part)]
+    cls = _class_of(part.get("name"))
+    axes = {key: _of_argument(f"{where}.{key}", key, value, cls) for key, value in part.items()}
+    found = []
+    for combination in itertools.product(*axes.values()):
+        table = {key: value for key, (_, value) in zip(axes, combination, strict=True)}
+        said = [f"{key}={called}" for key, (called, _) in zip(axes, combination, strict=True)]
+        inner = ",".join(text for text in said if not text.startswith("name="))
+        name = str(part.get("name", "table"))
+        found.append((f"{name}({inner})" if inner else name, table))
+    return found
+
+
+def _of_argument(where: str, key: str, value: Any, cls: type[Declared] | None) -> list[Choice]:
+    if isinstance(value, dict):
+        return _of_part(where, value)
+    if not isinstance(value, list) or not value or cls is None:
+        return [(_called(value), value)]
+    if all(isinstance(each, list) for each in value):
+        return [(_called(each), each) for each in value]
+    if key in getattr(cls, "params", ()):
+        raise ValueError(
+            f"{where}: in a sweep {value} could be one value or {len(value)}; write [{value}] for "
+            f"one, or a table for each, such as {{name = {cls.name!r}, {key} = {value[0]}}}"
+        )
+    if _takes_a_number(cls, key):
+        return [(_called(each), each) for each in value]
+    return [(_called(value), value)]
+
+
+def _class_of(name: Any) -> type[Declared] | None:
+    if not isinstance(name, str):
+        return None
+    for kind in (Conditional, Network, Missingness):
+        if (found := kind.lookup(name)) is not None:
+            return found
+    return None
+
+
+def _takes_a_number(cls: Any, key: str) -> bool:
+    parameter = inspect.signature(cls.__init__).parameters.get(key)
+    return parameter is not None and str(parameter.annotation) in NUMBERS
+
+
+def _called(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str).replace(" ", "")
