@@ -17,7 +17,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae import Conditional, Missingness, Network, Parametric
-from pyro_vae.cli.catalogue import roles, summary, tables
+from pyro_vae.cli.catalogue import groups, roles, summary
 from pyro_vae.cli.explain import explain
 from pyro_vae.distributions.links import fitting, link
 from pyro_vae.distributions.supports import base_of
@@ -39,6 +39,9 @@ What has a name in a spec. Each entry has its formula, its support, its paramete
 the roles in which it can stand, and a spec to copy; `pyro-vae list` and `pyro-vae describe gamma`
 show the same on a terminal.
 """
+FORMULAS = """In the formulas $h_1, h_2, ...$ are the numbers that the parameters read from the
+context, in the order of the table; $[h]_+$ is softplus, moved so that $[0]_+$ is the standard
+value."""
 LINKS = {"Positive": "softplus", "Triangular": "softplus on the diagonal", "Ordered": "ordered"}
 
 
@@ -49,7 +52,10 @@ def pages() -> dict[str, str]:
     found = {}
     for page, (title, _) in PAGES.items():
         classes = [cls for cls in [*entries, *missingness] if _page(cls) == page]
-        found[page] = f"# {title}\n\n" + "\n\n".join(_entry(cls) for cls in classes)
+        head = f"# {title}\n\n"
+        if any(issubclass(cls, Parametric) for cls in classes):
+            head += f"{FORMULAS}\n\n"
+        found[page] = head + "\n\n".join(_entry(cls) for cls in classes)
     return {"catalogue": _index(), **found}
 
 
@@ -66,9 +72,8 @@ def _index() -> str:
         [f"[`{name}`]({_page(cls)}.md#{name})", ", ".join(roles(cls)), summary(cls)]
         for name, cls in Conditional.registry.items()
     )
-    losses = next(table for table in tables() if table.title == "Losses")
-    rows = zip(*(column.cells for column in losses.columns), strict=True)
-    named = ([f"`{name}`", str(text)] for name, text in rows)
+    rows = next(rows for title, _, rows in groups() if title == "Losses")
+    named = ([f"`{name}`", text] for name, text in rows)
     parts = [
         HEAD,
         toctree,

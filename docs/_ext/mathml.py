@@ -24,7 +24,7 @@ def mathml(latex: str, *, display: str) -> str:
         Exception: latex2mathml does not know a command, or the formula is broken.
     """
     if ("&" in latex or r"\\" in latex) and r"\begin" not in latex:
-        latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
+        latex = rf"\begin{{align*}}{latex}\end{{align*}}"
     return convert(latex.strip().replace(r"\tfrac", r"\frac"), display=display)
 
 
