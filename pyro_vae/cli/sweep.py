@@ -200,7 +200,9 @@ def _tell(
         f"{found.index[0]} has the highest log p(x). The smallest model within {CLOSE:g} standard "
         f"errors of it is {smallest(found)}."
     )
-    write(out / "report.html", html.page([*_page(found, failed, num, verdict)]).encode())
+    title = f"A sweep of {len(found) + len(failed)} models"
+    page = html.page(title, [*_page(title, found, failed, num, verdict)])
+    write(out / "report.html", page.encode())
     if as_json:
         write_json(
             {
@@ -217,15 +219,17 @@ def _tell(
     typer.echo(f"{verdict} Models, models.csv and report.html are in {out}.")
 
 
-def _page(found: pandas.DataFrame, failed: dict[str, str], num: int, verdict: str) -> Iterator[str]:
+def _page(
+    title: str, found: pandas.DataFrame, failed: dict[str, str], num: int, verdict: str
+) -> Iterator[str]:
     """The parts of the report."""
-    yield f"<h1>A sweep of {len(found) + len(failed)} models</h1>"
-    yield (
-        f"<p class=soft>log p(x) of the same {num} data, held out in training, in nats per datum; "
-        "differences to the best are paired by datum.</p>"
-    )
+    yield f"<h1>{title}</h1>"
     yield html.light("bad" if failed else "good", verdict)
-    yield html.wide(html.table(written(found), "model"))
+    caption = (
+        f"log p(x) of the same {num} data, held out in training, in nats per datum; differences to "
+        "the best are paired by datum."
+    )
+    yield html.table(written(found), "model", caption)
     if flagged := int((found.flagged > 0.05).sum()):
         yield html.light("fair", f"{flagged} models have more than 5 % of their data flagged.")
     if failed:

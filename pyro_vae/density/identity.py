@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
@@ -76,7 +77,7 @@ def _measures_on(support: Any, event_shape: torch.Size) -> list[str]:
         return [_beside(atoms) for atoms in support.atoms(event_shape)]
     special = {type(constraints.simplex): "density on a simplex", Sphere: "density on a sphere"}
     kind = "probability" if support.is_discrete else special.get(type(support), "density")
-    return [kind] * event_shape.numel()
+    return [kind] * math.prod(event_shape)
 
 
 def _beside(atoms: tuple[float, ...]) -> str:
