@@ -1,4 +1,4 @@
-# make env   the environment in .venv, from Python 3.11+ and pip
+# make env   the environment in .venv, from Python 3.11+ and pip; with PYTHON=python3.12 one for that, in .venv-python3.12
 # make demo  fit a VAE to digits and judge it
 # make test  the fast lane of the tests, six minutes on two cores
 # make test-slow  all others: conjugate grids, many seeds, NUTS, the README, the examples
@@ -10,21 +10,25 @@
 PYTHON ?= $(shell for python in python3 python python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# a Python that is asked for has an environment of its own beside that of make env
+VENV = .venv$(if $(filter command,$(firstword $(origin PYTHON))),-$(notdir $(PYTHON)))
+
 # two workers, each with one thread of torch; what one has not begun, the other takes over
-PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: env demo test test-slow bench docs gallery check clean
 
-env: .venv/ready
+env: $(VENV)/ready
 
-.venv/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "pyro_vae needs Python 3.11 or later with venv; none was found; give one: make env PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "making an environment in $(VENV): some minutes, mostly for PyTorch"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: env
-	.venv/bin/pyro-vae demo
+	$(VENV)/bin/pyro-vae demo
 
 test: env
 	$(PYTEST) -m 'not slow'
@@ -33,18 +37,18 @@ test-slow: env
 	$(PYTEST) -m slow
 
 bench: env
-	.venv/bin/python benchmarks/page.py
+	$(VENV)/bin/python benchmarks/page.py
 
 docs: env
-	.venv/bin/python -m sphinx -W --keep-going -q docs docs/_build
+	$(VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build
 
 gallery: env
-	.venv/bin/python docs/gallery.py
+	$(VENV)/bin/python docs/gallery.py
 
 check: env
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 
 clean:
-	rm -rf .venv runs build dist docs/_build docs/gallery docs/look_up/written .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* runs build dist docs/_build docs/gallery docs/look_up/written .pytest_cache .mypy_cache .ruff_cache .hypothesis
