@@ -74,6 +74,7 @@ from .vae import VAE as VAE
 
 if TYPE_CHECKING:
     from .estimator import VAEEstimator as VAEEstimator
+    from .estimator import VAEImputer as VAEImputer
 
 __version__ = "0.1.0"
 
@@ -81,12 +82,12 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """What is imported when it is first asked for, and names from before.
 
-    ``VAEEstimator`` imports scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
+    ``VAEEstimator`` and ``VAEImputer`` import scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
     """
-    if name == "VAEEstimator":
-        from .estimator import VAEEstimator
+    if name in ("VAEEstimator", "VAEImputer"):
+        from . import estimator
 
-        return VAEEstimator
+        return getattr(estimator, name)
     if name == "Ladder":
         import warnings
 

@@ -224,7 +224,8 @@ class VAE(Classified):
 
         By self-normalised importance sampling from the guide (Mattei & Frellsen, 2019, eq. 12,
         https://arxiv.org/abs/1812.02633). Where the likelihood has no mean, the class with most
-        weight stands in.
+        weight stands in, of ordered classes too; :class:`VAEImputer` gives their mean, median or
+        mode.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
