@@ -41,6 +41,7 @@ from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
 from .criticism.references import reference as reference
 from .criticism.report import report as report
+from .criticism.show import show as show
 from .criticism.stacking import stack as stack
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh

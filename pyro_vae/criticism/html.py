@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -31,45 +30,6 @@ pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .85rem }
 .light { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .45em }
 .good { background: var(--good) } .fair { background: var(--fair) } .bad { background: var(--bad) }
 """
-
-
-def diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
-    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow.
-
-    Where there is a c, arrows show which parts see it.
-    """
-    small, height = 'text-anchor="middle" font-size="12" fill="#5b6472"', 230 if seen_by else 152
-    guide = names["guide"] + (", sees c" if "guide" in seen_by else "")
-    parts = [
-        f'<svg viewBox="0 0 400 {height + 20}" width="400" role="img" aria-label="plate diagram" '
-        'font-family="sans-serif">',
-        '<defs><marker id="tip" markerWidth="9" markerHeight="9" refX="8" refY="4" orient="auto">'
-        '<path d="M0 0 L9 4 L0 8 z"/></marker></defs>',
-        f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="#9aa3b0"/>',
-        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="#5b6472">'
-        f"data: {num}</text>",
-        _node(100, 75, "z", "white") + _node(290, 75, "x", "#dfe3ea"),
-        '<path d="M124 68 L264 68" stroke="#1b1f27" marker-end="url(#tip)"/>',
-        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="#1b1f27" '
-        'stroke-dasharray="4 3" marker-end="url(#tip)"/>',
-        f'<text x="100" y="38" {small}>{escape(names["prior"])}</text>',
-        f'<text x="195" y="58" {small}>{escape(names["likelihood"])}</text>',
-        f'<text x="195" y="135" {small}>guide: {escape(guide)}</text>',
-    ]
-
-    if seen_by:
-        parts.append(_node(195, 190, "c", "#dfe3ea"))
-    if "prior" in seen_by:
-        parts.append('<path d="M178 172 L112 99" stroke="#1b1f27" marker-end="url(#tip)"/>')
-    if "likelihood" in seen_by:
-        parts.append('<path d="M212 172 L278 99" stroke="#1b1f27" marker-end="url(#tip)"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def _node(x: int, y: int, name: str, fill: str) -> str:
-    circle = f'<circle cx="{x}" cy="{y}" r="24" fill="{fill}" stroke="#1b1f27"/>'
-    font = 'text-anchor="middle" font-size="17" font-style="italic"'
-    return f'{circle}<text x="{x}" y="{y + 6}" {font}>{name}</text>'
 
 
 def colour(good: Any, fair: Any) -> str:
