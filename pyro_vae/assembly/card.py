@@ -15,7 +15,6 @@ from ..conditionals.base import Amortised
 from .classified import Classified
 
 LINE = 'fill="none" stroke="currentColor"'
-ARROW = f'{LINE} marker-end="url(#pyro_vae_tip)"'
 SMALL = 'font-size="12" fill="currentColor" fill-opacity="0.75"'
 GREY = "#808080"
 MOST = 12  # names of columns
@@ -43,7 +42,8 @@ def card(vae: Classified) -> str:
     return (
         f"<div><p><b>VAE</b>: {sizes}, {_number(vae):,} parameters</p>"
         f"{diagram(names, 'data', seen_by)}"
-        f"<table><tr><th>part<th>family<th>network<th>parameters</tr>{rows}</table>{told}{named}</div>"
+        f'<table style="color: inherit">'
+        f"<tr><th>part<th>family<th>network<th>parameters</tr>{rows}</table>{told}{named}</div>"
     )
 
 
@@ -82,13 +82,11 @@ def diagram(names: dict[str, str], plate: str, seen_by: Sequence[str]) -> str:
     parts = [
         f'<svg viewBox="0 0 400 {height + 20}" width="400" role="img" aria-label="plate diagram" '
         'font-family="sans-serif">',
-        '<defs><marker id="pyro_vae_tip" markerWidth="9" markerHeight="9" refX="8" refY="4" '
-        'orient="auto"><path d="M0 0 L9 4 L0 8 z" fill="currentColor"/></marker></defs>',
         f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="{GREY}"/>',
         f'<text x="360" y="{height + 4}" text-anchor="end" {SMALL}>{escape(plate)}</text>',
         _node(100, 75, "z", observed=False) + _node(290, 75, "x", observed=True),
-        f'<path d="M124 68 L264 68" {ARROW}/>',
-        f'<path d="M271 91 C 230 126 160 126 119 92" stroke-dasharray="4 3" {ARROW}/>',
+        _arrow("M124 68 L264 68", (264, 68), 0.0),
+        _arrow("M271 91 C 230 126 160 126 119 92", (119, 92), -140.0, 'stroke-dasharray="4 3"'),
         _text(100, 38, names["prior"]),
         _text(195, 58, names["likelihood"]),
         _text(195, 135, f"guide: {guide}"),
@@ -96,10 +94,17 @@ def diagram(names: dict[str, str], plate: str, seen_by: Sequence[str]) -> str:
     if seen_by:
         parts.append(_node(195, 190, "c", observed=True))
     if "prior" in seen_by:
-        parts.append(f'<path d="M178 172 L112 99" {ARROW}/>')
+        parts.append(_arrow("M178 172 L112 99", (112, 99), -132.0))
     if "likelihood" in seen_by:
-        parts.append(f'<path d="M212 172 L278 99" {ARROW}/>')
+        parts.append(_arrow("M212 172 L278 99", (278, 99), -48.0))
     return "".join([*parts, "</svg>"])
+
+
+def _arrow(path: str, tip: tuple[int, int], degrees: float, dashes: str = "") -> str:
+    """A line with a head: a marker's name would be one for all pictures of a notebook."""
+    turned = f'transform="translate({tip[0]} {tip[1]}) rotate({degrees})"'
+    head = f'<path d="M-8 -4 L1 0 L-8 4 z" fill="currentColor" {turned}/>'
+    return f'<path d="{path}" {LINE} {dashes}/>{head}'
 
 
 def _text(x: int, y: int, text: str) -> str:
