@@ -41,6 +41,7 @@ from .criticism.posteriors import compare_posteriors as compare_posteriors
 from .criticism.predictions import check_predictions as check_predictions
 from .criticism.references import reference as reference
 from .criticism.report import report as report
+from .criticism.show import show as show
 from .criticism.stacking import stack as stack
 from .data.arrays import binarize as binarize
 from .data.arrays import binarize_afresh as binarize_afresh
@@ -75,6 +76,7 @@ from .vae import VAE as VAE
 
 if TYPE_CHECKING:
     from .estimator import VAEEstimator as VAEEstimator
+    from .estimator import VAEImputer as VAEImputer
 
 __version__ = "0.1.0"
 
@@ -82,12 +84,12 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """What is imported when it is first asked for, and names from before.
 
-    ``VAEEstimator`` imports scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
+    ``VAEEstimator`` and ``VAEImputer`` import scikit-learn. ``Ladder`` is now :class:`Hierarchy`.
     """
-    if name == "VAEEstimator":
-        from .estimator import VAEEstimator
+    if name in ("VAEEstimator", "VAEImputer"):
+        from . import estimator
 
-        return VAEEstimator
+        return getattr(estimator, name)
     if name == "Ladder":
         import warnings
 

@@ -1,4 +1,6 @@
-"""The progress bar of what may take long: on standard error, where that is a terminal."""
+"""The progress bar of what may take long: on standard error, where that is a terminal, and in a
+notebook.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +11,26 @@ SHOWN_AFTER = 2.0  # seconds
 
 
 class Progress:
-    """How far one call has come, shown after two seconds.
+    """How far one call has come.
 
     Arguments:
         title: What is counted.
         total: Up to where.
-        shown: Whether a terminal shows it.
+        shown: Whether a terminal or a notebook shows it.
+        stays: Whether it is shown at once and stays; else after two seconds, until the end.
     """
 
-    def __init__(self, title: str, total: int, *, shown: bool) -> None:
-        self.begun = time.perf_counter()
+    def __init__(self, title: str, total: int, *, shown: bool, stays: bool = False) -> None:
+        self.shown_from = time.perf_counter() + (-1.0 if stays else SHOWN_AFTER)
         self.done = 0.0
-        self.bar = _bar(title, total) if shown else None
+        self.bar = _bar(title, total, stays) if shown else None
 
     def update(self, done: float | None = None, said: str | None = None) -> None:
         """So much is done; what is being done."""
         self.done = self.done if done is None else done
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=int(self.done), description=said)
-            if time.perf_counter() - self.begun > SHOWN_AFTER:
+            self.bar.set(int(self.done), said)
+            if time.perf_counter() > self.shown_from:
                 self.bar.start()
 
     def advance(self, by: float = 1.0) -> None:
@@ -42,17 +45,65 @@ class Progress:
             self.bar.stop()
 
 
-def _bar(title: str, total: int) -> Any:
-    """A bar that is not shown yet; none, if standard error is no terminal."""
+class TerminalBar:
+    """A bar of rich on a terminal."""
+
+    def __init__(self, title: str, total: int, stays: bool, console: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = title, MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
+        self.bar = Progress(*columns, Remaining(), console=console, transient=not stays)
+        self.task = self.bar.add_task("", total=total)
+
+    def set(self, done: int, said: str | None) -> None:
+        """So much is done; what is being done."""
+        self.bar.update(self.task, completed=done, description=said)
+
+    def start(self) -> None:
+        """Show it."""
+        self.bar.start()
+
+    def stop(self) -> None:
+        """Show how far it came, or nothing more."""
+        self.bar.stop()
+
+
+class NotebookBar:
+    """A bar of tqdm in a notebook: a widget where there are ipywidgets, else text."""
+
+    def __init__(self, title: str, total: int, stays: bool) -> None:
+        self.options = {"desc": title, "total": total, "leave": stays}
+        self.bar: Any = None
+        self.done = 0
+        self.said = ""
+
+    def set(self, done: int, said: str | None) -> None:
+        """So much is done; what is being done."""
+        self.done, self.said = done, self.said if said is None else said
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.said, refresh=False)
+            self.bar.update(self.done - self.bar.n)
+
+    def start(self) -> None:
+        """Show it."""
+        if self.bar is None:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(**self.options)
+            self.set(self.done, None)
+
+    def stop(self) -> None:
+        """Show how far it came, or nothing more."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _bar(title: str, total: int, stays: bool) -> TerminalBar | NotebookBar | None:
+    """A bar that is not shown yet; none, where nobody would see it."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-    from rich.progress import TimeRemainingColumn as Remaining
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        return None
-    columns = title, MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
-    bar = Bar(*columns, Remaining(), console=console, transient=True)
-    bar.add_task("", total=total)
-    return bar
+    if console.is_jupyter:
+        return NotebookBar(title, total, stays)
+    return TerminalBar(title, total, stays, console) if console.is_terminal else None

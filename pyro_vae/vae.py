@@ -21,6 +21,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from .assembly import streams
+from .assembly.card import card
 from .assembly.classified import Classified
 from .assembly.classifier import Classifier
 from .assembly.compatibility import check_parts
@@ -224,7 +225,8 @@ class VAE(Classified):
 
         By self-normalised importance sampling from the guide (Mattei & Frellsen, 2019, eq. 12,
         https://arxiv.org/abs/1812.02633). Where the likelihood has no mean, the class with most
-        weight stands in.
+        weight stands in, of ordered classes too; :class:`VAEImputer` gives their mean, median or
+        mode.
 
         Arguments:
             x: Data of shape ``(N, *X)``, NaN where missing.
@@ -287,3 +289,7 @@ class VAE(Classified):
         with seeded(seed), mode(self, training=False), torch.inference_mode(False), no_validation:
             batch = rows.batch(slice(None), like=self.reference)
             return refine(self, batch, steps, learning_rate, particles)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: parts, shapes, parameters, the plate diagram."""
+        return card(self)

@@ -17,13 +17,14 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pyro_vae as pv
-from pyro_vae.estimator import BUILD_OPTIONS, FIT_OPTIONS, VAEEstimator
+from pyro_vae.estimator import VAEEstimator
+from pyro_vae.estimator.estimator import BUILD_OPTIONS, FIT_OPTIONS
 
 # One scale for each dimension, whatever the context.
 SHARED = {
@@ -123,6 +124,52 @@ def test_weights_are_those_of_the_rows_that_are_trained_on(share):
     for num in (39, 50):
         with pytest.raises(pv.DataError, match=rf"weights must have shape \(40,\).*got \({num},\)"):
             estimator(validation_fraction=share).fit(x, sample_weight=np.ones(num))
+
+
+def test_partial_fit_goes_on_where_it_was():
+    """As fit that is called twice on one VAE."""
+    x, later = factors(80), factors(50, seed=1)
+    fitted = estimator(random_state=3).partial_fit(x).partial_fit(later)
+    vae = pv.build(x, latent=2, hidden=[], seed=3)
+    histories = [pv.fit(vae, rows, epochs=2, seed=3, progress=False) for rows in (x, later)]
+    for name, tensor in fitted.vae_.state_dict().items():
+        assert torch.equal(tensor, vae.state_dict()[name]), name
+    assert list(fitted.history_.epoch) == [0, 1, 2, 3]
+    assert list(fitted.history_.loss) == [loss for h in histories for loss in h.loss]
+    np.testing.assert_array_equal(fitted.transform(x), estimator_of(vae, x))
+
+    before = {name: tensor.clone() for name, tensor in fitted.vae_.state_dict().items()}
+    with pytest.raises(ValueError, match="X has 4 features, but VAEEstimator is expecting 5"):
+        fitted.partial_fit(later[:, :4])
+    with pytest.raises(pv.DataError, match="needs finite numbers"):
+        fitted.partial_fit(np.where(later > 3, np.inf, later))
+    assert all(torch.equal(t, before[name]) for name, t in fitted.vae_.state_dict().items())
+    assert len(fitted.history_) == 4
+
+
+def estimator_of(vae, x):
+    with torch.no_grad():
+        return vae.encode(x).mean.numpy()
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_was_learnt_is_kept_when_interrupted(warm):
+    def interrupt(epoch):
+        if epoch >= 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    x = factors(40)
+    interrupted = estimator(epochs=4)
+    if warm:
+        interrupted.fit(x)
+    interrupted.beta = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.partial_fit(x) if warm else interrupted.fit(x)
+    assert len(interrupted.history_) == (5 if warm else 1)
+    assert np.isfinite(interrupted.score_samples(x)).all()
+    interrupted.beta = 1.0
+    assert len(interrupted.partial_fit(x).history_) == (9 if warm else 5)
 
 
 @pytest.mark.parametrize(("function", "names"), [(pv.build, BUILD_OPTIONS), (pv.fit, FIT_OPTIONS)])
@@ -305,6 +352,17 @@ def test_a_search_finds_the_number_of_factors():
     ).fit(x)
     assert search.best_params_ == {"vaeestimator__latent": 2}
     assert search.score(x) == search.best_estimator_.score_samples(x).mean()
+
+
+def test_a_search_over_priors_and_a_cross_validation():
+    x = factors(60)
+    folds = cross_val_score(linear(), x, cv=3, error_score="raise")
+    assert folds.shape == (3,)
+    mixture = {"name": "mixture", "components": 2}
+    search = GridSearchCV(linear(), {"prior": ["normal", mixture]}, cv=3, error_score="raise")
+    found = search.fit(x).cv_results_
+    np.testing.assert_allclose([found[f"split{n}_test_score"][0] for n in range(3)], folds)
+    assert search.best_params_["prior"] in ("normal", mixture)
 
 
 def test_a_clone_has_the_arguments_and_nothing_else():

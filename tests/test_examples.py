@@ -12,6 +12,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 FAST = ("03_counts",)
 
 
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")  # torch, of ONNX
 @pytest.mark.uses_store  # those of models that are no VAE, by Pyro's own SVI
 @pytest.mark.parametrize(
     "path",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -19,49 +18,6 @@ SAID = {"good": "✓ Good:", "fair": "! Check:", "bad": "✕ Bad:"}  # of a ligh
 
 
 HINT = "<p class='soft hint'>Wider than this window: scroll sideways.</p>"
-SEEN = "#8a93a055"  # the fill of what is observed
-
-
-def diagram(names: dict[str, str], num: int, seen_by: Sequence[str]) -> str:
-    """The plate of the data: z and x, what each is drawn from, the guide as a dashed arrow.
-
-    Where there is a c, arrows show which parts see it.
-    """
-    small, height = (
-        'text-anchor="middle" font-size="12" fill="currentColor"',
-        230 if seen_by else 152,
-    )
-    guide = names["guide"] + (", sees c" if "guide" in seen_by else "")
-    parts = [
-        f'<svg viewBox="0 0 400 {height + 20}" width="400" role="img" aria-label="plate diagram" '
-        'font-family="sans-serif">',
-        '<defs><marker id="tip" markerWidth="9" markerHeight="9" refX="8" refY="4" orient="auto">'
-        '<path d="M0 0 L9 4 L0 8 z" fill="currentColor"/></marker></defs>',
-        f'<rect x="20" y="12" width="350" height="{height}" rx="8" fill="none" stroke="#8a93a0"/>',
-        f'<text x="360" y="{height + 4}" text-anchor="end" font-size="12" fill="currentColor">'
-        f"data: {num}</text>",
-        _node(100, 75, "z", "none") + _node(290, 75, "x", SEEN),
-        '<path d="M124 68 L264 68" stroke="currentColor" marker-end="url(#tip)"/>',
-        '<path d="M271 91 C 230 126 160 126 119 92" fill="none" stroke="currentColor" '
-        'stroke-dasharray="4 3" marker-end="url(#tip)"/>',
-        f'<text x="100" y="38" {small}>{escape(names["prior"])}</text>',
-        f'<text x="195" y="58" {small}>{escape(names["likelihood"])}</text>',
-        f'<text x="195" y="135" {small}>guide: {escape(guide)}</text>',
-    ]
-
-    if seen_by:
-        parts.append(_node(195, 190, "c", SEEN))
-    if "prior" in seen_by:
-        parts.append('<path d="M178 172 L112 99" stroke="currentColor" marker-end="url(#tip)"/>')
-    if "likelihood" in seen_by:
-        parts.append('<path d="M212 172 L278 99" stroke="currentColor" marker-end="url(#tip)"/>')
-    return "".join([*parts, "</svg>"])
-
-
-def _node(x: int, y: int, name: str, fill: str) -> str:
-    circle = f'<circle cx="{x}" cy="{y}" r="24" fill="{fill}" stroke="currentColor"/>'
-    font = 'text-anchor="middle" font-size="17" font-style="italic" fill="currentColor"'
-    return f'{circle}<text x="{x}" y="{y + 6}" {font}>{name}</text>'
 
 
 def colour(good: Any, fair: Any) -> str:

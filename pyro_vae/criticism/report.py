@@ -16,6 +16,7 @@ import numpy as np
 import tomli_w
 import torch
 
+from ..assembly.card import diagram
 from ..data.files import write
 from ..density.identity import data_digest
 from ..density.problem import Problem
@@ -132,7 +133,7 @@ def _model(vae: VAE, problem: Problem) -> Iterator[str]:
     )
 
     seen_by = () if vae.condition is None else vae.condition.seen_by
-    yield "<h2>Model</h2>" + html.diagram(names, len(problem), seen_by)
+    yield "<h2>Model</h2>" + diagram(names, f"data: {len(problem)}", seen_by)
     yield f"<details><summary>Its spec</summary><pre>{escape(tomli_w.dumps(spec))}</pre></details>"
 
 

@@ -76,7 +76,7 @@ def history_of_what_was_interrupted(run: Run) -> Iterator[None]:
         error.add_note(
             f"fit was interrupted after {len(run.history)} epochs; the VAE has its parameters of "
             "now, or the best so far if there are validation data; the history is in the error's "
-            "attribute history"
+            "attribute history (in a notebook: import sys; sys.last_value.history)"
         )
         raise
 

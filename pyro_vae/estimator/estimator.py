@@ -1,15 +1,12 @@
 """A VAE as a scikit-learn estimator: for pipelines, cross-validation and searches over its
 arguments.
-
-This module imports scikit-learn, so the package imports it only when ``pyro_vae.VAEEstimator`` is
-first used."""
+"""
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -22,38 +19,30 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
-from .conditionals.base import Shape
-from .data.annotated import is_annotated
-from .data.arrays import as_rows
-from .data.columns import as_array, first_row, refuse_other_order
-from .data.labels import with_labels
-from .data.rows import Rows
-from .distributions.summaries import mean_or_average, mean_or_mode
-from .evidence.evidence import log_evidence
-from .guards import mode, seeded, whole_number
-from .spec.build import build
-from .spec.parts import Part
-from .training.fit import fit
-from .training.schedules import Schedule
-from .training.weighing import numbers_of
+from ..conditionals.base import Shape
+from ..data.columns import as_array, refuse_other_order
+from ..data.rows import Rows
+from ..distributions.summaries import mean_or_average, mean_or_mode
+from ..evidence.evidence import log_evidence
+from ..guards import mode, seeded, whole_number
+from ..spec.build import build
+from ..spec.parts import Part
+from ..training.fit import fit
+from ..training.schedules import Schedule
+from ..training.weighing import numbers_of
+from ..vae import VAE
+from .tables import continued, rows_of, seed_from
+
+if TYPE_CHECKING:
+    import pandas
 
 ROWS = 4096  # of latents, decoded at once
 BUILD_OPTIONS = ("latent", "prior", "likelihood", "guide", "missingness", "hidden")
-FIT_OPTIONS = (
-    "loss",
-    "particles",
-    "beta",
-    "free_bits",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "clip_norm",
-    "patience",
-    "compile",
-    "device",
-)
+OBJECTIVE = ("loss", "particles", "beta", "free_bits")
+STEPS = ("epochs", "batch_size", "learning_rate", "clip_norm", "patience", "compile", "device")
+FIT_OPTIONS = OBJECTIVE + STEPS
 
 
 class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, BaseEstimator):
@@ -63,7 +52,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
     table of shape ``(N, features)``, NaN where missing: an array, a frame (whose strings and
     categories are classes), a sparse one of scipy's or torch's, an AnnData, or :class:`.Rows`. For
     data of another shape and for data given c, use :func:`build` and :func:`fit`; for the error of
-    log p(x), use :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`.
+    log p(x), use :func:`log_evidence`, which also takes ``vae_``, the trained :class:`VAE`. A
+    search over `missingness`, or over densities and likelihoods of counts or classes together,
+    compares scores on different scales.
 
     After ``fit`` there are ``vae_``; ``history_``, a data frame with a row for each epoch;
     ``seed_``, with which ``log_evidence(vae_, X, seed=seed_)`` makes the draws of
@@ -155,30 +146,58 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             DataError: The data do not fit the likelihood.
             ValueError: An argument makes no sense, or X is no table of numbers.
             FloatingPointError: Training has diverged.
+            KeyboardInterrupt: Training was interrupted; what was learnt by then is kept.
 
         Warns:
             UserWarning: After at least 10 epochs no latent dimension is used.
         """
-        rows = self._rows(X, reset=True)
+        rows = rows_of(self, X, reset=True)
         refuse_other_order(X, sample_weight, "sample_weight")
         whole_number("num_samples", self.num_samples, at_least=1)
-        seed = _seed(self.random_state)
-        train, held_out = rows, None
+        seed = seed_from(self.random_state)
+        vae = build(rows, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
+        return self._train(vae, rows, sample_weight, seed, None)
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train ``vae_`` on, for `epochs` epochs more; where there is none, as ``fit``.
+
+        X may be other rows of the same columns: the parts of the VAE stay as they were built, with
+        their classes and trials. ``history_`` goes on.
+
+        Raises:
+            DataError, ValueError, FloatingPointError, KeyboardInterrupt: As ``fit``.
+        """
+        if not hasattr(self, "vae_"):
+            return self.fit(X, sample_weight=sample_weight)
+        rows = rows_of(self, X)
+        refuse_other_order(X, sample_weight, "sample_weight")
+        return self._train(self.vae_, rows, sample_weight, self.seed_, self.history_)
+
+    def _train(
+        self, vae: VAE, rows: Rows, sample_weight: Any, seed: int, before: pandas.DataFrame | None
+    ) -> Self:
+        """Train a VAE, whose history `before` is given, and keep it: interrupted as well."""
         weights = None if sample_weight is None else numbers_of(sample_weight, len(rows))
+        train, held_out = rows, None
         if self.validation_fraction is not None:
             parts = train_test_split(
                 np.arange(len(rows)), test_size=self.validation_fraction, random_state=seed
             )
             train, held_out = map(rows.only, parts)
             weights = None if weights is None else weights[parts[0]]
-
-        vae = build(rows, **{name: getattr(self, name) for name in BUILD_OPTIONS}, seed=seed)
         options = {name: getattr(self, name) for name in FIT_OPTIONS}
         options |= {"validation": held_out, "weights": weights, "seed": seed}
-        history = fit(vae, train, **options, progress=self.progress)
-        self.vae_ = vae
-        self.history_ = history
-        self.seed_ = seed
+        history = None
+        try:
+            history = fit(vae, train, **options, progress=self.progress)
+        except KeyboardInterrupt as error:
+            history = getattr(error, "history", None)
+            raise
+        finally:
+            if history is not None and len(history):
+                self.vae_ = vae
+                self.history_ = history if before is None else continued(before, history)
+                self.seed_ = seed
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -200,7 +219,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """
         check_is_fitted(self)
         found = log_evidence(
-            self.vae_, self._rows(X), num_samples=self.num_samples, seed=self.seed_
+            self.vae_, rows_of(self, X), num_samples=self.num_samples, seed=self.seed_
         )
         return found["log_evidence"].values
 
@@ -219,16 +238,16 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
             DataError, ValueError, NotFittedError: As ``score_samples``.
         """
         check_is_fitted(self)
-        rows = self._rows(X)
+        rows = rows_of(self, X)
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
             means = mean_or_average(self.vae_.encode(rows), self.num_samples)
             return means.flatten(1).numpy(force=True)
 
-    def inverse_transform(self, Z: Any) -> np.ndarray:
+    def inverse_transform(self, X: Any) -> np.ndarray:
         r"""The mean of :math:`p(x \mid z)`, or its mode where it has no mean (classes).
 
         Arguments:
-            Z: Latents, of the shape that ``transform`` returns.
+            X: Latents, of the shape that ``transform`` returns.
 
         Returns:
             An array of shape ``(N, features)`` in the precision of the VAE, or of objects
@@ -236,18 +255,18 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
 
         Raises:
             DataError: The latents have another shape.
-            ValueError: Z is no table of finite numbers.
+            ValueError: X is no table of finite numbers.
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
-        Z = check_array(Z, copy=True)
+        z = check_array(X, copy=True)
         shape = self.vae_.prior.event_shape
-        if Z.shape[1] == shape.numel():
-            Z = Z.reshape(len(Z), *shape)
+        if z.shape[1] == shape.numel():
+            z = z.reshape(len(z), *shape)
 
-        starts = range(0, len(Z), ROWS)
+        starts = range(0, len(z), ROWS)
         with torch.no_grad(), seeded(self.seed_), mode(self.vae_, training=False):
-            pieces = [mean_or_mode(self.vae_.decode(Z[start : start + ROWS])) for start in starts]
+            pieces = [mean_or_mode(self.vae_.decode(z[start : start + ROWS])) for start in starts]
         return as_array(self.vae_.named(torch.cat(pieces)))
 
     def sample(self, n_samples: int = 1, random_state: int | RandomState | None = 0) -> np.ndarray:
@@ -266,23 +285,12 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """
         check_is_fitted(self)
         whole_number("n_samples", n_samples, at_least=1)
-        return as_array(self.vae_.sample(n_samples, seed=_seed(random_state)))
+        return as_array(self.vae_.sample(n_samples, seed=seed_from(random_state)))
 
     @property
     def _n_features_out(self) -> int:
         """The number of names that ``get_feature_names_out`` gives."""
         return self.vae_.prior.event_shape.numel()
-
-    def _rows(self, X: Any, *, reset: bool = False) -> Rows:
-        """X as rows, if scikit-learn finds the columns of ``fit``; cells are checked later."""
-        table = X
-        if isinstance(X, (Rows, torch.Tensor)) or is_annotated(X):  # which it does not know
-            X = as_rows(X)
-            table = first_row(X)
-        has_labels = hasattr(X, "iloc") and with_labels(X) is not None
-        options = {"dtype": None if has_labels else "numeric", "accept_sparse": True}
-        validate_data(self, table, reset=reset, ensure_all_finite=False, **options)
-        return as_rows(X, labels=True)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -290,11 +298,3 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _seed(random_state: int | RandomState | None) -> int:
-    """A seed from what scikit-learn takes as random state."""
-    generator = check_random_state(random_state)
-    if isinstance(random_state, numbers.Integral):
-        return int(random_state)
-    return int(generator.randint(2**31))
