@@ -1,4 +1,5 @@
 """Your own loop over Pyro's SVI, and what Pyro says of the model.
+===============================================================
 
 A VAE's model and guide are Pyro functions, so all of a training loop can be yours: the optimiser,
 the batches, what is logged. Here the loop finds the factors behind the wine data, and reaches the

@@ -1,4 +1,5 @@
 """A Lightning module around a VAE: its trainer, its optimisers, its log.
+======================================================================
 
 Who trains everything by Lightning can train a VAE by it: the loss of a step is Pyro's ELBO of the
 VAE's model and guide, per datum, and the parameters are those of any torch module. What comes out

@@ -1,4 +1,5 @@
 """A loop under Hugging Face's Accelerate: the same code on a laptop, a GPU or several.
+====================================================================================
 
 Accelerate wraps model, optimiser and batches, and moves them to where it runs. In several processes
 it sums gradients only of what passes through the forward of the module that it has wrapped. So a

@@ -1,4 +1,5 @@
 """Encoder and decoder without Python: torch.export and ONNX, for batches of any size.
+===================================================================================
 
 A trained encoder may have to run where there is no Pyro: in a service, a browser, a phone. Its mean
 and standard deviation, and the mean of the decoder, are functions of tensors, and torch writes

@@ -1,4 +1,5 @@
 """A flow of another library, zuko, as a prior: any density is a conditional in a few lines.
+=========================================================================================
 
 Two interleaved half circles have latents that no single normal describes. A conditional is a module
 that gives a Pyro distribution; what a flow of zuko gives is one of torch's, so a class of twenty

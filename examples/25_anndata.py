@@ -1,4 +1,5 @@
 """Counts of single cells: an AnnData in, latents and corrected means back into it.
+================================================================================
 
 An AnnData as single-cell tools make them has raw counts in a layer, and of each cell its batch, its
 type and its depth. Two batches measure the same three types with different genes lifted. A VAE
