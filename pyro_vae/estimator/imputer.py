@@ -57,9 +57,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Example:
         >>> X = torch.randn(100, 3).numpy()
-        >>> X[0, 1] = math.nan
+        >>> X[0, 1] = np.nan
         >>> filled = VAEImputer(VAEEstimator(latent=1, hidden=[2], epochs=5)).fit_transform(X)
-        >>> np.isnan(filled).any(), (filled[1:] == X[1:]).all()
+        >>> bool(np.isnan(filled).any()), bool((filled[1:] == X[1:]).all())
         (False, True)
     """
 
@@ -181,6 +181,3 @@ def _refuse_without_mode(rows: Rows, draws: Tensor, most_often: Tensor) -> None:
             f"strategy 'mode' needs values that occur again; got {len(draws)} draws of column "
             f"{rows.name_of(column)}, all different; a continuous column has strategy 'median'"
         )
-
-
-__all__ = ["VAEImputer"]
