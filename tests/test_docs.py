@@ -147,6 +147,8 @@ SLOW_PAGES = {"a_first_model", "guide_against_mcmc", "is_my_log_p_right", "swap_
 def test_a_page_of_the_site_runs(path, tmp_path, monkeypatch):
     """All code and commands, in one scope, down to a tool that is not installed; all pictures.
 
+    A spec in TOML whose first line is a comment with a name lies in a file of that name.
+
     To draw them anew, then copy runs/pages/*/*.png to docs/images/learn:
     pytest tests/test_docs.py -k learn/ --basetemp=runs/pages
     """
@@ -154,6 +156,8 @@ def test_a_page_of_the_site_runs(path, tmp_path, monkeypatch):
     parts = re.findall(r"```(python|sh)\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
+    for name, spec in re.findall(r"```toml\n# (\S+\.toml)\n(.*?)```", page, flags=re.DOTALL):
+        Path(name).write_text(spec)
     scope = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few draws and epochs, and of other tools
