@@ -34,7 +34,9 @@ class Reader(HTMLParser):
 def read(shown):
     found = Reader(shown._repr_html_())
     assert not {"script", "link", "iframe", "style"} & set(found.tags)
-    assert all(source.startswith("data:image/png;base64,") for source in found.sources)
+    embedded = ("data:image/png;base64,", "data:image/svg+xml;base64,")
+    assert all(source.startswith(embedded) for source in found.sources)
+    assert not any("scroll" in word for word in found.words)  # which only a page of its own can
     return found
 
 

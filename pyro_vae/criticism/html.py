@@ -34,14 +34,18 @@ def light(colour: str, text: str, explained: str = "") -> str:
 
 
 def image(figure: Figure, alternative: str) -> str:
-    """A picture inside the page, as SVG where that is smaller, and what to read in its place."""
+    """A picture inside the page, which scrolls where it is wider than the window."""
+    is_big = figure.get_figwidth() > 7
+    shown = img(figure, alternative, 'class="big"' if is_big else "")
+    return wide(shown, alternative) + (HINT if is_big else "")
+
+
+def img(figure: Figure, alternative: str, attributes: str = "") -> str:
+    """A picture alone, as SVG where that is smaller, and what to read in its place."""
     contents = [("svg+xml", _saved(figure, "svg")), ("png", _saved(figure, "png"))]
     kind, content = min(contents, key=lambda one: len(one[1]))
-    size = "big" if figure.get_figwidth() > 7 else "small"
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    hint = HINT if size == "big" else ""
-    shown = f'<img class={size} alt="{escape(alternative)}" src="{source}">'
-    return wide(shown, alternative) + hint
+    return f'<img {attributes} alt="{escape(alternative)}" src="{source}">'
 
 
 def _saved(figure: Figure, kind: str) -> bytes:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+FITS = 'style="max-width: 100%; background: #fff"'  # into a cell, on white paper
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -75,7 +77,7 @@ def _evidence(result: xarray.Dataset) -> Shown:
     }
     why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
     flagged = f"{about['flagged']} flagged" + (f": {why}" if why else "")
-    picture = _picture(html.image(plots.evidence(result), "log p(x) and k-hat"))
+    picture = html.img(plots.evidence(result), "log p(x) and k-hat", FITS)
     words = f"<p><b>{escape(mean)}</b></p><p>{escape(flagged)}</p>"
     return Shown(f"<div>{words}{picture}</div>", f"{mean}; {flagged}")
 
@@ -86,10 +88,5 @@ def _history(history: pandas.DataFrame) -> Shown:
     names = [name for name in ("loss", "validation") if name in history]
     figures = ", ".join(f"{name} {last[name]:.3f}" for name in names)
     said = f"{len(history)} epochs: {figures} nats per datum"
-    picture = _picture(html.image(plots.training(history), "losses"))
+    picture = html.img(plots.training(history), "losses", FITS)
     return Shown(f"<div><p><b>{escape(said)}</b></p>{picture}</div>", said)
-
-
-def _picture(image: str) -> str:
-    """A picture no wider than the cell; its paper is white, on a dark page as well."""
-    return image.replace("<img ", '<img style="max-width: 100%" ', 1)
