@@ -129,7 +129,20 @@ def test_a_page_runs(page, number, tmp_path, monkeypatch):
 
 
 SITE = sorted([*(ROOT / "docs/learn").glob("*.md"), *(ROOT / "docs/do").glob("*.md")])
-SLOW_PAGES = {"a_first_model", "guide_against_mcmc", "is_my_log_p_right", "swap_and_judge"}
+SLOW_PAGES = {
+    "a_first_model",
+    "choose_a_guide",
+    "choose_a_loss",
+    "choose_a_prior",
+    "choose_an_estimator",
+    "choose_the_number_of_latents",
+    "from_pyro",
+    "guide_against_mcmc",
+    "is_my_log_p_right",
+    "khat_is_high",
+    "scikit_learn",
+    "swap_and_judge",
+}
 
 
 @pytest.mark.uses_store

@@ -70,6 +70,7 @@ def given(x, num, *, missing):
     return rows, torch.randn(num, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_graphs_of_encoder_and_decoder_take_any_number_of_rows(name):
     x, parts = PARTS[name]
