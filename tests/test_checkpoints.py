@@ -539,7 +539,8 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"Trained {epochs + 3} epochs" in done.stdout
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    afresh = [*command, "--overwrite"]
+    again = subprocess.run(afresh, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 2
     assert "resume=True (--resume) goes on" in again.stderr
 
