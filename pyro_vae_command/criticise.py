@@ -111,7 +111,8 @@ def compare_models(
 
     `pyro-vae compare-models normal.safetensors vamp.safetensors digits`
 
-    Rows that any of the models was trained on are left out, unless --rows says otherwise."""
+    Rows that any of the models was trained on are left out, where its file says which, unless
+    --rows says otherwise."""
     prepare_file(out, ".csv")
     from pyro_vae.cli import evaluate as work
 

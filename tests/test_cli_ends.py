@@ -126,6 +126,17 @@ def test_a_closed_pipe_is_quiet():
 
 
 @pytest.mark.slow
+def test_a_fit_goes_on_where_its_reader_has_gone(folder):
+    command = [sys.executable, "-m", "pyro_vae", "fit", "x.npy", "--epochs", "1", "--hidden", "4"]
+    process = subprocess.Popen(
+        [*command, "-o", "unread.safetensors"], cwd=folder, stdout=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert (folder / "unread.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_what_there_is_and_ends_with_130(folder):
     fit = ["fit", "x.npy", "-o", "new.safetensors", "--epochs", "100000", "--hidden", "8"]
     command = [sys.executable, "-c", START, *fit, "--checkpoint", "states"]

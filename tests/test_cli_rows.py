@@ -182,6 +182,8 @@ def test_a_model_is_not_replaced_unless_told(folder):
     refused = run("fit", "x.npy", *QUICK, "--seed", 1, "-o", "m.safetensors")
     assert refused.exit_code == 2
     assert "m.safetensors is there already; give --overwrite" in refused.stderr
+    refused = run("fit", "x.npy", *QUICK, "-o", "m.safetensors", "--checkpoint", "new", "--resume")
+    assert "m.safetensors is there already; give --overwrite" in refused.stderr
     assert (folder / "m.safetensors").read_bytes() == before
     done("fit", "x.npy", *QUICK, "--seed", 1, "-o", "m.safetensors", "--overwrite")
     assert (folder / "m.safetensors").read_bytes() != before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,12 @@ class Fit:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+def _goes_on(asked: Fit) -> bool:
+    """Whether there is a training to resume."""
+    folder = asked.options["checkpoint"]
+    return asked.options["resume"] and folder is not None and any(Path(folder).glob("state-*"))
+
+
 def fit(asked: Fit, given: dict[str, str | None], *, overwrite: bool, as_json: bool) -> None:
     """Train a model, save and score it, and say how it went.
 
@@ -67,7 +74,7 @@ def fit(asked: Fit, given: dict[str, str | None], *, overwrite: bool, as_json: b
         as_json: Whether to write a JSON document.
     """
     check_loss(asked.options["loss"])
-    if asked.out.exists() and not (overwrite or asked.options["resume"]):
+    if asked.out.exists() and not (overwrite or _goes_on(asked)):
         raise ValueError(
             f"{asked.out} is there already; give --overwrite to replace it, or another name"
         )
@@ -75,7 +82,8 @@ def fit(asked: Fit, given: dict[str, str | None], *, overwrite: bool, as_json: b
 
     def say(text: str) -> None:
         if is_first():
-            typer.echo(text, err=as_json)
+            with contextlib.suppress(BrokenPipeError):  # the reader may go; the work goes on
+                typer.echo(text, err=as_json)
 
     document = fitted(asked, say)
     if document is None:

@@ -162,7 +162,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMix
         """Train ``vae_`` on, for `epochs` epochs more; where there is none, as ``fit``.
 
         X may be other rows of the same columns: the parts of the VAE stay as they were built, with
-        their classes and trials. ``history_`` goes on.
+        their classes and trials. ``history_`` goes on, but schedules and the optimiser start anew.
 
         Raises:
             DataError, ValueError, FloatingPointError, KeyboardInterrupt: As ``fit``.
