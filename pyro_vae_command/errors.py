@@ -54,11 +54,11 @@ class Command(TyperGroup):
         return super().parse_args(ctx, args)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        with _reader_may_go():
+        with reader_may_go():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        with _reader_may_go():
+        with reader_may_go():
             return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> Any:
@@ -71,16 +71,22 @@ class Command(TyperGroup):
 
 
 @contextlib.contextmanager
-def _reader_may_go() -> Iterator[None]:
-    """Where the reader of the output has gone, such as ``head``, the command ends well."""
+def reader_may_go() -> Iterator[None]:
+    """Where the reader of the output has gone, such as ``head``, the command ends as it was about
+    to, or well.
+    """
+    code = 0
     try:
         try:
             yield
+        except typer.Exit as ended:
+            code = ended.exit_code
+            raise
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None
+        raise typer.Exit(code) from None
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
@@ -119,9 +125,17 @@ def _shown_log() -> Iterator[None]:
 
 
 class _Shown(logging.Handler):
+    """Shows each message once, however many models read the same file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
-        if is_first():
-            _print_error(record.getMessage())
+        message = record.getMessage()
+        if is_first() and message not in self.shown:
+            self.shown.add(message)
+            _print_error(message)
 
 
 def _message_for_user(error: Exception) -> str | None:

@@ -3,6 +3,7 @@ them. A test that is not marked slow has five seconds.
 """
 
 import os
+import signal
 
 import matplotlib
 import pyro
@@ -13,6 +14,8 @@ from setting import on, setting
 import pyro_vae as pv
 
 matplotlib.use("agg")
+# Ctrl-C as in the foreground: a shell starts jobs in the background without it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the tensors are small, and other processes may want the other core
 
 SEEDS = int(os.environ.get("PYRO_VAE_SEEDS", 10))

@@ -452,7 +452,7 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     (
         "condition",
         ["fit", "two.npz", "--key", "a", "--condition", "classes.csv", "-o", "m.safetensors"],
-        "c must have shape (20,)",
+        "--condition needs a row for each datum; got 40 rows for 20 data",
     ),
     ("no spec", [*FIT, "--spec", "none.toml"], "there is no spec file 'none.toml'"),
     ("broken spec", [*FIT, "--spec", "broken.toml"], "broken.toml is no TOML: "),
@@ -465,7 +465,7 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     (
         "module",
         [*FIT, "--spec", "module.toml"],
-        "modules: No module named 'no_such_module'; put it beside the spec file",
+        "modules: No module named 'no_such_module'; put it into ",
     ),
     (
         "both",
@@ -670,7 +670,7 @@ def test_a_model_with_parts_of_the_users_own(files, monkeypatch):
         )
         assert "cli_gumbel" in done("describe", "fitted.safetensors", "--module", "my_part").stdout
         assert (
-            "--module no_part: No module named 'no_part'"
+            "--module: No module named 'no_part'"
             in run("describe", "normal", "--module", "no_part").stderr
         )
     finally:

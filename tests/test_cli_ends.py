@@ -125,6 +125,32 @@ def test_a_closed_pipe_is_quiet():
     assert process.wait() == 0
 
 
+FAILING = """
+import typer
+from pyro_vae_command.errors import reader_may_go
+try:
+    with reader_may_go():
+        try:
+            print("something")
+        finally:
+            raise typer.Exit(1)
+except typer.Exit as ended:
+    raise SystemExit(ended.exit_code)
+"""
+
+
+def test_a_failure_is_told_to_a_shell_whose_reader_has_gone():
+    """As of ``pyro-vae check | head -1`` under ``pipefail``."""
+    command = [sys.executable, "-c", FAILING]
+    reader, writer = os.pipe()
+    os.close(reader)
+    for unbuffered in ("", "1"):  # the pipe is found closed at the end, or by the first line
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(command, stdout=writer, cwd=ROOT, env=environment)
+        assert ended.returncode == 1
+    os.close(writer)
+
+
 @pytest.mark.slow
 def test_a_fit_goes_on_where_its_reader_has_gone(folder):
     command = [sys.executable, "-m", "pyro_vae", "fit", "x.npy", "--epochs", "1", "--hidden", "4"]

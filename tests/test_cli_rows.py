@@ -190,3 +190,14 @@ def test_a_model_is_not_replaced_unless_told(folder):
     wrong = run("fit", "x.npy", *QUICK, "-o", "m.pt")
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "the file must end in .safetensors; got 'm.pt'" in wrong.stderr
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_a_model_that_does_not_say_its_rows_is_named_beside_others():
+    done("fit", "x.npy", *QUICK, "-o", "one.safetensors")
+    pv.save(pv.load("one.safetensors"), "other.safetensors")
+    quick = ["x.npy", "--num-samples", 30]
+    told = done("compare-models", "one.safetensors", "other.safetensors", *quick).stderr
+    assert "other.safetensors does not say which rows it was trained on; these may be" in told
+    told = done("compare-models", "other.safetensors", *quick).stderr
+    assert "does not say" not in told

@@ -1,6 +1,7 @@
 """A grid of specs, and the command that fits and compares them."""
 
 import json
+import sys
 
 import numpy as np
 import pandas
@@ -9,11 +10,14 @@ from typer.testing import CliRunner
 
 import pyro_vae as pv
 from pyro_vae.cli import sweep as work
+from pyro_vae.cli import train
+from pyro_vae.cli.swept import verdict
 from pyro_vae.spec.grid import MOST, expand, folder_name
 from pyro_vae_command import app
 
+LIKELIHOOD = '{name = "poisson", network = {name = "mlp", hidden = [4]}}'
 NETWORKS = (
-    'likelihood = {name = "poisson", network = {name = "mlp", hidden = [4]}}\n'
+    f"likelihood = {LIKELIHOOD}\n"
     'guide = {name = "normal", network = {name = "mlp", hidden = [4]}}\n'
 )
 
@@ -65,6 +69,8 @@ def test_numbers_in_tables_are_a_grid_and_lists_that_are_values_stay():
     assert expand({"guide": guide}) == {"model": {"guide": guide}}
     two = expand({"guide": {"name": "normal", "network": {**network, "hidden": [[200], [50, 50]]}}})
     assert [spec["guide"]["network"]["hidden"] for spec in two.values()] == [[200], [50, 50]]
+    network["activation"], network["log1p"] = ["relu", "tanh"], [True, False]
+    assert len(expand({"guide": {"name": "normal", "network": network}})) == 4
     columns = {"columns": ["a", "b"], "modules": ["mine"], "event": [2]}
     assert expand(columns) == {"model": columns}
 
@@ -161,38 +167,151 @@ def test_what_is_there_is_not_made_again(folder, monkeypatch):
     assert len(made) == 4, "of other data all are made"
 
 
+OWN = """
+import pyro_vae as pv
+from pyro_vae.conditionals.networks import Network
+
+class Mine(pv.MLP, name="my_mlp"):
+    def __init__(self, in_shape, out_features, *, width: int = 4):
+        super().__init__(in_shape, out_features, hidden=[width])
+"""
+
+
 @pytest.mark.filterwarnings("ignore:log p")
-def test_a_run_that_fails_is_told_of_and_the_others_go_on(folder):
-    (folder / "grid.toml").write_text(f'latent = [2]\nprior = ["gama", "normal"]\n{NETWORKS}')
+def test_code_of_ones_own_is_a_part_of_the_run(folder, monkeypatch):
+    (folder / "my_sweep_part.py").write_text(OWN)
+    grid = 'latent = 1\nmodules = ["my_sweep_part"]\nlikelihood = "poisson"\n'
+    network = 'guide = {name = "normal", network = {name = "my_mlp", width = [2, 3]}}'
+    (folder / "grid.toml").write_text(grid.replace('"poisson"', LIKELIHOOD) + network)
+    paths, made, make = list(sys.path), [], work.make
+    monkeypatch.setattr(work, "make", lambda run: made.append(run.name) or make(run))
+    result = run(*SWEEP)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert len(made) == 2, "a number of a part of one's own is a grid"
+    assert run(*SWEEP).exit_code == 0
+    assert len(made) == 2
+    with (folder / "my_sweep_part.py").open("a") as file:
+        file.write("# changed\n")
+    assert run(*SWEEP).exit_code == 0
+    assert len(made) == 4
+    assert sys.path == paths
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_other_columns_of_obs_are_another_sweep(folder, monkeypatch):
+    anndata = pytest.importorskip("anndata")
+    cells = anndata.AnnData(np.load("x.npy").astype("float32"))
+    made, make = [], work.make
+    monkeypatch.setattr(work, "make", lambda run: made.append(run.name) or make(run))
+    of_cells = [*SWEEP[:2], "x.h5ad", *SWEEP[3:], "--condition", "dose"]
+    for dose, number in [(0.5, 2), (0.5, 2), (1.5, 4)]:
+        cells.obs["dose"] = dose + np.arange(40.0)
+        cells.write_h5ad("x.h5ad")
+        result = run(*of_cells)
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert len(made) == number
+
+
+def failing(name):
+    """What stands in for ``fitted``, and fails for one model."""
+    usual = work.fitted
+
+    def fitted(fit, say):
+        if fit.spec["prior"] in name:
+            raise FloatingPointError("the loss is nan")
+        return usual(fit, say)
+
+    return fitted
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_a_run_that_fails_is_told_of_and_the_others_go_on(folder, monkeypatch):
+    priors = 'prior = ["laplace", "normal"]'
+    (folder / "grid.toml").write_text(f"latent = [2]\n{priors}\n{NETWORKS}")
+    monkeypatch.setattr(work, "fitted", failing(["laplace"]))
     result = run(*SWEEP, "--json")
     assert result.exit_code == 1
-    assert "prior=gama failed: ValueError: prior: no conditional is named 'gama'" in result.stderr
+    assert "prior=laplace failed: FloatingPointError: the loss is nan" in result.stderr
     told = json.loads(result.stdout)
     assert [row["model"] for row in told["models"]] == ["prior=normal"]
-    assert list(told["failed"]) == ["prior=gama"]
-    (folder / "grid.toml").write_text(f'latent = [2]\nprior = ["gama", "gma"]\n{NETWORKS}')
-    result = run(*SWEEP)
+    assert list(told["failed"]) == ["prior=laplace"]
+    monkeypatch.setattr(work, "fitted", failing(["laplace", "normal"]))
+    result = run(*SWEEP, "-o", "none")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "all 2 runs failed" in result.stderr
 
 
-def test_an_interrupted_run_is_resumed(folder, monkeypatch):
-    whole = work.fitted
+@pytest.mark.filterwarnings("ignore:log p")
+def test_an_interrupted_sweep_goes_on_within_the_model(folder, monkeypatch):
+    """The first model is whole, the second has one epoch of two."""
+    usual, trained = train.fit_vae, []
 
-    def interrupted(fit, say):
-        raise KeyboardInterrupt
+    def interrupted(vae, *data, **options):
+        trained.append(options["epochs"])
+        if len(trained) == 2:
+            usual(vae, *data, **{**options, "epochs": 1})
+            raise KeyboardInterrupt
+        return usual(vae, *data, **options)
 
-    monkeypatch.setattr(work, "fitted", interrupted)
+    monkeypatch.setattr(train, "fit_vae", interrupted)
     assert run(*SWEEP).exit_code == 130
-    monkeypatch.setattr(work, "fitted", whole)
-    assert run(*SWEEP).exit_code == 0
+    result = run(*SWEEP, "--json")
+    assert result.exit_code == 0
+    assert "1 runs are there already" in result.stderr
+    assert len(trained) == 3
+    whole = run(*SWEEP[:4], "whole", *SWEEP[5:], "--json")
+    one, other = (json.loads(text.stdout)["models"] for text in (result, whole))
+    for row, same in zip(one, other, strict=True):
+        assert (row["model"], row["log_evidence"]) == (same["model"], same["log_evidence"])
+
+
+def test_the_verdict_tells_apart_what_the_data_do():
+    def models(differences):
+        columns = {"difference": differences, "difference_se": 1.0, "num_parameters": [9, 5, 7]}
+        return pandas.DataFrame(columns, index=["a", "b", "c"])
+
+    assert verdict(models([0.0, -1.9, -2.1])) == (
+        "a has the highest log p(x), but these data do not tell 2 of the 3 models apart, those "
+        "within 2 standard errors of it; the smallest of these is b."
+    )
+    alone = "a has the highest log p(x), by more than 2 standard errors."
+    assert verdict(models([0.0, -3.0, -4.0])) == alone
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ('prior = ["normal", "gama"]', "prior=gama: prior: no conditional is named 'gama'"),
+        ("latents = [2, 4]", "pyro-vae: latents: a spec has no such entry; did you mean 'latent'"),
+        ("hidden = [[4], [8]]", "hidden: a spec has no such entry"),
+    ],
+)
+def test_what_no_model_can_be_is_refused_before_any_is_fitted(folder, monkeypatch, grid, message):
+    monkeypatch.setattr(work, "make", None)
+    (folder / "grid.toml").write_text(f"latent = 2\n{grid}\n{NETWORKS}")
+    result = run(*SWEEP)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_densities_and_probabilities_are_refused_before_any_is_fitted(folder, monkeypatch):
+    monkeypatch.setattr(work, "make", None)
+    network = '{name = "mlp", hidden = [4]}'
+    both = ", ".join(f'{{name = "{name}", network = {network}}}' for name in ("normal", "poisson"))
+    guide = NETWORKS.splitlines()[1]
+    (folder / "grid.toml").write_text(f"latent = 2\nlikelihood = [{both}]\n{guide}\n")
+    result = run(*SWEEP)
+    assert result.exit_code == 2
+    assert "sweep needs one scale for all models" in result.stderr
 
 
 def test_what_makes_no_sense_is_refused_before_the_work(folder):
+    np.save("c.npy", np.zeros((39, 1)))
     for options, message in {
         ("--validation", "0"): "give --validation above 0",
         ("--loss", "elb"): "no loss is named 'elb'",
         ("--jobs", "0"): "Invalid value for '--jobs'",
+        ("--condition", "c.npy"): "--condition needs a row for each datum; got 39 rows for 40",
     }.items():
         result = run(*SWEEP, *options)
         assert result.exit_code == 2

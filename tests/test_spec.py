@@ -443,7 +443,7 @@ def test_modules_of_the_user_are_imported_from_beside_the_spec(tmp_path, monkeyp
         pv.Conditional.registry.pop("my_gumbel", None)
     with pytest.raises(
         ValueError,
-        match="modules: No module named 'my_famly'; put it beside the spec file or on PY",
+        match="modules: No module named 'my_famly'; put it on PYTHONPATH",
     ):
         pv.build({**SPEC, "modules": ["my_famly"]})
     with pytest.raises(

@@ -4,7 +4,6 @@ A word that means nothing is refused before the work begins."""
 
 from __future__ import annotations
 
-import importlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..data.columns import in_order
 from ..data.labels import with_labels
 from ..data.rows import Rows
 from ..spec.checkpoint import load
-from ..spec.files import importable
+from ..spec.files import import_modules
 from ..spec.parts import Part
 from ..spec.split import Split, read_split
 from ..vae import VAE
@@ -67,16 +66,24 @@ def parse_part(role: str, text: str | None) -> Part | None:
         raise ValueError(f"--{role} is no table in TOML: {error}; {form}") from None
 
 
-def import_modules(modules: list[str] | None) -> None:
+def import_own_parts(modules: list[str] | None) -> None:
     """Import the modules with the user's own parts. A model file never says what to import."""
-    with importable(Path.cwd()):
-        for module in modules or ():
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                raise ValueError(
-                    f"--module {module}: {error}; run from its folder, or set PYTHONPATH"
-                ) from None
+    import_modules("--module", modules or [], Path.cwd())
+
+
+def read_data(wanted: Wanted) -> tuple[Rows, Any]:
+    """The data, all of them, and what they are conditional on.
+
+    Raises:
+        ValueError: There are more rows of the one than of the other.
+    """
+    x = read_rows(wanted.source, wanted.key)
+    c = read_condition(wanted.condition, x)
+    if c is not None and len(c) != len(x):
+        raise ValueError(
+            f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data"
+        )
+    return x, c
 
 
 def read_rows(source: str, key: str | None = None) -> Rows:
@@ -128,48 +135,55 @@ def load_models(
 
     A line on stderr tells which rows are used, where not all are.
     """
-    import_modules(modules)
+    import_own_parts(modules)
     vaes = [load(model, device=device) for model in models]
-    x = read_rows(wanted.source, wanted.key)
-    c = read_condition(wanted.condition, x)
+    x, c = read_data(wanted)
     for vae, model in zip(vaes, models, strict=True):
         require_condition(vae, model, c, "datum")
-    if c is not None and len(c) != len(x):
-        raise ValueError(
-            f"--condition needs a row for each datum; got {len(c)} rows for {len(x)} data"
-        )
 
+    splits = {model: read_split(model) for model in models}
+    _tell_of_unknown_rows(splits)
     found = [
         split
-        for vae, model in zip(vaes, models, strict=True)
-        if (split := read_split(model)) is not None and split.is_of(in_order(x, vae.columns))
+        for vae, split in zip(vaes, splits.values(), strict=True)
+        if split is not None and split.is_of(in_order(x, vae.columns))
     ]
-    used = _used(found, len(x), wanted.rows)[: wanted.num]
+    used = _used(found, len(x), wanted)
     if len(used) == len(x):
         return vaes, x, c
     return vaes, x.only(used), select(c, used)
 
 
-def _used(splits: list[Split], num: int, rows: str | None) -> np.ndarray:
+def _tell_of_unknown_rows(splits: dict[Path, Split | None]) -> None:
+    """Say which models do not tell what they were trained on, where others do."""
+    silent = [model.name for model, split in splits.items() if split is None]
+    if 0 < len(silent) < len(splits):
+        told = f"{', '.join(silent)} does not say which rows it was trained on; these may be some"
+        typer.echo(f"pyro-vae: {told}", err=True)
+
+
+def _used(splits: list[Split], num: int, wanted: Wanted) -> np.ndarray:
     """The numbers of the rows to use, of data that models were fitted to with these splits."""
-    everything = np.arange(num)
+    everything, rows = np.arange(num), wanted.rows
     if rows == "all" or not (splits or rows):
-        return everything
+        return everything[: wanted.num]
     if not splits:
         raise ValueError(
             f"--rows {rows} needs the data that the model was fitted to by pyro-vae fit; got other "
             "data; leave --rows out"
         )
 
-    wanted = rows or "held-out"
-    masks = [split.held_out if wanted == "held-out" else ~split.held_out for split in splits]
-    used = everything[np.logical_and.reduce(masks)]
-    if not len(used) and rows is None and not any(split.held_out.any() for split in splits):
+    kind = rows or "held-out"
+    masks = [split.held_out if kind == "held-out" else ~split.held_out for split in splits]
+    found = everything[np.logical_and.reduce(masks)]
+    if not len(found) and rows is None and not any(split.held_out.any() for split in splits):
         typer.echo("pyro-vae: all data were trained on: none was held out", err=True)
-        return everything
-    if not len(used):
-        raise ValueError(f"no row of the data is {wanted} in every model; give --rows all")
-    doing = "held out in" if wanted == "held-out" else "used for"
-    told = f"{len(used)} of {num} data, those {doing} training; --rows all for all"
+        return everything[: wanted.num]
+    if not len(found):
+        raise ValueError(f"no row of the data is {kind} in every model; give --rows all")
+    used = found[: wanted.num]
+    first = "those" if len(used) == len(found) else f"the first of {len(found)}"
+    doing = "held out in" if kind == "held-out" else "used for"
+    told = f"{len(used)} of {num} data, {first} {doing} training; --rows all for all"
     typer.echo(f"pyro-vae: {told}", err=True)
     return used

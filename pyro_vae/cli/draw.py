@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.columns import as_array, framed
 from ..spec.checkpoint import load
-from .arguments import Wanted, import_modules, read_condition, read_rows, require_condition
+from .arguments import Wanted, import_own_parts, read_condition, read_rows, require_condition
 from .terminal import write_json
 
 NUM_DRAWN = 16
@@ -29,7 +29,7 @@ def sample(
     as_json: bool,
 ) -> None:
     """Draw data from a saved model; to a file, or as CSV or JSON to stdout."""
-    import_modules(modules)
+    import_own_parts(modules)
     vae = load(model, device=device)
     c = read_condition(condition)
     require_condition(vae, model, c, "draw")
@@ -77,7 +77,7 @@ def classify(
     """The most probable class of each datum, and the probability of each class."""
     import pandas
 
-    import_modules(modules)
+    import_own_parts(modules)
     vae = load(model, device=device)
     x = read_rows(wanted.source, wanted.key)
     x = x.only(np.arange(len(x))[: wanted.num])

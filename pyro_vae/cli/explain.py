@@ -24,7 +24,7 @@ from ..data.arrays import as_rows
 from ..spec.build import build
 from ..spec.checkpoint import load
 from ..spec.describe import describe
-from .arguments import import_modules
+from .arguments import import_own_parts
 from .catalogue import roles, small_spec
 from .plaintext import plain
 from .terminal import write_json
@@ -35,7 +35,7 @@ OPTIONAL = ("links",)  # arguments without a default that need not be given
 
 def describe_name(name: str, modules: list[str] | None, *, as_json: bool) -> None:
     """Explain a name, or show what a saved model is."""
-    import_modules(modules)
+    import_own_parts(modules)
     text = explain(name)
     if as_json:
         is_model = text.startswith("#")

@@ -43,15 +43,17 @@ def check(seed: int, *, use_references: bool, as_json: bool) -> None:
     found = check_references(seed) if use_references else check_estimators(seed)
     against = "the reference set" if use_references else "closed forms"
     failed = "FAIL" in map(_verdict, found.itertuples())
-    if as_json:
-        rows = [{**row, "verdict": verdict} for row, verdict in _rows_and_verdicts(found)]
-        write_json({"against": against, "failed": failed, "checks": rows})
-    else:
-        console().print(table(found, against))
-        passed = int(found.passed.sum())
-        typer.echo(f"{passed} of {len(found)} passed in {found.seconds.sum():.0f} s.")
-    if failed:
-        raise typer.Exit(1)
+    try:
+        if as_json:
+            rows = [{**row, "verdict": verdict} for row, verdict in _rows_and_verdicts(found)]
+            write_json({"against": against, "failed": failed, "checks": rows})
+        else:
+            console().print(table(found, against))
+            passed = int(found.passed.sum())
+            typer.echo(f"{passed} of {len(found)} passed in {found.seconds.sum():.0f} s.")
+    finally:  # also where its reader has gone
+        if failed:
+            raise typer.Exit(1)
 
 
 def _rows_and_verdicts(found: pandas.DataFrame) -> zip[tuple[dict[str, Any], str]]:

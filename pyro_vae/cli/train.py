@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from ..evidence.evidence import log_evidence
 from ..spec.build import build
 from ..spec.checkpoint import save
 from ..spec.describe import describe
+from ..spec.grid import ROLES
 from ..spec.split import Split
 from ..training.fit import fit as fit_vae
 from ..training.losses import losses
 from ..vae import VAE
-from .arguments import Wanted, parse_part, parse_sizes, read_condition, read_rows, select
+from .arguments import Wanted, parse_part, parse_sizes, read_data, select
 from .launched import process_group
 from .terminal import write_json
 
-ROLES = ("prior", "likelihood", "guide", "missingness", "classifier")
 SIZES = ("latent", "hidden")
 
 
@@ -78,7 +78,7 @@ def fit(asked: Fit, given: dict[str, str | None], *, overwrite: bool, as_json: b
         raise ValueError(
             f"{asked.out} is there already; give --overwrite to replace it, or another name"
         )
-    asked.parts.update(_parsed(asked.spec, given))
+    asked = replace(asked, parts=_parsed(asked.spec, given))
 
     def say(text: str) -> None:
         if is_first():
@@ -105,8 +105,7 @@ def fitted(asked: Fit, say: Callable[[str], None]) -> dict[str, Any] | None:
         How it went; None in all processes that were launched but the first.
     """
     with process_group(asked.device) as device:
-        x = read_rows(asked.wanted.source, asked.wanted.key)
-        c = read_condition(asked.wanted.condition, x)
+        x, c = read_data(asked.wanted)
         train, held_out = split_rows(len(x), asked.validation, asked.seed)
         x_held_out, c_held_out = x.only(held_out), select(c, held_out)
         options = dict(asked.options)

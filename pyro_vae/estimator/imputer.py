@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..assembly.imputation import impute
 from ..assembly.streams import joined, rows_at_once
+from ..conditionals.base import Conditional
 from ..conditionals.classes import Categorical, Ordinal
 from ..conditionals.columns import Columns
 from ..data.columns import as_array
@@ -89,8 +91,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise TypeError(
                 f"VAEImputer needs its estimator as a VAEEstimator; got {estimator!r:.40}"
             )
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy must be one of {STRATEGIES}; got {self.strategy!r}")
+        _check(self.strategy)
         rows_of(self, X, reset=True)
         try:
             estimator.fit(X)
@@ -109,11 +110,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Raises:
             DataError: The data do not fit the likelihood, or it does not factorise over cells.
-            ValueError: X is no table of numbers, its columns are not those of ``fit``, or a
-                continuous column was to have a mode.
+            ValueError: X is no table of numbers, its columns are not those of ``fit``, there is no
+                such strategy, or a continuous column was to have a mode.
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
+        _check(self.strategy)
         given = rows_of(self, X)
         vae, seed = self.estimator_.vae_, self.estimator_.seed_
         rows = vae.check(given)
@@ -131,53 +133,72 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _check(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {STRATEGIES}; got {strategy!r}")
+
+
 def _filled(vae: VAE, rows: Rows, strategy: str, num: int) -> Tensor:
     """Rows ``(N, features)`` with their missing cells filled in, from `num` draws of each."""
     if not rows.has_missing:
         return rows.take(slice(None), like=vae.reference.double())
     if strategy == "draw":
         return impute(vae, rows, num, 1)[0]
-    ordered, classes = _are(vae, Ordinal), _are(vae, Categorical)
-    means = impute(vae, rows, num, None)
-    if strategy == "mean" and not ordered.any():
-        return means
+    if strategy == "mean":
+        return _means(vae, rows, num)
+    classes = _columns(vae, lambda part: isinstance(part, Categorical))
+    continuous = _columns(vae, lambda part: not part.support.is_discrete)
 
-    def summary(chunk: slice) -> Tensor:
-        part = rows.only(np.arange(chunk.start, chunk.stop))
-        missing = part.take(slice(None), like=means).isnan()
+    def summary(part: Rows) -> Tensor:
+        if strategy == "mode":
+            _refuse_missing(part, continuous)
         draws = impute(vae, part, num, num)
-        if strategy == "mean":
-            return torch.where(missing & ordered, draws.mean(0), means[chunk])
         most_often = draws.mode(0).values
-        if strategy == "median":
-            return torch.where(classes, most_often, draws.median(0).values)
-        _refuse_without_mode(rows, draws, most_often)
-        return most_often
+        if strategy == "mode":
+            return most_often
+        return torch.where(classes, most_often, draws.median(0).values)
 
+    return _by_chunks(vae, rows, num, summary)
+
+
+def _means(vae: VAE, rows: Rows, num: int) -> Tensor:
+    """Missing cells by their means; of ordered classes that of their numbers."""
+    means = impute(vae, rows, num, None)
+    ordered = _columns(vae, lambda part: isinstance(part, Ordinal))
+    if not ordered.any():
+        return means
+    numbers = _by_chunks(vae, rows, num, lambda part: impute(vae, part, num, num).mean(0))
+    return torch.where(ordered, numbers, means)
+
+
+def _by_chunks(vae: VAE, rows: Rows, num: int, summary: Callable[[Rows], Tensor]) -> Tensor:
+    """What some rows give, for as many at a time as `num` draws of each have room."""
     chunks = rows.chunks(rows_at_once(vae, num))
-    return joined(((chunk, summary(chunk)) for chunk in chunks), len(rows))
+    parts = ((chunk, rows.only(np.arange(chunk.start, chunk.stop))) for chunk in chunks)
+    return joined(((chunk, summary(part)) for chunk, part in parts), len(rows))
 
 
-def _are(vae: VAE, family: type) -> Tensor:
-    """Which columns are of a family."""
+def _columns(vae: VAE, is_wanted: Callable[[Conditional], bool]) -> Tensor:
+    """Which cells of a row have a family of some kind."""
     head = getattr(vae.likelihood, "head", vae.likelihood)
     found = torch.zeros(vae.likelihood.event_shape, dtype=torch.bool, device=vae.reference.device)
-    if isinstance(head, Columns):
-        for part, columns in zip(head.parts, head.columns, strict=True):
-            found[columns] = isinstance(part, family)
-    return found | isinstance(head, family)
+    if not isinstance(head, Columns):
+        return found | is_wanted(head)
+    for part, columns in zip(head.parts, head.columns, strict=True):
+        found[columns] = is_wanted(part)  # type: ignore[arg-type]  # of a ModuleList
+    return found
 
 
-def _refuse_without_mode(rows: Rows, draws: Tensor, most_often: Tensor) -> None:
-    """Raise where no value of a cell was drawn twice.
+def _refuse_missing(rows: Rows, continuous: Tensor) -> None:
+    """Raise where a cell is missing that has no mode.
 
     Raises:
         ValueError: In which column.
     """
-    alone = ((draws == most_often).sum(0) == 1) & (len(draws) > 1)
-    if bool(alone.any()):
-        column = tuple(alone.nonzero()[0, 1:].tolist())
+    missing = rows.take(slice(None), like=torch.empty(0)).isnan() & continuous.cpu()
+    if bool(missing.any()):
+        column = tuple(missing.nonzero()[0, 1:].tolist())
         raise ValueError(
-            f"strategy 'mode' needs values that occur again; got {len(draws)} draws of column "
-            f"{rows.name_of(column)}, all different; a continuous column has strategy 'median'"
+            "strategy 'mode' needs counts or classes where cells are missing; got a continuous "
+            f"{rows.name_of(column)}; use strategy 'median'"
         )

@@ -36,7 +36,7 @@ from ..vae import VAE
 from .classes import check_classes, classes_of, with_classes
 from .classifiers import classifier_of
 from .describe import plain
-from .files import import_modules, importable, read_toml
+from .files import import_modules, read_toml
 from .initial import initialize, per_exposure
 from .parts import (
     Part,
@@ -135,7 +135,9 @@ def build(
     if rows is not None:
         spec, rows = _told_by_rows(spec, rows)
     mlp = {} if hidden is None else {"hidden": plain(hidden)}
-    with torch.inference_mode(False), seeded(seed), importable(folder):
+    with torch.inference_mode(False), seeded(seed):
+        _check_keys(spec)
+        import_modules("modules", spec.get("modules", []), folder)
         seen = rows
         if c is not None:
             seen = per_exposure(condition_of(spec), spec.get("likelihood"), rows, c)
@@ -189,8 +191,6 @@ def _from_spec(spec: dict[str, Any], rows: Rows | None, mlp: dict[str, Any]) -> 
     """The VAE that a spec declares; `mlp` are arguments for networks that the spec does not
     name.
     """
-    _check_keys(spec)
-    import_modules(spec.get("modules", []))
     with at("event"):
         event = as_shape(spec["event"])
     with at("latent"):

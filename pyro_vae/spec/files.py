@@ -24,27 +24,36 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} is no TOML: {error}") from None
 
 
+def import_modules(who: str, modules: Any, folder: Path | None) -> None:
+    """Import the modules with a user's own parts, which register themselves.
+
+    Arguments:
+        who: Who names them, for messages.
+        modules: Their names.
+        folder: Where they may lie beside the Python path. It is on that path only meanwhile.
+
+    Raises:
+        ValueError: They are no list of names, or there is no such module.
+    """
+    if not isinstance(modules, list) or not all(
+        isinstance(module, str) and module for module in modules
+    ):
+        raise ValueError(f"{who}: must be a list of module names; got {modules!r}")
+    place = "" if folder is None else f"into {folder.resolve()}, or "
+    with _importable(folder):
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except (ImportError, TypeError) as error:
+                raise ValueError(f"{who}: {error}; put it {place}on PYTHONPATH") from None
+
+
 @contextlib.contextmanager
-def importable(folder: Path | None) -> Iterator[None]:
-    """Inside, Python also finds modules in `folder`: those of a spec file lie beside it."""
+def _importable(folder: Path | None) -> Iterator[None]:
+    """Inside, Python also finds modules in `folder`."""
     before = list(sys.path)
     sys.path[:0] = [] if folder is None else [str(folder.resolve())]
     try:
         yield
     finally:
         sys.path[:] = before
-
-
-def import_modules(modules: Any) -> None:
-    """Import the modules that a spec names, which register parts of one's own."""
-    if not isinstance(modules, list) or not all(
-        isinstance(module, str) and module for module in modules
-    ):
-        raise ValueError(f"modules: must be a list of module names; got {modules!r}")
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except (ImportError, TypeError) as error:
-            raise ValueError(
-                f"modules: {error}; put it beside the spec file or on PYTHONPATH"
-            ) from None

@@ -6,26 +6,26 @@ A list is a grid where one value could stand::
     prior = ["normal", {name = "mixture", components = [2, 5]}]  # three priors
 
 A list is itself a value where the argument takes one, such as ``hidden = [200, 100]`` of a network:
-for a grid of these, write one list for each, ``hidden = [[200, 100], [400]]``. Where an argument
-takes a number or a list, as the parameters of a family do, a flat list could be either, and is
-refused.
+for a grid of these, write one list for each, ``hidden = [[200, 100], [400]]``. Where it takes one
+number, name or truth value, several are a grid. Where it takes a number or a list, as the
+parameters of a family do, a flat list could be either, and is refused.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import re
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..conditionals.base import Conditional
 from ..conditionals.declared import Declared
 from ..conditionals.missingness import Missingness
 from ..conditionals.networks import Network
 
-PARTS = ("prior", "likelihood", "guide", "missingness", "classifier")
-NUMBERS = {"int", "float", "int | None", "float | None"}
+ROLES = ("prior", "likelihood", "guide", "missingness", "classifier")
+SCALARS = {bool, int, float, str, type(None)}
 MOST = 1000  # runs of one sweep
 
 Choice = tuple[str, Any]  # how one value is called, and the value
@@ -71,7 +71,7 @@ def _choices(key: str, value: Any) -> list[Choice]:
     """The values that an entry of the spec stands for."""
     if key == "latent":
         return _latents(value)
-    if key not in PARTS:
+    if key not in ROLES:
         return [(_called(value), value)]
     if not isinstance(value, list):
         return _of_part(key, value)
@@ -122,7 +122,7 @@ def _of_argument(where: str, key: str, value: Any, cls: type[Declared] | None) -
             f"{where}: in a sweep {value} could be one value or {len(value)}; write [{value}] for "
             f"one, or a table for each, such as {{name = {cls.name!r}, {key} = {value[0]}}}"
         )
-    if _takes_a_number(cls, key):
+    if _takes_one_value(cls, key):
         return [(_called(each), each) for each in value]
     return [(_called(value), value)]
 
@@ -136,9 +136,14 @@ def _class_of(name: Any) -> type[Declared] | None:
     return None
 
 
-def _takes_a_number(cls: Any, key: str) -> bool:
-    parameter = inspect.signature(cls.__init__).parameters.get(key)
-    return parameter is not None and str(parameter.annotation) in NUMBERS
+def _takes_one_value(cls: Any, key: str) -> bool:
+    """Whether an argument is a number, a text or a truth value, by its annotation."""
+    try:
+        hint = get_type_hints(cls.__init__).get(key, Any)
+    except NameError:  # of a type that is imported for checks alone
+        return False
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return set(kinds) <= SCALARS
 
 
 def _called(value: Any) -> str:
