@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 import pyro_vae as pv
-from pyro_vae.data.delimited import COMPRESSED, ENDINGS
+from pyro_vae.data.delimited import ENDINGS
 from pyro_vae.data.files import READ, READERS
+from pyro_vae.data.lines import COMPRESSED
 from pyro_vae_command import app, options
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -14,7 +14,8 @@ from typing import Any
 from numpy.lib import format as npy
 
 from .arrays import as_rows
-from .delimited import COMPRESSED, ENDINGS, read_delimited
+from .delimited import ENDINGS, read_delimited
+from .lines import COMPRESSED
 from .packed import read_idx, read_npz
 from .rows import DataError
 
