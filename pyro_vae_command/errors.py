@@ -19,6 +19,11 @@ from typer.core import TyperGroup
 from .processes import is_first
 
 PACKAGES = ("pyro_vae", __name__.partition(".")[0])
+AS_OPTIONS = {  # arguments that warnings advise, as the command line has them
+    "give a tolerance": "give pyro-vae evaluate --tolerance 0.1",
+    "give tolerance=0.05": "give --tolerance 0.05",
+    "try beta=": "try, in Python, beta=",
+}
 UNFINISHED = (ArithmeticError, RuntimeError, OSError)  # what was asked for makes sense, but failed
 
 
@@ -107,7 +112,10 @@ def _print_error(text: str) -> None:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     if is_first():
-        _print_error(f"warning: {message}")
+        text = str(message)
+        for argument, option in AS_OPTIONS.items():
+            text = text.replace(argument, option)
+        _print_error(f"warning: {text}")
 
 
 @contextlib.contextmanager

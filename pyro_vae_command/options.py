@@ -53,7 +53,12 @@ ModelFile = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model that pyro-vae fit has saved.")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="DATA", help="digits, or a .npy, .npz, .csv, .h5ad or idx file.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="digits, or a file: .npy, .npz, .parquet, .feather, .h5ad, idx, or .csv, .tsv, .txt "
+        "(also compressed: .gz, .bz2, .xz).",
+    ),
 ]
 ArrayKey = Annotated[
     str | None,

@@ -24,7 +24,7 @@ def show_names(as_json: Json = False) -> None:
 
 
 def describe_name(name: Name, modules: Modules = None, as_json: Json = False) -> None:
-    """Explain a conditional or a network by name, or show what a saved model is.
+    """Explain a name that `pyro-vae list` shows, or show what a saved model is.
 
     `pyro-vae describe gamma`
 

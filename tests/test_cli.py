@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import inspect
+import json
 import logging
 import re
 import subprocess
@@ -232,7 +233,7 @@ def test_a_warning_is_one_line():
     )
     line = (
         r"pyro-vae: warning: log p\(x\) of \d+ of 20 data cannot be trusted: "
-        r"of \d+ the weights have .*\n"
+        r"of \d+ the weights have .*; give pyro-vae evaluate --tolerance .*\n"
     )
     assert re.fullmatch(line, result.stderr)
     assert re.search(r"\(K = 30, [1-9]\d* flagged\)", result.stdout)
@@ -325,6 +326,28 @@ def test_describe_explains_every_name(name):
         prior = {"prior": {**part["guide"], "network": {}}} if "guide" in part and discrete else {}
         vae = pv.build({**image, "latent": [2], **part, **prior})
         assert f"'name': '{name}'" in str(pv.describe(vae))
+
+
+@pytest.mark.parametrize("name", list(losses))
+def test_describe_explains_every_loss(name):
+    text = done("describe", name).stdout
+    assert text.startswith(f"{name}: {losses[name].elbo.__name__}, a loss\n")
+    assert not re.search(r"\\|:\w+:`|``|\.\. \w+|:param", text), "no markup is left"
+    said = " ".join(text.split())
+    assert f"By this name it is {catalogue.call_of(losses[name])}." in said
+    discrete = losses[name].discrete
+    assert ("does not train discrete latents" in said) == (discrete is None)
+    assert ("takes its place" in said) == (discrete not in (None, name))
+    assert ("It has a KL term" in said) == losses[name].has_kl
+    assert f"--loss {name} -o" in said
+    document = json.loads(done("describe", name, "--json").stdout)
+    assert document == {"name": name, "spec": None, "text": text.rstrip("\n")}
+
+
+def test_describe_explains_what_else_is_listed():
+    for name in (*catalogue.DATA, *pv.Missingness.registry):
+        assert done("describe", name).stdout.startswith(f"{name}: ")
+    assert "did you mean 'elbo'?" in run("describe", "elbow").stderr
 
 
 @pytest.mark.parametrize(
@@ -514,14 +537,12 @@ ERRORS = [  # what is wrong, the arguments, how the one line begins
     (
         "name",
         ["describe", "gama"],
-        "no conditional, network, missingness or model file is named 'gama'; did you mean "
-        "'gamma'?\n",
+        "nothing that is listed, and no model file, is named 'gama'; did you mean 'gamma'?\n",
     ),
     (
         "strange",
         ["describe", "!"],
-        "no conditional, network, missingness or model file is named '!'; pyro-vae list shows "
-        "the names\n",
+        "nothing that is listed, and no model file, is named '!'; pyro-vae list shows the names\n",
     ),
     (
         "no file",

@@ -15,7 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 import pyro_vae as pv
-from pyro_vae_command import app
+from pyro_vae.data.delimited import ENDINGS
+from pyro_vae.data.files import READ, READERS
+from pyro_vae.data.lines import COMPRESSED
+from pyro_vae_command import app, options
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 ROOT = Path(__file__).parents[1]
@@ -101,6 +104,16 @@ def test_errors(folder, plain):
         assert (result.exit_code, result.stdout) == (2, ""), name
         told.append(f"{name}: pyro-vae {' '.join(arguments)}\n{result.stderr}")
     agrees("errors", "\n".join(told))
+
+
+def test_help_errors_and_documents_name_the_same_files():
+    (argument,) = options.Source.__metadata__
+    assert argument.help == f"digits, or a file: {READ}."
+    told = CliRunner().invoke(app, ["fit", "none.npy", "-o", "m.safetensors"]).stderr
+    assert READ in told
+    assert f"`digits` or a file: {READ};" in " ".join((ROOT / "docs/tour.md").read_text().split())
+    for ending in (*READERS, *ENDINGS, *COMPRESSED):
+        assert ending in READ
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["fit", "--wrong"], ["fit", "--help"]])

@@ -1,6 +1,9 @@
 """Differences between groups: against Welch's test by scipy, and by simulated studies."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -165,16 +168,40 @@ def test_other_outputs_for_the_other_group_are_refused():
         pv.contrast(pv.Problem.of(VAE, a), a, b, f)
 
 
+@pytest.mark.filterwarnings("ignore:means over the posterior")
+def test_a_mean_that_is_no_number_is_refused():
+    a, b = study(0, 1.0)
+    f = lambda z, x: torch.where(x[:, :1] == a[3, 0], torch.nan, z)  # noqa: E731
+    with pytest.raises(ValueError, match="that of output 0 is nan for row 3 of a; leave the row"):
+        pv.contrast(VAE, a, b, f, num_samples=200)
+
+
 def test_means_that_are_no_numbers_are_refused():
     a, b = study(0, 1.0)
     f = lambda z, x: z.log()  # noqa: E731
     with (
         pytest.warns(UserWarning, match="means over the posterior cannot be trusted: .* of 120 of"),
-        pytest.raises(
-            ValueError, match=r"that of output \d is nan for row \d+ of a; leave the row"
-        ),
+        pytest.raises(ValueError, match="that of output 0 is nan for row 0 of a; leave the output"),
     ):
         pv.contrast(VAE, a, b, f, num_samples=200)
+
+
+@pytest.mark.filterwarnings("ignore:means over the posterior")
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (None, "output 1 (column 'colour', if f gives the columns)"),
+        (["height", "colour"], "output 'colour'"),
+    ],
+)
+def test_a_column_of_classes_is_named(names, said):
+    x = pd.DataFrame({"height": RNG.normal(size=30), "colour": ["red", "green", "blue"] * 10})
+    vae = pv.build(x, latent=1, hidden=[])
+    said = f"{said} is nan for row 0 of a; leave the output (a class has no mean) out, or have"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pv.contrast(
+            vae, x[:15], x[15:], lambda z, x: vae.decode(z).mean, names=names, num_samples=50
+        )
 
 
 def test_a_group_of_one_is_refused():

@@ -57,8 +57,11 @@ FOUND = {
     "labels that were read and written": ("Unnamed: 0,a\n0,1\n1,4\n", {"a": [1, 4]}),
 }
 REFUSED = {
-    "a name too few": ("a,b\n1,2,3\n4,5,6\n", "names in its header, 2; got 3 in row 0; name every"),
-    "a cell too few": ("a,b\n1,2\n3\n", "names in its header, 2; got 1 in row 1"),
+    "a name too few": (
+        "a,b\n1,2,3\n4,5,6\n",
+        "names in its header, 2; got 3 in line 2; name every",
+    ),
+    "a cell too few": ("a,b\n1,2\n3\n", "names in its header, 2; got 1 in line 3"),
     "decimal commas or two columns": ("a\n1,5\n2,5\n", "or, if these are decimal commas, separate"),
     "a last column without a name": ("a,b,\n1,2,3\n4,5,\n", "no name for column 2"),
     "a column without a name": ("a,,b\n1,2,3\n", "no name for column 1; name every column"),
@@ -68,7 +71,7 @@ REFUSED = {
     "one column, as R writes it": ('"a"\n"x" 1\n"y" 3\n', "separated by blanks"),
     "labels, as R writes them": (
         '"a","b"\n"x",1,2\n"y",3,4\n',
-        "names in its header, 2; got 3 in row 0; name every column, and give every row a cell for "
+        "names in its header, 2; got 3 in line 2; name every column, and give every row a cell for "
         "each; if the first cells are labels of the rows, as by R's write.table, write it with "
         "col.names=NA",
     ),
@@ -83,21 +86,37 @@ REFUSED = {
         "states sep=;, and its lines are separated by commas; take that line away",
     ),
     "an unknown separator": ("sep=!\na!b\n1!2\n", "states sep=!; separate its cells by one of"),
-    "a cell too many for the stated one": ("sep=;\na;b\n1;2\n1;2;3\n", "got 3 in row 1"),
+    "a cell too many for the stated one": ("sep=;\na;b\n1;2\n1;2;3\n", "got 3 in line 4"),
     "nothing but comments": ("# a,b\n", "is empty; give a header line"),
-    "points between thousands": ("a;b\n1.234;2\n12.500;3\n", "'1.234' in row 0: its points may be"),
-    "two points": ("a,b\n1.234.567,2\n", "'1.234.567' in row 0: marks between thousands"),
-    "two decimal marks": ("a;b\n1.5;2\n1;2,5\n", "'1.5' in row 0 and '2,5' in row 1"),
-    "thousands": ("a;b\n1.234,5;2\n", "'1.234,5' in row 0: marks between thousands"),
+    "points between thousands": (
+        "a;b\n1.234;2\n12.500;3\n",
+        "'1.234' in line 2: its points may be",
+    ),
+    "two points": ("a,b\n1.234.567,2\n", "'1.234.567' in line 2: marks between thousands"),
+    "two decimal marks": ("a;b\n1.5;2\n1;2,5\n", "'1.5' in line 2 and '2,5' in line 3"),
+    "thousands": ("a;b\n1.234,5;2\n", "'1.234,5' in line 2: marks between thousands"),
     "commas between thousands": (
         'price,n\n"1,234",2\n"12,500",3\n999,1\n',
-        "'1,234' in row 0: its c",
+        "'1,234' in line 2: its c",
     ),
     "or in semicolons": ("a;b\n52,000;2\n48,500;3\n", "commas may be decimal or between thousands"),
     "a word among numbers": (
         "a,b\n1,2\n?,3\n4,5\n",
-        "'?' among the numbers of column 'a', in row 1",
+        "'?' among the numbers of column 'a', in line 3; mend it, or leave the cell empty",
     ),
+    "words among numbers": (
+        "a,b\n1,2\n?,3\n-,5\n4,5\n6,7\n8,9\n",
+        "'?' among the numbers of column 'a', in line 3 (and 1 more); mend it",
+    ),
+    "a word after comments, an empty line and a broken cell": (
+        '# by us\n\na,b\n\n1,"x\ny"\n?,z\n4,z\n',
+        "'?' among the numbers of column 'a', in line 7; mend it",
+    ),
+    "a word below a header behind a #": (
+        "# a,b\n1,2\n?,3\n4,5\n",
+        "'?' among the numbers of column 'a', in line 3; mend it",
+    ),
+    "thousands after comments": ("# by us\n\na;b\n1;2\n1.234,5;2\n", "'1.234,5' in line 5:"),
     "two separators": ("a,b;c\n1,2;3\n", "may be separated by commas or semicolons"),
     "labels that are equal": (",a\n1,1\n1,2\n", "do not label the rows"),
     "labels that are fractions": (",a\n0.5,1\n1,2\n", "do not label the rows"),
@@ -134,7 +153,8 @@ def test_what_is_refused(case, tmp_path):
 def test_a_row_that_is_another_after_thousands(header, tmp_path):
     rows = ["1,2"] * 3000
     rows[2500] = "1,2,3"
-    with pytest.raises(pv.DataError, match="3 cells in row 2500"):
+    line = 2502 + header.count("\n")
+    with pytest.raises(pv.DataError, match=f"3 cells in line {line},"):
         pv.data.load(write(tmp_path, "\n".join([header, *rows])))
 
 
@@ -151,7 +171,7 @@ def test_what_pandas_writes(index, names, tmp_path):
 
 def test_another_decimal_mark_after_thousands(tmp_path):
     rows = ["1,5;2"] * 3000 + ["1.5;2"]
-    with pytest.raises(pv.DataError, match=r"'1.5' among the numbers of column 'a', in row 3000"):
+    with pytest.raises(pv.DataError, match=r"'1.5' among the numbers of column 'a', in line 3002"):
         pv.data.load(write(tmp_path, "\n".join(["a;b", *rows])))
 
 
@@ -235,7 +255,7 @@ def test_what_may_be_a_label_is_one(tmp_path):
 def test_an_empty_line_of_one_column_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a\n1\n\n3\n")
-    with pytest.raises(pv.DataError, match="has an empty line in row 1, which may be a missing"):
+    with pytest.raises(pv.DataError, match="has an empty line 3, which may be a missing"):
         pv.data.load(path)
     path.write_text("a\n1\n3\n\n \n")
     assert pv.data.load(path).a.tolist() == [1, 3]
@@ -244,7 +264,7 @@ def test_an_empty_line_of_one_column_is_refused(tmp_path):
 def test_what_begins_as_numbers_goes_on_as_numbers(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a;b\n" + "1;2\n" * 1000 + "1,5;2\n" * 1500)
-    with pytest.raises(pv.DataError, match="'1,5' among the numbers of column 'a', in row 1000"):
+    with pytest.raises(pv.DataError, match="'1,5' among the numbers of column 'a', in line 1002"):
         pv.data.load(path)
 
 

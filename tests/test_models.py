@@ -576,7 +576,7 @@ def test_densities_classes_and_conditions(folder):
         (["--num-samples", "0"], "Invalid value for '--num-samples': "),
         (["--num", "0"], "Invalid value for '--num' / '-n': "),
         (["--condition", "classes.csv"], "this VAE has no condition, so it takes no c"),
-        (["--module", "no_part"], "--module no_part: No module named 'no_part'"),
+        (["--module", "no_part"], "--module: No module named 'no_part'"),
         (["other.safetensors"], "Got unexpected extra argument"),
     ],
 )
@@ -596,3 +596,33 @@ def test_data_that_do_not_fit_are_one_line(folder):
     result = run("evaluate", "counts.safetensors", "numbers.npy")
     assert result.exit_code == 2
     assert result.stderr.startswith("pyro-vae: Poisson(3,) needs whole numbers from 0; got ")
+
+
+MIXED = pandas.DataFrame(np.random.default_rng(0).poisson(2.0, (20, 2)) * 1.0, columns=["h", "k"])
+
+
+def of_columns(frame=MIXED, **families):
+    blocks = [{"columns": [name], "name": family} for name, family in families.items()]
+    return pv.build(frame, latent=1, hidden=[], likelihood={"name": "columns", "blocks": blocks})
+
+
+def test_columns_on_other_scales_are_named():
+    models = {"a": of_columns(h="normal", k="normal"), "b": of_columns(h="normal", k="poisson")}
+    scored = models | {"b": evidence(models["b"], MIXED)}
+    for given in (models, scored):
+        with pytest.raises(
+            ValueError,
+            match=r"'a' gives a density, 'b' a density of column 'h', pr"
+            "obability of column 'k'; densities",
+        ):
+            quietly(given, MIXED, num_samples=25)
+
+
+def test_columns_in_another_order_are_on_one_scale():
+    turned = MIXED[["k", "h"]]
+    a = of_columns(h="normal", k="poisson")
+    b = of_columns(turned, k="poisson", h="normal")
+    assert len(quietly({"a": a, "b": b}, MIXED, num_samples=25)) == 2
+    b = of_columns(turned, k="normal", h="poisson")  # not so, though in its own order it looks so
+    with pytest.raises(ValueError, match="needs one scale"):
+        quietly({"a": a, "b": b}, MIXED, num_samples=25)

@@ -36,6 +36,23 @@ def test_kl_equals_the_closed_form():
     np.testing.assert_allclose(result["kl"], exact.sum(1).mean(), rtol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("options", "columns"),
+    [
+        ({"latent": 1}, {"kl_0"}),
+        ({"latent": 3}, {"kl_0", "kl_1", "kl_2"}),
+        ({"latent": 2, "guide": {"name": "multivariate_normal"}}, set()),
+        ({"latent": 3, "prior": "one_hot"}, set()),
+    ],
+    ids=["one", "three", "dependent", "a class"],
+)
+def test_kl_of_each_dimension_where_they_factorise(options, columns):
+    result = seen(pv.build(X, hidden=[4], **options))
+    assert {name for name in result if name.startswith("kl_")} == columns
+    if columns:
+        np.testing.assert_allclose(sum(result[name] for name in columns), result["kl"], rtol=1e-10)
+
+
 def test_active_units_are_those_that_move_with_x():
     truth = LinearGaussian(TRUTH.weight * [1.0, 1e-3], TRUTH.bias, TRUTH.noise)
     assert seen(TRUTH.vae())["active_units"] == 2

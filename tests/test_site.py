@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from test_docs import PUBLIC, ROOT, blocks
@@ -71,9 +72,14 @@ def test_a_density_is_drawn(name, catalogue, tmp_path):
     assert catalogue.densities.pictured(cls)
     figure = catalogue.densities.picture(cls)
     (axes,) = figure.axes
-    assert axes.lines
+    heights = {}
     for line in axes.lines:
-        assert all(torch.as_tensor(line.get_ydata()) == torch.as_tensor(line.get_ydata()))  # no NaN
+        heights.setdefault(line.get_color(), []).extend(line.get_ydata())
+    _, labels = axes.get_legend_handles_labels()
+    assert len(heights) == len(labels) == (3 if cls.example().num_params else 1)
+    for drawn in heights.values():
+        assert np.isfinite(drawn).all()
+        assert max(drawn, default=0.0) > 0  # neither nothing nor a line of zeros
 
 
 def test_the_command_line_has_every_command(monkeypatch):
@@ -83,12 +89,19 @@ def test_the_command_line_has_every_command(monkeypatch):
 
     from pyro_vae.cli import app
 
-    page = commands.page()
-    for name, command in typer.main.get_command(app).commands.items():
-        assert f"## {name}\n" in page
-        for parameter in command.params:
-            shown = parameter.opts[0] if parameter.param_type_name == "option" else "| `"
-            assert shown in page
+    _, *sections = re.split("^## ", commands.page(), flags=re.M)
+    sections = dict(section.split("\n", 1) for section in sections)
+    listed = typer.main.get_command(app).commands
+    assert [*sections] == [*listed]
+    for name, command in listed.items():
+        rows = re.findall(r"^\| `(.*?)` \| .+ \| (.*) \|$", sections[name], flags=re.M)
+        assert len(rows) == len(command.params)
+        for (written, default), parameter in zip(rows, command.params, strict=True):
+            is_option = parameter.param_type_name == "option"
+            assert written.startswith(parameter.opts[0] if is_option else parameter.metavar)
+            assert (default == "must be given") == parameter.required
+            if type(parameter.default) in (int, float):
+                assert default in (str(parameter.default), parameter.show_default)
 
 
 def test_formulas_are_mathml(monkeypatch):

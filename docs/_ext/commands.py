@@ -44,4 +44,4 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "must be given"
     shown = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
-    return "" if shown in (None, False, ()) or callable(shown) else str(shown)
+    return "" if shown is None or shown is False or shown == () or callable(shown) else str(shown)

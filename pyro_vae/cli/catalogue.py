@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..conditionals.base import Conditional
-from ..conditionals.declared import Declared
 from ..conditionals.missingness import Missingness
 from ..conditionals.networks import Network
 from ..spec.build import build
@@ -52,7 +51,7 @@ def groups() -> list[Group]:
     ]
     networks = [(name, summary(cls)) for name, cls in Network.registry.items()]
     missingnesses = [(name, summary(cls)) for name, cls in Missingness.registry.items()]
-    loss_rows = [(name, _loss(entry)) for name, entry in losses.items()]
+    loss_rows = [(name, call_of(entry)) for name, entry in losses.items()]
     return [
         ("Conditionals", ("name", "can stand as", "for"), conditionals),
         ("Networks", ("name", "what it is"), networks),
@@ -82,14 +81,15 @@ def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]
     return table
 
 
-def _loss(loss: Loss) -> str:
+def call_of(loss: Loss) -> str:
+    """How a loss is made."""
     given = ", ".join(f"{key}={value!r}" for key, value in loss.options.items())
     number = "1 particle" if loss.particles == 1 else f"{loss.particles} particles"
     unit = " a group" if "groups" in loss.options else ""
     return f"{loss.elbo.__name__}({given}) with {number}{unit}"
 
 
-def summary(cls: type[Declared]) -> str:
+def summary(cls: type) -> str:
     """The first sentence of a docstring, in plain text."""
     first = " ".join(plain((inspect.getdoc(cls) or "").split("\n\n")[0]).split())
     return re.split(r"(?<=[^.]\.)\s", first)[0]

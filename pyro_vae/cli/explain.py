@@ -1,5 +1,5 @@
-"""One name explained in plain text: what a conditional or a network is for, its arguments, a spec
-with it. A saved model is shown as its spec."""
+"""One name explained in plain text: what a conditional, a network or a loss is for, its arguments,
+how to ask for it. A saved model is shown as its spec."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import textwrap
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from ..data.arrays import as_rows
 from ..spec.build import build
 from ..spec.checkpoint import load
 from ..spec.describe import describe
+from ..training.losses import Loss, losses
+from . import catalogue
 from .arguments import import_own_parts
-from .catalogue import roles, small_spec
+from .catalogue import DATA, roles, small_spec
 from .plaintext import plain
 from .terminal import write_json
 
 WIDTH = 100
+TOLD = ("See also", "References")  # sections of docstrings
 OPTIONAL = ("links",)  # arguments without a default that need not be given
 
 
@@ -46,10 +50,10 @@ def describe_name(name: str, modules: list[str] | None, *, as_json: bool) -> Non
 
 
 def explain(name: str) -> str:
-    """A registered conditional or network, or a saved model, in plain text.
+    """A name that is listed, or a saved model, in plain text.
 
     Arguments:
-        name: A registered name, or the path of a model.
+        name: A conditional, network, missingness, loss or data by name, or the path of a model.
 
     Raises:
         ValueError: There is neither.
@@ -62,15 +66,20 @@ def explain(name: str) -> str:
         pages.append(_explain_network(network))
     if (missingness := Missingness.lookup(name)) is not None:
         pages.append(_explain_missingness(missingness))
+    if name in losses:
+        pages.append(_explain_loss(name, losses[name]))
+    if name in DATA:
+        pages.append(f"{name}: data\n\n{DATA[name]}")
     if pages:
         return "\n\n".join(pages)
     if Path(name).is_file() or name.endswith(".safetensors"):
         return _explain_model(Path(name))
 
-    hint = nearest(name, [*Conditional.registry, *Network.registry, *Missingness.registry])
+    registries = (Conditional.registry, Network.registry, Missingness.registry, losses, DATA)
+    hint = nearest(name, list(chain(*registries)))
     if "did you mean" not in hint:
         hint = "; pyro-vae list shows the names"
-    raise ValueError(f"no conditional, network, missingness or model file is named {name!r}{hint}")
+    raise ValueError(f"nothing that is listed, and no model file, is named {name!r}{hint}")
 
 
 def _explain_conditional(cls: type[Conditional]) -> str:
@@ -87,6 +96,26 @@ def _explain_missingness(cls: type[Missingness]) -> str:
     return _page(cls, "a missingness", [("In a spec:", {"missingness": {"name": cls.name}})])
 
 
+def _explain_loss(name: str, loss: Loss) -> str:
+    text, sections = _sections(loss.elbo)
+    notes = [f"By this name it is {catalogue.call_of(loss)}."]
+    if loss.elbo.__module__.startswith("pyro."):
+        text = catalogue.summary(loss.elbo).replace(" - ", " ")  # its markup is another
+        notes.insert(0, f"It is pyro.infer.{loss.elbo.__name__}.")
+    notes.append(f"It has {'a' if loss.has_kl else 'no'} KL term for beta of fit to weigh.")
+    if loss.discrete is None:
+        notes.append("It does not train discrete latents.")
+    elif loss.discrete != name:
+        notes.append(f"Where latents are discrete, {loss.discrete} takes its place.")
+
+    blocks = [f"{name}: {loss.elbo.__name__}, a loss", plain(text)]
+    blocks.append(textwrap.fill(" ".join(notes), WIDTH))
+    blocks += [f"{title}:\n{plain(sections[title])}" for title in TOLD if title in sections]
+    blocks.append(f"On the command line:\n\n    pyro-vae fit DATA --loss {name} -o MODEL")
+    blocks.append(f'In Python:\n\n    fit(vae, x, loss="{name}")')
+    return "\n\n".join(block.rstrip() for block in blocks)
+
+
 def _explain_model(path: Path) -> str:
     """A saved model as TOML that ``fit --spec`` takes, with the rest as comments."""
     vae = load(path)
@@ -99,15 +128,9 @@ def _explain_model(path: Path) -> str:
 
 
 def _page(cls: type[Declared], kind: str, specs: list[tuple[str, dict[str, Any]]]) -> str:
-    text, *rest = re.split(
-        r"^(Arguments|Raises|Example|References|See also):\n", inspect.getdoc(cls) or "", flags=re.M
-    )
-    sections = dict(zip(rest[::2], rest[1::2], strict=True))
-
+    text, sections = _sections(cls)
     blocks = [f"{cls.name}: {cls.__name__}, {kind}", plain(text), *_notes(cls)]
-    for title in ("See also", "References"):
-        if title in sections:
-            blocks.append(f"{title}:\n{plain(sections[title])}")
+    blocks += [f"{title}:\n{plain(sections[title])}" for title in TOLD if title in sections]
     if cls.takes():
         blocks.append(f"Arguments:\n{_arguments(cls)}")
     for title, spec in specs:
@@ -115,6 +138,14 @@ def _page(cls: type[Declared], kind: str, specs: list[tuple[str, dict[str, Any]]
     if "Example" in sections:
         blocks.append(f"In Python:\n\n{sections['Example']}")
     return "\n\n".join(block.rstrip() for block in blocks)
+
+
+def _sections(cls: type) -> tuple[str, dict[str, str]]:
+    """What a docstring begins with, and its sections by title."""
+    text, *rest = re.split(
+        r"^(Arguments|Raises|Example|References|See also):\n", inspect.getdoc(cls) or "", flags=re.M
+    )
+    return text, dict(zip(rest[::2], rest[1::2], strict=True))
 
 
 def _notes(cls: type[Declared]) -> list[str]:

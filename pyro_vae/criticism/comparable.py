@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -34,6 +35,7 @@ ATTRIBUTES = {
     "measure",
 }
 KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
+EACH_COLUMN = re.compile(r"([\w .]+ of column \d+(, |$))+")  # of a measure
 
 Problems = dict[Any, Problem | None]  # by name; none for an earlier result
 
@@ -60,7 +62,7 @@ def checked_problems(who: str, models: Mapping[Any, Any], x: Any, c: Any) -> Pro
     _warn_of_shared_guides(problems)
     refuse_other_data(who, models, problems, x, c)
     measures = {name: _measure_of(who, name, models, problems) for name in models}
-    refuse_other_measures(who, measures)
+    refuse_other_measures(who, _by_names_of_columns(measures, models))
     return problems
 
 
@@ -200,6 +202,28 @@ def _measure_of(who: str, name: Any, models: Mapping[Any, Any], problems: Proble
     except (TypeError, ValueError) as error:
         error.add_note(f"{who} was about to score {name!r}")
         raise
+
+
+def _by_names_of_columns(measures: dict[Any, str], models: Mapping[Any, Any]) -> dict[Any, str]:
+    """With names in place of numbers where models know their columns, whose orders may differ.
+
+    An earlier result is of the same data as the first of the models, thus of columns in its order.
+    """
+    known = {name: m.columns for name, m in models.items() if isinstance(m, VAE) and m.columns}
+    if not known:
+        return measures
+    first = next(iter(known.values()))
+    return {name: _with_names(found, known.get(name, first)) for name, found in measures.items()}
+
+
+def _with_names(measure: str, columns: Sequence[str]) -> str:
+    """A measure of each column by its name, in the order of the names."""
+    kinds = measure.removesuffix(WITH_HOLES)
+    if not EACH_COLUMN.fullmatch(kinds):
+        return measure
+    parts = [part.rpartition(" ") for part in kinds.split(", ")]
+    named = sorted((str(columns[int(number)]), kind) for kind, _, number in parts)
+    return ", ".join(f"{kind} {name!r}" for name, kind in named) + measure[len(kinds) :]
 
 
 def refuse_other_measures(who: str, measures: dict[Any, str]) -> None:

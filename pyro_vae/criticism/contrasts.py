@@ -109,7 +109,7 @@ def contrast(
     averaged = f if over is None else _over(vae, f, over)
     found = _expected(vae, (a, b), c or (None, None), averaged, seed, options)
     _warn_of_flags(found, tolerance)
-    of_a, of_b = _means_of_both(found)
+    of_a, of_b = _means_of_both(found, vae.columns)
 
     table = pandas.DataFrame(_welch(of_a, of_b, delta), index=_outputs(found[0]))
     table["fdr"] = stats.false_discovery_control(table.p_value)
@@ -175,9 +175,9 @@ def _over(vae: VAE, f: Callable[..., Any], over: Any) -> Callable[..., Tensor]:
     return averaged
 
 
-def _means_of_both(found: list[xarray.Dataset]) -> list[np.ndarray]:
+def _means_of_both(found: list[xarray.Dataset], columns: Sequence[str] | None) -> list[np.ndarray]:
     """The posterior means of each group, ``(N, outputs)``, if they are of the same outputs."""
-    of_a, of_b = (_means(name, result) for name, result in zip("ab", found, strict=True))
+    of_a, of_b = (_means(name, result, columns) for name, result in zip("ab", found, strict=True))
     if of_a.shape[1] != of_b.shape[1]:
         raise ValueError(
             f"contrast needs the same outputs of f for both groups; got {of_a.shape[1]} for a and "
@@ -186,7 +186,7 @@ def _means_of_both(found: list[xarray.Dataset]) -> list[np.ndarray]:
     return [of_a, of_b]
 
 
-def _means(group: str, found: xarray.Dataset) -> np.ndarray:
+def _means(group: str, found: xarray.Dataset, columns: Sequence[str] | None) -> np.ndarray:
     """The posterior means of a group, ``(N, outputs)``, if they are known."""
     means = found["mean"].values
     if len(means) < 2:
@@ -197,11 +197,24 @@ def _means(group: str, found: xarray.Dataset) -> np.ndarray:
     unknown = np.argwhere(~np.isfinite(means))
     if len(unknown):
         row, output = unknown[0]
+        part = "row" if np.isfinite(means[:, output]).any() else "output (a class has no mean)"
         raise ValueError(
-            f"contrast needs finite means of f; that of output {output} is {means[row, output]} "
-            f"for row {row} of {group}; leave the row out, or have f give numbers there"
+            f"contrast needs finite means of f; that of {_name(found, output, columns)} is "
+            f"{means[row, output]} for row {row} of {group}; leave the {part} out, or have f give "
+            "numbers there"
         )
     return means
+
+
+def _name(found: xarray.Dataset, output: int, columns: Sequence[str] | None) -> str:
+    """An output of f in words, and the column that it is where f gives one for each."""
+    outputs = _outputs(found)
+    name = outputs[output]
+    if isinstance(name, str):
+        return f"output {str(name)!r}"
+    if columns is None or len(columns) != len(outputs):
+        return f"output {name}"
+    return f"output {name} (column {columns[output]!r}, if f gives the columns)"
 
 
 def _outputs(found: xarray.Dataset) -> list[Any]:

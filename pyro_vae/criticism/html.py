@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAID = {"good": "✓ Good:", "fair": "! Check:", "bad": "✕ Bad:"}  # of a light, beside its colour
-
-
 HINT = "<p class='soft hint'>Wider than this window: scroll sideways.</p>"
 
 
@@ -68,12 +67,18 @@ def wide(content: str, label: str) -> str:
 def table(frame: pandas.DataFrame, index: str, caption: str) -> str:
     """A data frame as a table that is sorted by a click on a heading."""
     head = "".join(f'<th scope="col">{escape(name)}' for name in tables.header(frame, index))
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in tables.body(frame)
-    )
+    cells = zip(tables.body(frame), tables.numbers(frame), strict=True)
+    rows = "".join("<tr>" + "".join(map(_cell, texts, numbers)) for texts, numbers in cells)
     content = f"<thead><tr>{head}</thead><tbody>{rows}</tbody>"
     told = f"<p class=soft>{escape(caption)}</p>"
     return told + wide(f"<table class=sortable>{content}</table>", f"table by {index}")
+
+
+def _cell(text: str, number: float) -> str:
+    """A cell, and the number by which its column is sorted, if it shows one."""
+    value = repr(number).replace("inf", "Infinity")  # as the script reads it
+    attribute = "" if math.isnan(number) else f' data-value="{value}"'
+    return f"<td{attribute}>{escape(text)}"
 
 
 def meanings(words: dict[str, str]) -> str:

@@ -1,4 +1,5 @@
-// The numbers of a table are sorted by a click on their heading; a second click turns the order.
+// A table is sorted by a click on a heading; a second click turns the order. What is no number, such
+// as nan, comes after the numbers in both.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("th").forEach((heading, column) => {
@@ -7,11 +8,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
     heading.replaceChildren(button);
     button.addEventListener("click", () => {
       const turned = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-      const text = (row) => row.cells[column].textContent;
       const order = (a, b) => {
-        const [first, second] = [Number(text(a)), Number(text(b))];
-        const numbers = !Number.isNaN(first) && !Number.isNaN(second);
-        return turned * (numbers ? first - second : text(a).localeCompare(text(b)));
+        const [one, other] = [a.cells[column], b.cells[column]];
+        const [first, second] = [one.dataset.value, other.dataset.value];
+        if (first && second) return turned * (first - second);
+        if (first || second) return first ? -1 : 1;
+        return turned * one.textContent.localeCompare(other.textContent);
       };
       for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
       heading.setAttribute("aria-sort", turned === 1 ? "ascending" : "descending");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .rows import DataError
@@ -25,10 +26,13 @@ def is_number(text: str) -> bool:
     return True
 
 
-def decimal_of(file: str, rows: list[list[str]], separator: str) -> str:
+def decimal_of(
+    file: str, rows: list[list[str]], separator: str, line_of: Callable[[int], int]
+) -> str:
     """The decimal mark.
 
-    Points may be between thousands only beside semicolons, where commas may be decimal.
+    Points may be between thousands only beside semicolons, where commas may be decimal. `line_of`
+    says on which line of the file a row begins.
 
     Raises:
         DataError: There are two marks, or the one may be between thousands.
@@ -40,8 +44,8 @@ def decimal_of(file: str, rows: list[list[str]], separator: str) -> str:
             text = cell.strip()
             if WITH_BOTH.fullmatch(text):
                 raise DataError(
-                    f"{file} has {text!r} in row {number}: marks between thousands are not "
-                    "read; leave them out"
+                    f"{file} has {text!r} in line {line_of(number)}: marks between thousands are "
+                    "not read; leave them out"
                 )
             for mark, pattern in ((",", WITH_COMMA), (".", WITH_POINT)):
                 if pattern.fullmatch(text):
@@ -50,29 +54,35 @@ def decimal_of(file: str, rows: list[list[str]], separator: str) -> str:
     if len(marks) == 2:
         (first, text), (second, other) = marks.values()
         raise DataError(
-            f"{file} has {text!r} in row {first} and {other!r} in row {second}: decimal commas and "
-            "decimal points; use one of them"
+            f"{file} has {text!r} in line {line_of(first)} and {other!r} in line "
+            f"{line_of(second)}: decimal commas and decimal points; use one of them"
         )
     if "," in marks and not are_decimals:
         number, text = marks[","]
         raise DataError(
-            f"{file} has {text!r} in row {number}: its commas may be decimal or between thousands; "
-            "write points, or leave them out"
+            f"{file} has {text!r} in line {line_of(number)}: its commas may be decimal or between "
+            "thousands; write points, or leave them out"
         )
     if "." in marks and separator == ";" and not are_decimals:
         number, text = marks["."]
         raise DataError(
-            f"{file} has {text!r} in row {number}: its points may be decimal or between thousands; "
-            "separate its cells by commas, or leave them out"
+            f"{file} has {text!r} in line {line_of(number)}: its points may be decimal or between "
+            "thousands; separate its cells by commas, or leave them out"
         )
     return next(iter(marks), ".")
 
 
-def refuse_odd_cells(file: str, frame: pandas.DataFrame, decimal: str, looked_at: int) -> None:
+def refuse_odd_cells(
+    file: str,
+    frame: pandas.DataFrame,
+    decimal: str,
+    looked_at: int,
+    line_of: Callable[[int], int],
+) -> None:
     """Raise where a column of numbers has a cell that is none.
 
     A column is one of numbers if most of its cells are that are not empty, or the first
-    `looked_at`.
+    `looked_at`. `line_of` says on which line of the file a row begins.
 
     Raises:
         DataError: The message names the first.
@@ -93,7 +103,8 @@ def refuse_odd_cells(file: str, frame: pandas.DataFrame, decimal: str, looked_at
         begins_with_numbers = known[first].any() and not odd[first].any()
         if num and (2 * num < known.sum() or begins_with_numbers):
             row = int(odd.to_numpy().argmax())
+            others = f" (and {num - 1} more)" if num > 1 else ""
             raise DataError(
-                f"{file} has {column.iloc[row]!r:.40} among the numbers of column {name!r}, "
-                f"in row {row} (and {num - 1} more); mend it, or leave the cell empty"
+                f"{file} has {column.iloc[row]!r:.40} among the numbers of column {name!r}, in "
+                f"line {line_of(row)}{others}; mend it, or leave the cell empty"
             )

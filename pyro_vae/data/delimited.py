@@ -8,22 +8,19 @@ it goes wrong and what to do. pandas, which reads the numbers, would shift colum
 from __future__ import annotations
 
 import csv
-import importlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .decimals import decimal_of, is_number, refuse_odd_cells
+from .lines import lines_in, lines_of, numbered, opened
 from .preamble import MARK, Preamble, is_header, preamble_of
 from .rows import DataError
 
 ENDINGS = (".csv", ".tsv", ".txt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # and the module that opens it
 LOOKED_AT = 1000  # rows that tell how the file is written
-LONGEST = 10_000_000  # characters of a line
 MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]  # what a missing cell may hold
 UNNAMED = re.compile(r"|Unnamed: 0")  # the name of a column of row labels, as pandas writes them
 
@@ -78,7 +75,7 @@ def read_delimited(path: Path) -> tuple[Any, str]:
         raise DataError(f"{path.name} is no text in UTF-8; save it as such") from None
     # before pandas 3 the last digit is another without this, and from then on with it in vain
     exactly: Any = {"float_precision": "round_trip"} if pandas.__version__ < "3" else {}
-    with _opened(path, form.preamble.length) as file:
+    with opened(path, form.preamble.length) as file:
         frame = pandas.read_csv(
             file,
             sep=form.separator,
@@ -96,7 +93,8 @@ def read_delimited(path: Path) -> tuple[Any, str]:
         if dtype.kind not in "biuf":  # labels
             label = frame[name].str.strip()
             frame[name] = label.mask(label == "")
-    refuse_odd_cells(path.name, frame, form.decimal, LOOKED_AT)
+    line_of = lines_of(path, form.preamble, form.separator, form.is_commented)
+    refuse_odd_cells(path.name, frame, form.decimal, LOOKED_AT, line_of)
     found = form.described()
     if UNNAMED.fullmatch(form.names[0]):
         frame = _without_labels(path, frame)
@@ -105,32 +103,34 @@ def read_delimited(path: Path) -> tuple[Any, str]:
 
 
 def _form(path: Path) -> Form:
-    with _opened(path) as file:
-        lines = [line for line, _ in zip(_lines(path, file), range(LOOKED_AT), strict=False)]
+    with opened(path) as file:
+        lines = [line for line, _ in zip(lines_in(path, file), range(LOOKED_AT), strict=False)]
     is_cut = len(lines) == LOOKED_AT
     before = preamble_of(lines)
     lines = lines[before.length :]
     if not any(map(str.strip, lines)):
         raise DataError(f"{path.name} is empty; give a header line, and a row for each datum")
 
-    separator, table = _separated(path, lines, before.separator, is_cut)
+    separator, table = _separated(path, lines, before, is_cut)
     commented = _cells(before.comments[-1:], separator)
     is_commented = bool(commented) and is_header(path.name, commented[0], table)
     header, *rows = [*commented, *table] if is_commented else table
     is_empty = len(header) > 1 and not header[-1] and not any(row[-1] for row in rows)
     names = header[:-1] if is_empty else header
     _refuse_names(path, names)
-    decimal = decimal_of(path.name, rows, separator)
+    line_of = lines_of(path, before, separator, is_commented)
+    decimal = decimal_of(path.name, rows, separator, line_of)
     num_cells = len(rows[0] if rows else header)
     return Form(separator, decimal, names, num_cells, before, is_commented)
 
 
 def _separated(
-    path: Path, lines: list[str], stated: str | None, is_cut: bool
+    path: Path, lines: list[str], before: Preamble, is_cut: bool
 ) -> tuple[str, list[list[str]]]:
     """What separates the cells, and the cells; of text that was cut, without the last row, which
     may go on.
     """
+    stated = before.separator
     if stated is not None and stated not in SEPARATORS:
         marks = ", ".join(SEPARATORS.values())
         raise DataError(f"{path.name} states sep={stated}; separate its cells by one of {marks}")
@@ -152,7 +152,7 @@ def _separated(
             "either; put the names or cells that hold the other mark between double quotes"
         )
     if not regular:
-        _refuse_irregular(path, tables)
+        _refuse_irregular(path, before, tables)
     separator = regular[0] if regular else stated or ","
     return separator, tables[separator]
 
@@ -171,7 +171,7 @@ def _is_regular(cells: list[list[str]]) -> bool:
     return more <= {0} or (more == {1} and not any(row[-1] for row in rows))
 
 
-def _refuse_irregular(path: Path, tables: dict[str, list[list[str]]]) -> None:
+def _refuse_irregular(path: Path, before: Preamble, tables: dict[str, list[list[str]]]) -> None:
     """Raise unless a file that no mark separates has one column."""
     num_cells = {mark: [len(row) for row in cells] for mark, cells in tables.items()}
     several = [mark for mark, counts in num_cells.items() if max(counts) > 1]
@@ -187,9 +187,10 @@ def _refuse_irregular(path: Path, tables: dict[str, list[list[str]]]) -> None:
     elif set(rows) == {header + 1}:
         remedy += "; if the first cells are labels of the rows, as by R's write.table, write it "
         remedy += "with col.names=NA"
+    line = lines_of(path, before, mark, False)(row)
     raise DataError(
         f"{path.name}, separated by {SEPARATORS[mark]}, needs as many cells in a row as names in "
-        f"its header, {header}; got {num} in row {row}; {remedy}"
+        f"its header, {header}; got {num} in line {line}; {remedy}"
     )
 
 
@@ -230,27 +231,26 @@ def _refuse_names(path: Path, names: list[str]) -> None:
 
 def _refuse_other_lengths(path: Path, form: Form) -> None:
     """Raise where a row has more or fewer cells than the first."""
-    with _opened(path, form.preamble.length) as file:
-        rows = csv.reader(_lines(path, file), delimiter=form.separator)
-        found = (row for row in rows if row or form.num_cells == 1)
-        if not form.is_commented:
-            next(found, None)
-        empty = None
-        for number, row in enumerate(found):
-            if form.num_cells == 1 and not "".join(row).strip():
-                empty = number if empty is None else empty
-                continue
-            if empty is not None:
-                raise DataError(
-                    f"{path.name} has an empty line in row {empty}, which may be a missing value "
-                    "of its one column; write NaN there, or take the line away"
-                )
-            is_beyond = form.num_cells > len(form.names) and row[-1] != ""
-            if len(row) != form.num_cells or is_beyond:
-                raise DataError(
-                    f"{path.name} has {len(row)} cells in row {number}, and {len(form.names)} "
-                    "names in its header; give every row a cell for each column"
-                )
+    rows = numbered(path, form.preamble, form.separator)
+    found = ((line, row) for line, row in rows if row or form.num_cells == 1)
+    if not form.is_commented:
+        next(found, None)
+    empty = None
+    for line, row in found:
+        if form.num_cells == 1 and not "".join(row).strip():
+            empty = line if empty is None else empty
+            continue
+        if empty is not None:
+            raise DataError(
+                f"{path.name} has an empty line {empty}, which may be a missing value of its one "
+                "column; write NaN there, or take the line away"
+            )
+        is_beyond = form.num_cells > len(form.names) and row[-1] != ""
+        if len(row) != form.num_cells or is_beyond:
+            raise DataError(
+                f"{path.name} has {len(row)} cells in line {line}, and {len(form.names)} names in "
+                "its header; give every row a cell for each column"
+            )
 
 
 def _without_labels(path: Path, frame: Any) -> Any:
@@ -262,23 +262,3 @@ def _without_labels(path: Path, frame: Any) -> Any:
             "they are fractions, or some are equal; name it, or leave it out"
         )
     return frame.iloc[:, 1:]
-
-
-def _opened(path: Path, after: int = 0) -> TextIO:
-    """The file as text, from the line `after` some others on."""
-    module = importlib.import_module(COMPRESSED.get(path.suffix, "io"))
-    file = module.open(path, "rt", encoding="utf-8-sig", newline="")
-    for _ in range(after):
-        next(file)
-    return file
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """The lines of a file, none of which is without end."""
-    while line := file.readline(LONGEST):
-        if len(line) == LONGEST:
-            raise DataError(
-                f"{path.name} has a line of more than {LONGEST:,} characters; give each datum a "
-                "line, or convert it to .npy"
-            )
-        yield line

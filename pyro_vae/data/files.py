@@ -7,19 +7,19 @@ import difflib
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from numpy.lib import format as npy
 
 from .arrays import as_rows
-from .delimited import COMPRESSED, ENDINGS, read_delimited
+from .delimited import ENDINGS, read_delimited
+from .lines import COMPRESSED
 from .packed import read_idx, read_npz
 from .rows import DataError
 
 LOG = logging.getLogger("pyro_vae.data")
-READ = ".npy, .npz, .csv, .tsv, .parquet, .feather, .h5ad or idx"
-BY_PYARROW = (".parquet", ".feather")
 KEYED = (".npz", ".h5ad")
 SHEETS = "save the sheet as .csv, or give pandas.read_excel(...)"
 REMEDIES = {
@@ -56,7 +56,7 @@ def load(source: str | Path, key: str | None = None) -> Any:
 
         return load_digits().data
     if not path.is_file():
-        hint = f"give 'digits' or a path to {READ}"
+        hint = f"give 'digits' or a path to a file: {READ}"
         if difflib.get_close_matches(str(source), ["digits"]):
             hint = "did you mean 'digits'?"
         raise DataError(f"there is no data set or file {str(source)!r}; {hint}")
@@ -81,14 +81,8 @@ def _read(path: Path, key: str | None) -> tuple[Any, str]:
             "key= names an array of an .npz file or a layer of an .h5ad file; got "
             f"key={key!r} for {path.name}; leave it out"
         )
-    if path.suffix == ".npy":
-        return npy.open_memmap(path, mode="r"), ""
-    if path.suffix == ".npz":
-        return read_npz(path, key), ""
-    if path.suffix in BY_PYARROW:
-        return _read_by_pyarrow(path), ""
-    if path.suffix == ".h5ad":
-        return _read_by_anndata(path, key), ""
+    if path.suffix in READERS:
+        return READERS[path.suffix](path, key), ""
     if path.suffix in REMEDIES:
         raise DataError(f"{path.suffix} files are not read; {REMEDIES[path.suffix]}")
     ending = path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
@@ -103,7 +97,11 @@ def _described(table: Any) -> str:
     return f"rows: {len(table)}; columns: {len(names)} ({shown})"
 
 
-def _read_by_pyarrow(path: Path) -> Any:
+def _read_npy(path: Path, key: None) -> Any:
+    return npy.open_memmap(path, mode="r")
+
+
+def _read_by_pyarrow(path: Path, key: None) -> Any:
     import pandas
 
     if importlib.util.find_spec("pyarrow") is None:
@@ -118,6 +116,18 @@ def _read_by_anndata(path: Path, layer: str | None) -> Any:
 
     adata = anndata.read_h5ad(path, backed="r")
     return adata if layer is None else as_rows(adata, layer=layer)
+
+
+READERS: dict[str, Callable[[Path, Any], Any]] = {  # beside those of separated text, and of idx
+    ".npy": _read_npy,
+    ".npz": read_npz,
+    ".parquet": _read_by_pyarrow,
+    ".feather": _read_by_pyarrow,
+    ".h5ad": _read_by_anndata,
+}
+READ = (
+    f"{', '.join(READERS)}, idx, or {', '.join(ENDINGS)} (also compressed: {', '.join(COMPRESSED)})"
+)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -77,7 +77,8 @@ def annealed_log_evidence(
             made from: exact draws of the posterior, for an upper bound.
             :func:`.bidirectional_log_evidence` makes both.
         num_distributions: The number T of steps from the base to the joint density.
-        chains: The chains of each datum.
+        chains: The chains of each datum; with fewer than 25 all data are flagged as "few draws",
+            since k-hat is then unknown.
         start: ``"guide"`` or ``"prior"``: where the chains begin.
         schedule: ``"sigmoidal"`` (finer at both ends) or ``"linear"``.
         num_steps: The leapfrog steps of each transition.
@@ -86,10 +87,10 @@ def annealed_log_evidence(
         progress: Whether a terminal shows a progress bar, after two seconds.
 
     Returns:
-        A dataset as of :func:`.log_evidence`, the chains in place of draws (``khat`` needs 25 of
-        them); and ``acceptance``, the mean over chains and transitions, flagged below 0.2. With z
-        also ``upper``, the upper bound, and ``gap``, its difference to ``log_evidence``, the lower
-        one; as attributes ``gap`` and ``gap_se``, over data.
+        A dataset as of :func:`.log_evidence`, the chains in place of draws; and ``acceptance``, the
+        mean over chains and transitions, flagged below 0.2. With z also ``upper``, the upper bound,
+        and ``gap``, its difference to ``log_evidence``, the lower one; as attributes ``gap`` and
+        ``gap_se``, over data.
 
     Raises:
         DataError: The data do not fit the likelihood.

@@ -100,7 +100,7 @@ def fit(
         beta: The weight of the KL term: a number, or a function of the epoch such as
             :func:`linear_warmup`.
         free_bits: The nats of KL in each latent dimension that cost nothing (:class:`.FreeBits`),
-            against collapse.
+            against collapse; for loss "elbo" of continuous latents only.
         epochs: How often the data are gone through.
         batch_size: How many data make one step, in all processes together; a last step of a single
             datum is joined to the one before, for batch normalisation.

@@ -31,7 +31,8 @@ class Loss(nn.Module):
         particles: The samples of z for each datum (default: the loss's own).
         beta: The weight of the KL term; of elbo and mean_field it may be changed later, as the
             attribute ``beta``.
-        free_bits: The nats of KL in each latent dimension that cost nothing.
+        free_bits: The nats of KL in each latent dimension that cost nothing; for loss "elbo" of
+            continuous latents only.
 
     Raises:
         ValueError: The loss is unknown, or an option has no place in it.

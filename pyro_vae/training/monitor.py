@@ -98,7 +98,8 @@ class Watch:
         """
         with torch.no_grad(), seeded(0):
             kl, mutual_information, active_units = self.figures(*self.vae.likeliest(*batch))
-        by_part = {f"kl_{j}": part for j, part in enumerate(kl.tolist())} if len(kl) > 1 else {}
+        parts = kl.tolist() if len(kl) == self.vae.prior.event_shape.numel() else []
+        by_part = {f"kl_{j}": part for j, part in enumerate(parts)}
         return {
             "kl": float(kl.sum()),
             **by_part,
