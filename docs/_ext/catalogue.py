@@ -39,9 +39,6 @@ What has a name in a spec. Each entry has its formula, its support, its paramete
 the roles in which it can stand, and a spec to copy; `pyro-vae list` and `pyro-vae describe gamma`
 show the same on a terminal.
 """
-FORMULAS = """In the formulas $h_1, h_2, ...$ are the numbers that the parameters read from the
-context, in the order of the table; $[h]_+$ is softplus, moved so that $[0]_+$ is the standard
-value."""
 LINKS = {"Positive": "softplus", "Triangular": "softplus on the diagonal", "Ordered": "ordered"}
 
 
@@ -52,11 +49,17 @@ def pages() -> dict[str, str]:
     found = {}
     for page, (title, _) in PAGES.items():
         classes = [cls for cls in [*entries, *missingness] if _page(cls) == page]
-        head = f"# {title}\n\n"
-        if any(issubclass(cls, Parametric) for cls in classes):
-            head += f"{FORMULAS}\n\n"
-        found[page] = head + "\n\n".join(_entry(cls) for cls in classes)
+        parts = [f"# {title}", *_notation(classes), *(_entry(cls) for cls in classes)]
+        found[page] = "\n\n".join(parts)
     return {"catalogue": _index(), **found}
+
+
+def _notation(classes: Iterable[type]) -> list[str]:
+    """What the modules of classes say of all their formulas, once where they say the same."""
+    texts = [inspect.getdoc(inspect.getmodule(cls)) or "" for cls in classes]
+    paragraphs = dict.fromkeys(part for text in texts for part in text.split("\n\n"))
+    said = [part for part in paragraphs if part.startswith("In the formulas")]
+    return [f"```{{eval-rst}}\n{text}\n```" for text in said]
 
 
 def _page(cls: type) -> str:
