@@ -9,7 +9,7 @@ Of the data that are not flagged: how many there are, the share of them within 4
 the truth, and the standard deviation of their z-scores, each over all guides and both precisions of
 a model, and then over all models of a guide.
 
-Run it: python benchmarks/light.py [names of models] [--data 200] [--samples 1000]
+Run it: python benchmarks/light.py [names of models] [--data 200] [--samples 1000] [--folder FOLDER]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -226,7 +227,8 @@ def summary(found: pd.DataFrame, by: str) -> pd.DataFrame:
                 "sd of z": kept.std(),
             }
         )
-    return pd.concat(parts, axis=1)
+    found = pd.concat(parts, axis=1).round(3)
+    return found.set_axis([f"{side}: {what}" for side, what in found.columns], axis=1)
 
 
 if __name__ == "__main__":
@@ -234,9 +236,13 @@ if __name__ == "__main__":
     parser.add_argument("models", nargs="*", default=NAMES, help="; ".join(NAMES))
     parser.add_argument("--data", type=int, default=200)
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="where the two tables are written, as CSV")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     pd.set_option("display.width", 120)
     found = measure(given.models, given.data, given.samples)
     for by in ("model", "guide"):
-        print(summary(found, by).round(3).to_string(), "\n")
+        table = summary(found, by)
+        print(table.to_string(), "\n")
+        if given.folder is not None:
+            table.to_csv(given.folder / f"light_by_{by}.csv", float_format="%.3f")

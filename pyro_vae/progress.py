@@ -42,7 +42,7 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            self.bar.stop(failed=error[0] is not None)
 
 
 class TerminalBar:
@@ -64,7 +64,7 @@ class TerminalBar:
         """Show it."""
         self.bar.start()
 
-    def stop(self) -> None:
+    def stop(self, *, failed: bool) -> None:
         """Show how far it came, or nothing more."""
         self.bar.stop()
 
@@ -73,7 +73,7 @@ class NotebookBar:
     """A bar of tqdm in a notebook: a widget where there are ipywidgets, else text."""
 
     def __init__(self, title: str, total: int, stays: bool) -> None:
-        self.options = {"desc": title, "total": total, "leave": stays}
+        self.options: dict[str, Any] = {"desc": title, "total": total, "leave": stays}
         self.bar: Any = None
         self.done = 0
         self.said = ""
@@ -93,10 +93,16 @@ class NotebookBar:
             self.bar = tqdm(**self.options)
             self.set(self.done, None)
 
-    def stop(self) -> None:
-        """Show how far it came, or nothing more."""
-        if self.bar is not None:
-            self.bar.close()
+    def stop(self, *, failed: bool) -> None:
+        """Show how far it came, or nothing more; a widget stays where it failed, in red."""
+        if self.bar is None:
+            return
+        self.bar.close()
+        widget = getattr(self.bar, "container", None)
+        if widget is not None and self.done < self.options["total"] and not failed:
+            # to tqdm this went wrong; but patience may end, or the last steps not be needed
+            widget.children[1].bar_style = "success"
+            self.bar.disp(close=not self.options["leave"], check_delay=False)
 
 
 def _bar(title: str, total: int, stays: bool) -> TerminalBar | NotebookBar | None:

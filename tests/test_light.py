@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -34,6 +35,18 @@ def grid():
     light = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(light)
     return light
+
+
+@pytest.mark.parametrize("by", ["model", "guide"])
+def test_the_tables_of_the_site_are_those_of_the_grid(by):
+    """Those that the benchmark leaves in docs/measured, with all rows and the columns of now."""
+    light = grid()
+    some = pd.DataFrame({"model": "m", "guide": "g", "tolerance": [0.05, np.nan]})
+    columns = light.summary(some.assign(z=0.0, flagged=False), by).columns
+    table = pd.read_csv(GRID.parents[1] / "docs" / "measured" / f"light_by_{by}.csv", index_col=by)
+    assert list(table.columns) == list(columns)
+    assert set(table.index) == set({"model": light.NAMES, "guide": light.GUIDES}[by])
+    assert table.iloc[:, [0, 1, 3, 4]].stack().between(0, 1).all()
 
 
 @pytest.mark.slow

@@ -1,10 +1,14 @@
 """In a notebook: tqdm's bar, and what Ctrl-C in a cell leaves."""
 
+import contextlib
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import tqdm.auto
+import tqdm.notebook
 
 import pyro_vae as pv
 from pyro_vae import progress
@@ -51,6 +55,50 @@ def recorded(kind, made):
         return made[-1]
 
     return make
+
+
+class Widget:
+    """What the bar of tqdm needs of a widget."""
+
+    def __init__(self, children=(), **given):
+        self.children, self.value, self.bar_style, self.is_closed = children, 0, "", False
+        self.layout, self.style = SimpleNamespace(), SimpleNamespace()
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def widgets(notebook, monkeypatch):
+    """The bars of tqdm as they are where there are ipywidgets."""
+    for name in ("IProgress", "HTML", "TqdmHBox"):
+        monkeypatch.setattr(tqdm.notebook, name, Widget, raising=False)
+    monkeypatch.setattr(tqdm.notebook, "display", lambda shown: None, raising=False)
+    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm.notebook.tqdm)
+
+
+@pytest.mark.parametrize(
+    ("stays", "done", "error", "style", "is_closed"),
+    [
+        (True, 3, None, "success", False),
+        (True, 2, None, "success", False),  # out of patience: nothing went wrong
+        (True, 2, KeyboardInterrupt, "danger", False),
+        (False, 3, None, "", True),
+        (False, 0, None, "success", True),  # the last steps were not needed
+        (False, 2, ValueError, "danger", False),
+    ],
+)
+def test_a_bar_is_red_where_an_error_ended_it(widgets, stays, done, error, style, is_closed):
+    with (
+        pytest.raises(error) if error else contextlib.nullcontext(),
+        progress.Progress("epoch", 3, shown=True, stays=stays) as bar,
+    ):
+        bar.update(done, "loss 1.0")
+        container = bar.bar.bar.container
+        if error:
+            raise error
+    assert (container.children[1].bar_style, container.is_closed) == (style, is_closed)
+    assert is_closed or f"{done}/3" in container.children[2].value
 
 
 def test_a_short_call_shows_nothing(monkeypatch, capsys):

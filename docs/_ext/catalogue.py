@@ -39,9 +39,22 @@ What has a name in a spec. Each entry has its formula, its support, its paramete
 the roles in which it can stand, and a spec to copy; `pyro-vae list` and `pyro-vae describe gamma`
 show the same on a terminal.
 """
-FORMULAS = """In the formulas $h_1, h_2, ...$ are the numbers that the parameters read from the
-context, in the order of the table; $[h]_+$ is softplus, moved so that $[0]_+$ is the standard
-value."""
+LOSSES = r"""What `loss=` of [`fit`](../api/training.md) takes by name, beside any ELBO of Pyro's.
+What each maximises is written for one datum: $w = p(x, z) / q(z \mid x)$, K particles are draws of
+the guide q, and E is the mean over them or over what stands below it."""
+MAXIMISED = {
+    "elbo": r"$\mathrm{E} \log w$",
+    "mean_field": r"$\mathrm{E} \log p(x \mid z) - \mathrm{KL}(q \parallel p)$",
+    "enum": r"$\sum_z q(z \mid x) \log w$ over all values of z",
+    "iwae": r"$\mathrm{E} \log \frac{1}{K} \sum_k w_k$",
+    "renyi": r"$\frac{1}{1 - \alpha}\, \mathrm{E} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}$",
+    "wake_sleep": r"the model: that of `iwae`; the guide: $\mathrm{E}_{p(x, z)} \log q(z \mid x)$",
+    "stl": "that of `iwae`; the gradient leaves out the score",
+    "dreg": "that of `iwae`; the gradient is doubly reparameterised",
+    "mcem": r"$\mathrm{E}_{p(z \mid x)} \log p(x, z)$, and of the guide $\log q(z \mid x)$",
+    "miwae": r"$\frac{1}{M} \sum_m \mathrm{E} \log \frac{1}{K} \sum_k w_{mk}$ in M groups",
+    "piwae": r"the model: $\mathrm{E} \log \frac{1}{M K} \sum_{m,k} w_{mk}$; the guide: `miwae`",
+}
 LINKS = {"Positive": "softplus", "Triangular": "softplus on the diagonal", "Ordered": "ordered"}
 
 
@@ -52,11 +65,17 @@ def pages() -> dict[str, str]:
     found = {}
     for page, (title, _) in PAGES.items():
         classes = [cls for cls in [*entries, *missingness] if _page(cls) == page]
-        head = f"# {title}\n\n"
-        if any(issubclass(cls, Parametric) for cls in classes):
-            head += f"{FORMULAS}\n\n"
-        found[page] = head + "\n\n".join(_entry(cls) for cls in classes)
+        parts = [f"# {title}", *_notation(classes), *(_entry(cls) for cls in classes)]
+        found[page] = "\n\n".join(parts)
     return {"catalogue": _index(), **found}
+
+
+def _notation(classes: Iterable[type]) -> list[str]:
+    """What the modules of classes say of all their formulas, once where they say the same."""
+    texts = [inspect.getdoc(inspect.getmodule(cls)) or "" for cls in classes]
+    paragraphs = dict.fromkeys(part for text in texts for part in text.split("\n\n"))
+    said = [part for part in paragraphs if part.startswith("In the formulas")]
+    return [f"```{{eval-rst}}\n{text}\n```" for text in said]
 
 
 def _page(cls: type) -> str:
@@ -73,15 +92,15 @@ def _index() -> str:
         for name, cls in Conditional.registry.items()
     )
     rows = next(rows for title, _, rows in groups() if title == "Losses")
-    named = ([f"`{name}`", text] for name, text in rows)
+    named = ([f"`{name}`", MAXIMISED[name], text] for name, text in rows)
     parts = [
         HEAD,
         toctree,
         "## Conditionals",
         _table(["", "can stand as", "for"], conditionals),
         "## Losses",
-        "What `loss=` of [`fit`](../api/training.md) takes by name, beside any ELBO of Pyro's.",
-        _table(["", "what it is"], named),
+        LOSSES,
+        _table(["", "what it maximises", "what it is"], named),
     ]
     return "\n\n".join(parts) + "\n"
 

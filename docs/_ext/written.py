@@ -1,9 +1,11 @@
-"""Pages that are written from the library before Sphinx reads: the catalogue, the command line, and
-the JSON Schema of a spec."""
+"""What is written from the library before Sphinx reads: the catalogue, the command line, the JSON
+Schema of a spec, and the table of the reference set."""
 
 from __future__ import annotations
 
+import csv
 import inspect
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,23 @@ def write(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def reference_set() -> str:
+    """What is known of each reference model, as CSV."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(
+        ["name", "N", "latents", "likelihood", "prior", "log p(x) by", "mean log p(x)", "mean se"]
+    )
+    for name, model in pv.reference.items():
+        spec = pv.describe(model.vae)
+        likelihood = f"{spec['likelihood']['name']}, {model.x.shape[1]}"
+        known = f"{model.log_evidence.mean():.4f}", f"{model.se.mean():.4f}"
+        how = model.how.split(":")[0].split(",")[0]
+        parts = [len(model.x), *spec["latent"], likelihood, spec["prior"]["name"], how]
+        writer.writerow([name, *parts, *known])
+    return table.getvalue()
+
+
 def write_pages(app: Sphinx) -> None:
     """Write all pages, the pictures of densities beside them, and the schema."""
     written = Path(app.srcdir) / "look_up" / "written"
@@ -32,6 +51,7 @@ def write_pages(app: Sphinx) -> None:
     schema: dict[str, Any] = pv.json_schema()
     write(Path(app.outdir) / "spec.schema.json", json.dumps(schema, indent=1) + "\n")
     write(written / "command_line.md", commands.page())
+    write(written / "reference_set.csv", reference_set())
     for name, page in {"CONTRIBUTING": "contributing", "CHANGELOG": "changes"}.items():
         text = (Path(app.srcdir).parent / f"{name}.md").read_text()
         write(written / f"{page}.md", text.replace("](docs/", "](../../"))

@@ -6,8 +6,8 @@ same places are compared with each other, and with no others: a probability and 
 common scale.
 
 In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
-the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
-:math:`[0]_+` is the standard value.
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus plus
+:math:`10^{-6}`, moved so that :math:`[0]_+` is the standard value.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ZeroInflatedLogNormal(Parametric, name="zero_inflated_log_normal"):
     .. math::
 
         \Pr(x = 0 \mid h) = \pi, \quad
-        p(x \mid h) = (1 - \pi)\, \mathrm{LogNormal}(x;\, h_1,\, [h_2]_+) \quad (x > 0), \quad
+        p(x \mid h) = (1 - \pi)\, \mathrm{LogNormal}(x;\, h_1,\, [h_2]_+^2) \quad (x > 0), \quad
         \pi = \sigma(h_3 - 2)
 
     Example:
@@ -77,11 +77,14 @@ class Tweedie(Parametric, name="tweedie"):
 
     .. math::
 
-        \mathrm{E}\,x = \mu = [h_1]_+, \quad \mathrm{Var}\,x = \phi\,\mu^p, \quad \phi = [h_2]_+,
-        \quad \Pr(x = 0) = e^{-\lambda}, \quad \lambda = \mu^{2 - p} / \big(\phi\,(2 - p)\big)
+        x = \sum_{i=1}^N a_i, \quad N \sim \mathrm{Poisson}(\lambda), \quad
+        a_i \sim \mathrm{Gamma}\big((2 - p) / (p - 1),\, \mu^{1 - p} / (\phi\,(p - 1))\big), \quad
+        \lambda = \mu^{2 - p} / (\phi\,(2 - p))
 
-    The power p lies between 1.01 and 1.99. It is usually fixed or ``power="shared"``. The density
-    of each number is a sum of 80 terms, so it costs as much as many of another family.
+    So :math:`\mathrm{E}\,x = \mu`, :math:`\mathrm{Var}\,x = \phi\,\mu^p` and
+    :math:`\Pr(x = 0) = e^{-\lambda}`, where :math:`\mu = [h_1]_+`, :math:`\phi = [h_2]_+` and
+    :math:`p = 1.01 + 0.98\, \sigma(h_3)`. The power p is usually fixed or ``power="shared"``. The
+    density of each number is a sum of 80 terms, so it costs as much as many of another family.
 
     References:
         | Series evaluation of Tweedie exponential dispersion model densities (Dunn & Smyth, 2005)

@@ -1,8 +1,8 @@
 r"""Families over classes. They are declarations, as in :mod:`.continuous`.
 
 In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
-the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
-:math:`[0]_+` is the standard value.
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus plus
+:math:`10^{-6}`, moved so that :math:`[0]_+` is the standard value.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class OneHot(Parametric, name="one_hot"):
 class Ordinal(Parametric, name="ordinal"):
     r"""One of several ordered classes, coded 0, 1, ..., categories - 1: ratings, grades.
 
-    .. math:: p(x \le j \mid h) = \sigma(c_j - h_1), \quad c_1 < c_2 < ...
+    .. math:: p(x < j \mid h) = \sigma(c_j - h_1), \quad c_1 < c_2 < ...
 
     The cut points are usually ``cutpoints="learned"``. They start where all classes are equally
     likely for h = 0.

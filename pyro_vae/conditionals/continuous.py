@@ -3,8 +3,8 @@ r"""Families over numbers.
 Each is a declaration: the Pyro distribution, its parameters, its standard values.
 
 In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
-the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
-:math:`[0]_+` is the standard value.
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus plus
+:math:`10^{-6}`, moved so that :math:`[0]_+` is the standard value.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class HorseshoeLike(Parametric, name="horseshoe_like"):
 class VonMises(Parametric, name="von_mises"):
     r"""Angles in radians, from :math:`-\pi` to :math:`\pi`: times of day, directions of wind.
 
-    .. math:: p(x \mid h) = \exp\big(\kappa \cos(x - h_1)\big) / 2 \pi I_0(\kappa), \quad
+    .. math:: p(x \mid h) = \exp\big(\kappa \cos(x - h_1)\big) / \big(2 \pi I_0(\kappa)\big), \quad
         \kappa = [h_2]_+
 
     Its mean is a direction; the average of such means over latents is that of plain numbers. Draws
@@ -204,7 +204,7 @@ class Exponential(Parametric, name="exponential"):
 class HalfNormal(Parametric, name="half_normal"):
     r"""Positive numbers with light tails: the absolute value of a normal.
 
-    .. math:: p(x \mid h) \propto \exp(-x^2 / 2 s^2), \quad x > 0,\ s = [h]_+
+    .. math:: p(x \mid h) \propto \exp\big(-x^2 / (2 s^2)\big), \quad x > 0,\ s = [h]_+
 
     Example:
         >>> HalfNormal((3,)).num_params
@@ -252,7 +252,7 @@ class Beta(Parametric, name="beta"):
 class Uniform(Parametric, name="uniform"):
     r"""Numbers spread evenly over a fixed interval.
 
-    .. math:: p(x) = 1 / (\mathrm{high} - \mathrm{low}), \quad \mathrm{low} \le x \le \mathrm{high}
+    .. math:: p(x) = 1 / (\mathrm{high} - \mathrm{low}), \quad \mathrm{low} \le x < \mathrm{high}
 
     A prior on an interval. Its bounds are fixed: learned bounds could leave data outside.
 

@@ -1,8 +1,8 @@
 r"""Families over counts. They are declarations, as in :mod:`.continuous`.
 
 In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
-the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
-:math:`[0]_+` is the standard value.
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus plus
+:math:`10^{-6}`, moved so that :math:`[0]_+` is the standard value.
 """
 
 from __future__ import annotations
@@ -59,9 +59,11 @@ class BetaBinomial(Parametric, name="beta_binomial"):
 
 
 class Poisson(Parametric, name="poisson"):
-    r"""Counts: :math:`x \sim \mathrm{Poisson}([h]_+)`.
+    r"""Counts whose variance equals their mean.
 
-    Variance equals mean; for counts that vary more see :class:`NegativeBinomial`.
+    .. math:: x \sim \mathrm{Poisson}([h]_+)
+
+    For counts that vary more see :class:`NegativeBinomial`.
 
     Example:
         >>> Poisson((3,)).num_params
@@ -119,6 +121,8 @@ class ZeroInflatedNegativeBinomial(Parametric, name="zero_inflated_negative_bino
         p(x \mid h) = \pi\, [x = 0] + (1 - \pi)\, \mathrm{NB}(x;\, r, h_2), \quad
         r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
 
+    NB is that of :class:`NegativeBinomial`: its mean is :math:`r\, e^{h_2}`.
+
     References:
         | Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018)
         | https://doi.org/10.1038/s41592-018-0229-2
@@ -164,6 +168,8 @@ class HurdleNegativeBinomial(Parametric, name="hurdle_negative_binomial"):
         p(x \mid h) = (1 - \pi)\, \mathrm{NB}(x;\, r, h_2) / (1 - \mathrm{NB}(0;\, r, h_2))
         \quad (x > 0), \quad r = [h_1]_+,\ \pi = \sigma(h_3 - 2)
 
+    NB is that of :class:`NegativeBinomial`: its mean is :math:`r\, e^{h_2}`.
+
     Example:
         >>> HurdleNegativeBinomial((3,), total_count="learned").num_params
         6
@@ -184,8 +190,8 @@ class DiscretizedLogistic(Parametric, name="discretized_logistic"):
         p(x \mid h) = \sigma\big((x' + \delta - h_1) / s\big)
         - \sigma\big((x' - \delta - h_1) / s\big), \quad s = [h_2]_+
 
-    Here :math:`x'` are the levels on a scale from -1 to 1, and :math:`\delta` is half a level. The
-    lowest and the highest level take the tails.
+    Here :math:`x'` are the levels on a scale from -1 to 1, and :math:`\delta` is half the way
+    from one to the next. The lowest and the highest level take the tails.
 
     See also:
         :class:`Mixture` of them, with ``each="element"``, for several peaks.

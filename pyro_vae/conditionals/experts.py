@@ -1,12 +1,11 @@
 r"""Guides of several views: an expert for each block of columns, where blocks may be missing.
 
-The expert of block b is a normal :math:`\tilde q_b(z) = \mathcal{N}(z;\, \mu_b, \sigma_b^2)` whose
-numbers a network reads from :math:`x_b`. For a set S of blocks, with :math:`p_0` the standard
-normal,
+In the formulas the expert of block b is a normal
+:math:`\tilde q_b(z) = \mathcal{N}(z;\, \mu_b, \sigma_b^2)` whose numbers a network reads from
+:math:`x_b`, and :math:`p_0` is the standard normal. A set S of blocks has the normal
+:math:`q_S(z) \propto p_0(z) \prod_{b \in S} \tilde q_b(z)`.
 
-.. math:: q_S(z) \propto p_0(z) \prod_{b \in S} \tilde q_b(z),
-
-a normal of precision :math:`1 + \sum_b \sigma_b^{-2}`. So an expert stands for a likelihood
+Its precision is :math:`1 + \sum_b \sigma_b^{-2}`. So an expert stands for a likelihood
 :math:`p(x_b \mid z)`, not for a posterior: what it knows is counted once, and so is the prior. It
 may know nothing of some latents: :math:`\sigma_b = \infty` leaves its factor out. In that way a
 missing block is left out (:class:`Blocks`).

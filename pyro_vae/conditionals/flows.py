@@ -6,6 +6,12 @@ As a guide a flow reads :math:`\mu`, :math:`\sigma` and some further numbers, ``
 all of its maps see. As a prior (``learned=True``) it reads nothing. The maps are Pyro's. An
 autoregressive map is fast in one direction only. A guide uses that direction to draw (inverse
 autoregressive flow), a prior uses it to score a given z (masked autoregressive flow).
+
+In the formulas :math:`f` is one of the maps of
+:math:`z = \mu + \sigma \odot (f_L \circ \dots \circ f_1)(u)`, where :math:`u` is standard normal.
+Every second map takes the elements backwards. :math:`\sigma = [h]_+` is softplus plus
+:math:`10^{-6}`, moved so that :math:`[0]_+ = 1`. Networks give what a map reads of other elements
+and of the features.
 """
 
 from __future__ import annotations
@@ -132,9 +138,10 @@ class Flow(Conditional):
 class AutoregressiveFlow(Flow, name="autoregressive_flow"):
     r"""Each element is scaled and shifted by functions of those before it.
 
-    .. math:: f(u)_i = m_i(u_{<i}) + e^{s_i(u_{<i})}\, u_i
+    .. math:: f(u)_i = m_i(u_{<i}) + e^{s_i(u_{<i})}\, u_i, \quad -3 \le s_i \le 3
 
-    As a guide the inverse autoregressive flow, as a prior the masked one.
+    As a guide the inverse autoregressive flow, as a prior the masked one: each map is then the
+    inverse of f.
 
     References:
         | Improving variational inference with inverse autoregressive flow (Kingma et al., 2016)
@@ -156,8 +163,21 @@ class AutoregressiveFlow(Flow, name="autoregressive_flow"):
 class SplineFlow(Flow, name="spline_flow"):
     r"""Each element passes through a monotonic spline that depends on those before it.
 
+    .. math:: f(u)_i = \rho\big(u_i;\, \theta_i(u_{<i})\big)
+
+    Between two knots, from :math:`(a, b)` with the slope d to :math:`(a + w, b + h)` with the slope
+    d', the spline is, for :math:`\xi = (u - a) / w` and :math:`s = h / w`,
+
+    .. math::
+
+        \rho(u) = b + h\, \frac{s\, \xi^2 + d\, \xi (1 - \xi)}{s + (d + d' - 2 s)\, \xi (1 - \xi)}
+
+    :math:`\theta` are the widths and heights of 8 bins from -6 to 6, and the slopes between them;
+    at the ends the slope is 1, and beyond them :math:`\rho(u) = u`. As a prior each map is the
+    inverse of f.
+
     More flexible than :class:`AutoregressiveFlow`, also in one dimension: it can be skewed and
-    bimodal. The splines change the interval from -6 to 6 standard deviations only.
+    bimodal.
 
     References:
         | Neural spline flows (Durkan et al., 2019)
@@ -174,6 +194,11 @@ class SplineFlow(Flow, name="spline_flow"):
 
 class CouplingFlow(Flow, name="coupling_flow"):
     r"""One half of the elements passes through splines that depend on the other half.
+
+    .. math:: f(u)_A = \rho\big(u_A;\, \theta(u_B)\big), \quad f(u)_B = u_B
+
+    A is the first half of the elements, or one more, B the rest, and :math:`\rho` the spline of
+    :class:`SplineFlow`.
 
     Fast in both directions, to draw and to score. Each layer moves one half of the elements, so it
     takes more layers than :class:`SplineFlow`.
@@ -199,7 +224,7 @@ class CouplingFlow(Flow, name="coupling_flow"):
 class PlanarFlow(Flow, name="planar_flow"):
     r"""Layers that push along one direction each. It can only be a guide.
 
-    .. math:: f(u) = u + a \tanh(w^\top u + b)
+    .. math:: f(u) = u + a \tanh(w^\top u + b), \quad w^\top a > -1
 
     The maps have no inverse in closed form. So it knows the density of its own draws only, and
     cannot stand as a prior or a likelihood.

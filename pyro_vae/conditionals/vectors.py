@@ -3,8 +3,8 @@ r"""Families over whole vectors: correlated numbers, compositions, directions.
 They are declarations, as in :mod:`.continuous`.
 
 In the formulas :math:`h_1, h_2, ...` are the numbers that the parameters read from the context, in
-the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus, moved so that
-:math:`[0]_+` is the standard value.
+the order of ``params``. :math:`[h]_+` is the link to positive numbers: softplus plus
+:math:`10^{-6}`, moved so that :math:`[0]_+` is the standard value.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class MultivariateNormal(_Vectors, name="multivariate_normal"):
 
     .. math:: p(x \mid h) = \mathcal{N}(x;\, h_1,\, L L^\top)
 
-    :math:`L` is lower triangular with a positive diagonal. As a guide it follows correlated
+    :math:`L` is lower triangular and reads :math:`h_2` row by row: :math:`L_{ii} = [h_{ii}]_+` and
+    :math:`L_{ij} = L_{ii}\, h_{ij}` for :math:`j < i`. As a guide it follows correlated
     posteriors. It reads n (n + 3) / 2 numbers for n dimensions.
 
     See also:
@@ -64,7 +65,8 @@ class LowRankNormal(_Vectors, name="low_rank_normal"):
 
     .. math:: p(x \mid h) = \mathcal{N}\big(x;\, h_1,\, F F^\top + \mathrm{diag}([h_3]_+)\big)
 
-    :math:`F` is the matrix :math:`h_2`, of few columns.
+    :math:`F` has few columns and reads the matrix :math:`h_2`: :math:`F_{ij} = h_{ij}`, and
+    0.1 more on the diagonal.
 
     Arguments:
         event_shape: The shape of one draw.
@@ -115,9 +117,13 @@ class Dirichlet(_Vectors, name="dirichlet"):
 class LogisticNormal(_Vectors, name="logistic_normal"):
     r"""Compositions whose unconstrained form is normal, such as topic proportions.
 
-    .. math:: x = \mathrm{stick\ breaking}(u), \quad u \sim \mathcal{N}(h_1,\, [h_2]_+^2)
+    .. math::
 
-    Its parameters have one dimension less than a draw.
+        x_i = s_i \prod_{j < i} (1 - s_j), \quad s_i = \sigma\big(u_i - \log(d - i)\big), \quad
+        u \sim \mathcal{N}(h_1,\, [h_2]_+^2)
+
+    This breaks a stick: the last of the d parts is what is left, :math:`s_d = 1`. The parameters
+    have one dimension less than a draw.
 
     Example:
         >>> LogisticNormal((3,)).num_params
@@ -137,7 +143,7 @@ class VonMisesFisher(_Vectors, name="von_mises_fisher"):
     .. math::
 
         p(x \mid h) \propto \exp(\kappa\, \mu^\top x), \quad
-        \mu = h_1 / |h_1|,\ \kappa = [h_2]_+
+        \mu = (1 + h_1) / |1 + h_1|,\ \kappa = [h_2]_+
 
     References:
         | Hyperspherical variational auto-encoders (Davidson et al., 2018)
@@ -158,7 +164,7 @@ class VonMisesFisher(_Vectors, name="von_mises_fisher"):
 class UniformSphere(_Vectors, name="uniform_sphere"):
     r"""Unit vectors in any direction.
 
-    .. math:: p(x) = \Gamma(d / 2) / (2 \pi^{d / 2}), \quad |x| = 1
+    .. math:: p(x) = \Gamma(d / 2) / (2 \pi^{d / 2}), \quad |x| = 1,\ x \in \mathbb{R}^d
 
     Arguments:
         event_shape: The shape of one draw.
