@@ -18,6 +18,7 @@ from .options import (
     NumSamples,
     Seed,
     Source,
+    Tolerance,
     option,
     prepare_file,
     prepare_folder,
@@ -169,6 +170,7 @@ def sweep(
     batch_size: BatchSize = 128,
     learning_rate: LearningRate = 1e-3,
     num_samples: NumSamples = 1000,
+    tolerance: Tolerance = None,
     seed: Seed = 0,
     key: ArrayKey = None,
     condition: ConditionFile = None,
@@ -203,7 +205,7 @@ def sweep(
         device=device,
         options=options,
     )
-    work(spec, asked, jobs=jobs, as_json=as_json)
+    work(spec, asked, jobs=jobs, tolerance=tolerance, as_json=as_json)
 
 
 def sample(

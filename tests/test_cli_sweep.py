@@ -137,6 +137,20 @@ def test_models_are_what_python_makes_and_compares(folder):
     assert "latent=1" in page
 
 
+@pytest.mark.filterwarnings("ignore:log p")
+def test_a_tolerance_is_that_of_the_comparison(folder, monkeypatch):
+    assert run(*SWEEP).exit_code == 0
+    monkeypatch.setattr(work, "make", None)
+    result = run(*SWEEP, "--tolerance", 0.1, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    vaes = {path.parent.name[:8]: pv.load(path) for path in folder.glob("out/*/model.safetensors")}
+    held_out = np.random.default_rng(0).permutation(40)[:4]
+    expected = pv.compare_models(vaes, np.load("x.npy")[held_out], num_samples=30, tolerance=0.1)
+    for row in json.loads(result.stdout)["models"]:
+        true = expected.loc[row["model"]].log_evidence
+        assert row["log_evidence"] == pytest.approx(true, rel=1e-12)
+
+
 def read(name):
     import tomllib
     from pathlib import Path

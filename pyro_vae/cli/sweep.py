@@ -68,13 +68,14 @@ class Run:
         return found if is_its_own and self.fit.out.is_file() else None
 
 
-def sweep(spec: Path, asked: Fit, *, jobs: int, as_json: bool) -> None:
+def sweep(spec: Path, asked: Fit, *, jobs: int, tolerance: float | None, as_json: bool) -> None:
     """Fit all models of a grid, and compare them.
 
     Arguments:
         spec: The .toml file: a spec in which lists are a grid.
         asked: How to make each model; ``asked.out`` is the folder of the sweep.
         jobs: How many processes fit side by side.
+        tolerance: That of :func:`.compare_models`.
         as_json: Whether to write a JSON document.
     """
     check_loss(asked.options["loss"])
@@ -99,6 +100,7 @@ def sweep(spec: Path, asked: Fit, *, jobs: int, as_json: bool) -> None:
         {run.name: load(run.fit.out, device=asked.device) for run in done},
         *held_out_data,
         num_samples=asked.num_samples,
+        tolerance=tolerance,
         seed=asked.seed,
     )
     results = {run.name: run.result() or {} for run in done}
