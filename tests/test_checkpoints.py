@@ -518,6 +518,18 @@ def test_an_interrupted_training_leaves_the_best_so_far_and_its_history():
     assert not any(parameter.grad is not None for parameter in vae.parameters())
 
 
+def test_interrupted_in_the_first_epoch_there_is_a_history_without_rows():
+    class Stopping(torch.optim.Adam):
+        def step(self, closure=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(small(), epochs=2, optimizer=Stopping)
+    history = caught.value.history
+    assert history.loss.empty
+    assert repr(pv.show(history)) == "0 epochs"
+
+
 @pytest.mark.slow
 def test_ctrl_c_on_the_command_line(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(2000, 8)))

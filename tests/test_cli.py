@@ -100,7 +100,7 @@ def halves(x, share=0.1, seed=0):
     """What fit trains on, and what it holds out."""
     order = np.random.default_rng(seed).permutation(len(x))
     held_out = round(share * len(x))
-    return x[order[held_out:]], x[order[:held_out]]
+    return x[order[held_out:]], x[np.sort(order[:held_out])]
 
 
 @pytest.mark.filterwarnings("ignore:log p")

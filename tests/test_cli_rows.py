@@ -201,3 +201,13 @@ def test_a_model_that_does_not_say_its_rows_is_named_beside_others():
     assert "other.safetensors does not say which rows it was trained on; these may be" in told
     told = done("compare-models", "other.safetensors", *quick).stderr
     assert "does not say" not in told
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_fit_and_evaluate_say_the_same_of_the_rows_held_out():
+    fit = ["fit", "x.npy", *QUICK, "--validation", 0.25, "--json", "-o", "m.safetensors"]
+    told = json.loads(done(*fit).stdout)["log_evidence"]
+    found = json.loads(
+        done("evaluate", "m.safetensors", "x.npy", "--num-samples", 30, "--json").stdout
+    )
+    assert told == {key: found[key] for key in ("mean", "mean_se", "flagged")}

@@ -169,7 +169,7 @@ def _built(asked: Fit, x: Rows, c: Any, device: str) -> VAE:
 
 
 def split_rows(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows to train on, and which to hold out."""
+    """Which rows to train on, and which to hold out, in the order of the data."""
     num_held_out = 0 if share == 0 else max(1, round(share * num))
     if num_held_out >= num:
         raise ValueError(
@@ -177,7 +177,7 @@ def split_rows(num: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarra
             "or 0"
         )
     order = np.random.default_rng(seed).permutation(num)
-    return order[num_held_out:], order[:num_held_out]
+    return order[num_held_out:], np.sort(order[:num_held_out])
 
 
 def _described(vae: VAE, out: Path, num_trained: int, num_held_out: int) -> dict[str, Any]:

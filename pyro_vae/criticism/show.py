@@ -84,6 +84,8 @@ def _evidence(result: xarray.Dataset) -> Shown:
 
 def _history(history: pandas.DataFrame) -> Shown:
     """The last losses and the curves."""
+    if history.empty:
+        return Shown("<div><p>0 epochs</p></div>", "0 epochs")
     last: Any = history.iloc[-1]
     names = [name for name in ("loss", "validation") if name in history]
     figures = ", ".join(f"{name} {last[name]:.3f}" for name in names)

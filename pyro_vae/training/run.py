@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 EVALUATION_ROWS = 1024
 READ = 100  # compiled steps, after which their losses are read
 FLUSHED = 500  # steps, after which the optimiser's state is rid of subnormal numbers
+BEFORE = ("epoch", "loss", "beta", "learning_rate", "seconds")  # columns of a history without rows
 ONE_STEP = "the first step never is, and it was the only one"
 
 
@@ -278,7 +279,7 @@ class Run:
         """The history, and in its attributes what of a step was one compiled call."""
         import pandas
 
-        frame = pandas.DataFrame(self.history)
+        frame = pandas.DataFrame(self.history, columns=None if self.history else BEFORE)
         if self.not_compiled or self.compiled is None:
             frame.attrs["compiled"] = f"no: {self.not_compiled or ONE_STEP}"
         else:
