@@ -175,10 +175,11 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def draw(folder: Path) -> None:
-    """Draw the densities that are not there yet, or whose class is newer."""
+    """Draw the densities that are not there yet, or whose class or drawing is newer."""
     for name, cls in Conditional.registry.items():
         path = folder / f"{name}.svg"
-        source = Path(inspect.getfile(cls)).stat().st_mtime
-        if densities.pictured(cls) and not (path.is_file() and path.stat().st_mtime > source):
+        sources = inspect.getfile(cls), inspect.getfile(densities)
+        newest = max(Path(source).stat().st_mtime for source in sources)
+        if densities.pictured(cls) and not (path.is_file() and path.stat().st_mtime > newest):
             path.parent.mkdir(parents=True, exist_ok=True)
             densities.picture(cls).savefig(path, transparent=True)

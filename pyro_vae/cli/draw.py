@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from torch import Tensor
 
 from ..data.columns import as_array, framed
 from ..spec.checkpoint import load
 from .arguments import Wanted, import_own_parts, read_condition, read_rows, require_condition
-from .terminal import write_json
+from .terminal import write_csv, write_json
 
 NUM_DRAWN = 16
 
@@ -41,17 +40,15 @@ def sample(
         raise ValueError(f"{model.name} draws labels, of {labelled}; --out needs a .csv file")
     drawn = vae.sample(num, c, seed=seed)
 
+    frame = _frame(drawn, vae.columns)
     if out is not None and out.suffix == ".npy":
         np.save(out, as_array(drawn))
-    elif out is not None:
-        out.write_text(_frame(drawn, vae.columns).to_csv(index=False))
-    frame = _frame(drawn, vae.columns)
+    elif out is not None or not as_json:
+        write_csv(frame, out, index=False)
     if as_json:
         columns = [str(name) for name in frame.columns]
         given = {} if out is not None else {"data": frame.astype(object).to_numpy().tolist()}
         write_json({"num": num, "seed": seed, "columns": columns, "out": out, **given})
-    elif out is None:
-        typer.echo(frame.to_csv(index=False), nl=False)
 
 
 def _frame(drawn: Any, columns: list[str] | None) -> Any:
@@ -87,10 +84,8 @@ def classify(
     labels = [names[number] for number in probs.argmax(-1)]
     columns = {f"p({name})": column for name, column in zip(names, probs.T, strict=True)}
     frame = pandas.DataFrame({"label": labels, **columns})
-    if out is not None:
-        frame.to_csv(out, index=False)
+    if out is not None or not as_json:
+        write_csv(frame, out, index=False)
     if as_json:
         given = {} if out is not None else {"label": labels, "probabilities": probs}
         write_json({"num": len(labels), "classes": names, "out": out, **given})
-    elif out is None:
-        typer.echo(frame.to_csv(index=False), nl=False)

@@ -20,7 +20,7 @@ from ..evidence.evidence import log_evidence
 from ..evidence.flags import SAID
 from ..posterior.mcmc import sample_posterior
 from ..vae import VAE
-from .terminal import console, frame_rows, frame_table, write_json
+from .terminal import console, frame_rows, frame_table, write_csv, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -70,7 +70,7 @@ def compare_models(
     """Models by log p(x) of the same data."""
     found = compare(vaes, x, c, **options)
     if out is not None:
-        out.write_text(found.to_csv())
+        write_csv(found, out)
     if as_json:
         write_json({"num_data": len(x), "models": frame_rows(found, "model")})
     else:
@@ -137,7 +137,7 @@ def compare_guide(
     posterior = sample_posterior(vae, x, c, kernel=kernel, seed=seed)
     found = compare_posteriors(vae, x, posterior, c, seed=seed)
     if out is not None:
-        out.write_text(found.to_dataframe().to_csv())
+        write_csv(found.to_dataframe(), out)
     if picture is not None:
         plots.posteriors(found).savefig(picture)
     summary = summarize(found)
@@ -182,7 +182,7 @@ def _write_evidence(found: xarray.Dataset, out: Path) -> None:
         found.to_netcdf(out, engine="h5netcdf")
         return
     by_datum = [name for name, values in found.items() if values.dims == ("datum",)]
-    out.write_text(found[by_datum].to_dataframe().to_csv())
+    write_csv(found[by_datum].to_dataframe(), out)
 
 
 def _evidence_table(found: xarray.Dataset) -> Table:

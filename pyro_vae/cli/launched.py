@@ -1,4 +1,4 @@
-"""Processes that a launcher such as ``torchrun`` has started: they train together."""
+"""The process group of processes that a launcher such as ``torchrun`` has started."""
 
 from __future__ import annotations
 

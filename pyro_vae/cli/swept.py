@@ -12,7 +12,7 @@ import typer
 from ..criticism import html
 from ..data.files import write
 from .evaluate import models_table, written
-from .terminal import console, frame_rows, write_json
+from .terminal import console, frame_rows, write_csv, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +32,7 @@ def tell(
         num: How many data the models are compared on.
         as_json: Whether to write a JSON document.
     """
-    write(out / "models.csv", found.to_csv().encode())
+    write_csv(found, out / "models.csv")
     title = f"A sweep of {len(found) + len(failed)} models"
     page = html.page(title, [*_page(title, found, failed, num)])
     write(out / "report.html", page.encode())

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..criticism import tables
+from ..data.files import write
 
 if TYPE_CHECKING:
     import pandas
@@ -70,6 +71,15 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def write_csv(frame: pandas.DataFrame, out: Path | None, *, index: bool = True) -> None:
+    """A frame as CSV, in a file, which appears whole or not at all, or else on stdout."""
+    text = frame.to_csv(index=index)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write(out, text.encode())
 
 
 def frame_rows(frame: pandas.DataFrame, index: str) -> list[dict[str, Any]]:
