@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-LOWEST = 8  # log p(x)
+NUM_LOWEST = 8  # data whose log p(x) is shown
 
 
 def report(
@@ -190,7 +190,7 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
 def _lowest(found: xarray.Dataset) -> str:
     """The data that the model finds least likely."""
     columns = [name for name in ("log_evidence", "se", "khat", "flag") if name in found]
-    table = found[columns].to_dataframe()[columns].nsmallest(LOWEST, "log_evidence")
+    table = found[columns].to_dataframe()[columns].nsmallest(NUM_LOWEST, "log_evidence")
     return html.table(table, "datum", text.LOWEST)
 
 
