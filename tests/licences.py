@@ -38,7 +38,7 @@ def stated(package):
     about = metadata.metadata(package)
     classifiers = about.get_all("Classifier") or []
     named = [text.split(" :: ")[-1] for text in classifiers if text.startswith("License")]
-    return about["License-Expression"] or ", ".join(named) or about["License"]
+    return about.get("License-Expression") or ", ".join(named) or about.get("License")
 
 
 if __name__ == "__main__":

@@ -212,6 +212,7 @@ def test_code_of_ones_own_is_a_part_of_the_run(folder, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:log p")
+@pytest.mark.filterwarnings("ignore:The '[a-z_.]+' option is deprecated")  # which anndata sets
 def test_other_columns_of_obs_are_another_sweep(folder, monkeypatch):
     anndata = pytest.importorskip("anndata")
     cells = anndata.AnnData(np.load("x.npy").astype("float32"))

@@ -75,7 +75,7 @@ def test_as_a_guide_it_sharpens_the_evidence():
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", vae.refine(x, steps=200))
+            pyro.sample("z", vae.refine(x, steps=100))
 
     evidence = pv.log_evidence((vae.model, guide), X, num_samples=1000)
     assert (np.abs(evidence.log_evidence - TRUTH.log_evidence(X)) < 5 * evidence.se).all()
