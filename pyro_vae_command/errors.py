@@ -77,25 +77,22 @@ class Command(TyperGroup):
 
 @contextlib.contextmanager
 def reader_may_go() -> Iterator[None]:
-    """Where the reader of the output has gone, such as ``head``, the command ends as it was about
-    to, or well.
+    """Where the reader of the output has gone, such as ``head``, what writes ends well, and what
+    ends otherwise does so.
     """
-    code = 0
     try:
-        try:
-            yield
-        except typer.Exit as ended:
-            code = ended.exit_code
-            raise
-        finally:
-            sys.stdout.flush()
+        yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(code) from None
+        raise typer.Exit from None
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
-        raise typer.Exit from None  # rich has done the same, but for the code
+        raise typer.Exit from None  # which rich has made an error
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # what is left goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_styles() -> None:

@@ -200,12 +200,12 @@ def sweep(
         Wanted(source, key, condition),
         out,
         validation=validation,
-        num_samples=num_samples,
+        num_samples=None,
         seed=seed,
         device=device,
         options=options,
     )
-    work(spec, asked, jobs=jobs, tolerance=tolerance, as_json=as_json)
+    work(spec, asked, jobs=jobs, num_samples=num_samples, tolerance=tolerance, as_json=as_json)
 
 
 def sample(

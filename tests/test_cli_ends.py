@@ -18,7 +18,7 @@ import pyro_vae as pv
 from pyro_vae.data.delimited import ENDINGS
 from pyro_vae.data.files import READ, READERS
 from pyro_vae.data.lines import COMPRESSED
-from pyro_vae_command import app, options
+from pyro_vae_command import app, errors, options
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 ROOT = Path(__file__).parents[1]
@@ -136,6 +136,12 @@ def test_a_closed_pipe_is_quiet():
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 0
+
+
+def test_advice_that_is_put_in_the_words_of_options_is_given_by_some_warning():
+    sources = "".join(path.read_text() for path in (ROOT / "pyro_vae").rglob("*.py"))
+    for argument in errors.AS_OPTIONS:
+        assert argument in sources, argument
 
 
 FAILING = """

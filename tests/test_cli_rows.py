@@ -64,6 +64,7 @@ def test_rows_held_out_are_scored_unless_told_otherwise():
         expected = pv.log_evidence(vae, x[index], num_samples=30).attrs
         assert json.loads(found.stdout)["mean"] == pytest.approx(expected["mean"], rel=1e-12)
     first = done("evaluate", "m.safetensors", "x.npy", *quick, "-n", 4)
+    assert "4 of 40 data, the first of 10 held out in training" in first.stderr
     expected = pv.log_evidence(vae, x[held_out()[:4]], num_samples=30).attrs
     assert json.loads(first.stdout)["mean"] == pytest.approx(expected["mean"], rel=1e-12)
 
@@ -198,9 +199,13 @@ def test_a_model_that_does_not_say_its_rows_is_named_beside_others():
     pv.save(pv.load("one.safetensors"), "other.safetensors")
     quick = ["x.npy", "--num-samples", 30]
     told = done("compare-models", "one.safetensors", "other.safetensors", *quick).stderr
-    assert "other.safetensors does not say which rows it was trained on; these may be" in told
-    told = done("compare-models", "other.safetensors", *quick).stderr
-    assert "does not say" not in told
+    assert "other.safetensors: the file does not say which rows it was trained on" in told
+    everything = [*quick, "--rows", "all"]
+    for models in (
+        ["other.safetensors", *quick],
+        ["one.safetensors", "other.safetensors", *everything],
+    ):
+        assert "does not say" not in done("compare-models", *models).stderr
 
 
 @pytest.mark.filterwarnings("ignore:log p")

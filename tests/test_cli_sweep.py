@@ -1,5 +1,6 @@
 """A grid of specs, and the command that fits and compares them."""
 
+import errno
 import json
 import sys
 
@@ -71,6 +72,10 @@ def test_numbers_in_tables_are_a_grid_and_lists_that_are_values_stay():
     assert [spec["guide"]["network"]["hidden"] for spec in two.values()] == [[200], [50, 50]]
     network["activation"], network["log1p"] = ["relu", "tanh"], [True, False]
     assert len(expand({"guide": {"name": "normal", "network": network}})) == 4
+    parts = {"name": "mixture", "component": ["normal", {"name": "laplace", "loc": 0.0}]}
+    assert len(expand({"prior": parts})) == 2
+    image = {"name": "conv_decoder", "image": [8, 8]}
+    assert len(expand({"likelihood": {"name": "normal", "network": image}})) == 1
     columns = {"columns": ["a", "b"], "modules": ["mine"], "event": [2]}
     assert expand(columns) == {"model": columns}
 
@@ -81,6 +86,10 @@ def test_numbers_in_tables_are_a_grid_and_lists_that_are_values_stay():
         (
             {"prior": {"name": "gamma", "rate": [1.0, 2.0]}},
             r"prior\.rate: in a sweep \[1\.0, 2\.0\] could be one value or 2; write \[\[1\.0",
+        ),
+        (
+            {"prior": {"name": "autoregressive_flow", "center": [1.0, 2.0]}},
+            r"prior\.center: in a sweep \[1\.0, 2\.0\] could be one value or 2",
         ),
         ({"latent": [2, [4, 4]]}, "latent: a grid has sizes"),
         ({"latent": []}, "latent: a grid needs at least one size"),
@@ -193,22 +202,28 @@ class Mine(pv.MLP, name="my_mlp"):
 
 @pytest.mark.filterwarnings("ignore:log p")
 def test_code_of_ones_own_is_a_part_of_the_run(folder, monkeypatch):
+    np.savetxt("x.csv", np.load("x.npy"), delimiter=",", header="a,b,c", comments="")
     (folder / "my_sweep_part.py").write_text(OWN)
     grid = 'latent = 1\nmodules = ["my_sweep_part"]\nlikelihood = "poisson"\n'
     network = 'guide = {name = "normal", network = {name = "my_mlp", width = [2, 3]}}'
     (folder / "grid.toml").write_text(grid.replace('"poisson"', LIKELIHOOD) + network)
     paths, made, make = list(sys.path), [], work.make
     monkeypatch.setattr(work, "make", lambda run: made.append(run.name) or make(run))
-    result = run(*SWEEP)
+    of_table = [*SWEEP[:2], "x.csv", *SWEEP[3:]]
+    result = run(*of_table)
     assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stderr.count("read x.csv") == 1
     assert len(made) == 2, "a number of a part of one's own is a grid"
-    assert run(*SWEEP).exit_code == 0
+    assert run(*of_table, "--num-samples", 40).exit_code == 0
     assert len(made) == 2
     with (folder / "my_sweep_part.py").open("a") as file:
         file.write("# changed\n")
-    assert run(*SWEEP).exit_code == 0
+    assert run(*of_table).exit_code == 0
     assert len(made) == 4
     assert sys.path == paths
+    np.savetxt("x.csv", np.load("x.npy"), delimiter=",", header="c,b,a", comments="")
+    assert run(*of_table).exit_code == 0
+    assert len(made) == 6, "the columns have other names"
 
 
 @pytest.mark.filterwarnings("ignore:log p")
@@ -239,6 +254,14 @@ def failing(name):
     return fitted
 
 
+def gone(*arguments, **options):
+    raise BrokenPipeError
+
+
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device", "models.csv")
+
+
 @pytest.mark.filterwarnings("ignore:log p")
 def test_a_run_that_fails_is_told_of_and_the_others_go_on(folder, monkeypatch):
     priors = 'prior = ["laplace", "normal"]'
@@ -250,6 +273,12 @@ def test_a_run_that_fails_is_told_of_and_the_others_go_on(folder, monkeypatch):
     told = json.loads(result.stdout)
     assert [row["model"] for row in told["models"]] == ["prior=normal"]
     assert list(told["failed"]) == ["prior=laplace"]
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "tell", gone)
+        assert run(*SWEEP).exit_code == 1, "also where nobody reads it"
+        patched.setattr(work, "tell", full)
+        assert run(*SWEEP).exit_code == 1
+        assert "No space left" in run(*SWEEP).stderr
     monkeypatch.setattr(work, "fitted", failing(["laplace", "normal"]))
     result = run(*SWEEP, "-o", "none")
     assert (result.exit_code, result.stdout) == (1, "")

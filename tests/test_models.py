@@ -602,7 +602,11 @@ MIXED = pandas.DataFrame(np.random.default_rng(0).poisson(2.0, (20, 2)) * 1.0, c
 
 
 def of_columns(frame=MIXED, **families):
-    blocks = [{"columns": [name], "name": family} for name, family in families.items()]
+    tables = {
+        name: {"name": family} if isinstance(family, str) else family
+        for name, family in families.items()
+    }
+    blocks = [{"columns": [name], **table} for name, table in tables.items()]
     return pv.build(frame, latent=1, hidden=[], likelihood={"name": "columns", "blocks": blocks})
 
 
@@ -626,3 +630,9 @@ def test_columns_in_another_order_are_on_one_scale():
     b = of_columns(turned, k="normal", h="poisson")  # not so, though in its own order it looks so
     with pytest.raises(ValueError, match="needs one scale"):
         quietly({"a": a, "b": b}, MIXED, num_samples=25)
+    atoms = {"name": "censored_normal", "low": -1.0}
+    a, b = of_columns(h=atoms, k="poisson"), of_columns(turned, k=atoms, h="poisson")
+    with pytest.raises(ValueError, match="needs one scale"):
+        quietly({"a": a, "b": b}, MIXED, num_samples=25)
+    b = of_columns(turned, k="poisson", h=atoms)
+    assert len(quietly({"a": a, "b": b}, MIXED, num_samples=25)) == 2

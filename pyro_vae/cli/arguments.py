@@ -142,13 +142,14 @@ def load_models(
         require_condition(vae, model, c, "datum")
 
     splits = {model: read_split(model) for model in models}
-    _tell_of_unknown_rows(splits)
     found = [
         split
         for vae, split in zip(vaes, splits.values(), strict=True)
         if split is not None and split.is_of(in_order(x, vae.columns))
     ]
     used = _used(found, len(x), wanted)
+    if found and wanted.rows != "all":
+        _tell_of_unknown_rows(splits)
     if len(used) == len(x):
         return vaes, x, c
     return vaes, x.only(used), select(c, used)
@@ -158,8 +159,8 @@ def _tell_of_unknown_rows(splits: dict[Path, Split | None]) -> None:
     """Say which models do not tell what they were trained on, where others do."""
     silent = [model.name for model, split in splits.items() if split is None]
     if 0 < len(silent) < len(splits):
-        told = f"{', '.join(silent)} does not say which rows it was trained on; these may be some"
-        typer.echo(f"pyro-vae: {told}", err=True)
+        told = "the file does not say which rows it was trained on; it may have seen these"
+        typer.echo(f"pyro-vae: {', '.join(silent)}: {told}", err=True)
 
 
 def _used(splits: list[Split], num: int, wanted: Wanted) -> np.ndarray:

@@ -79,13 +79,7 @@ def compare_models(
 
 def models_table(found: pandas.DataFrame) -> Table:
     """What :func:`.compare_models` gave, without columns that say nothing."""
-    return frame_table(written(found), "model")
-
-
-def written(found: pandas.DataFrame) -> pandas.DataFrame:
-    """A comparison of models as texts, without columns that say nothing."""
-    shown = found.dropna(axis="columns", how="all")
-    return shown.apply(lambda column: column.map(FORMATS[str(column.name)].format))
+    return frame_table(found.dropna(axis="columns", how="all"), "model", FORMATS)
 
 
 def names_of_models(models: list[Path]) -> list[str]:

@@ -29,7 +29,7 @@ from ..spec.grid import expand, folder_name
 from ..vae import VAE
 from .arguments import read_data, select
 from .swept import tell
-from .terminal import plain_values
+from .terminal import plain_values, whoever_reads
 from .train import Fit, check_loss, fitted, split_rows
 
 MODEL, RESULT = "model.safetensors", "result.json"
@@ -44,14 +44,14 @@ class Run:
         fit: What to make; ``fit.out`` is in the run's own folder.
         digest: What tells it from a run of other data, spec or options.
         modules: The names of the user's own modules.
-        place: The folder where these lie.
+        modules_folder: Where these lie.
     """
 
     name: str
     fit: Fit
     digest: str
     modules: list[str]
-    place: Path
+    modules_folder: Path
 
     @property
     def folder(self) -> Path:
@@ -68,13 +68,22 @@ class Run:
         return found if is_its_own and self.fit.out.is_file() else None
 
 
-def sweep(spec: Path, asked: Fit, *, jobs: int, tolerance: float | None, as_json: bool) -> None:
+def sweep(
+    spec: Path,
+    asked: Fit,
+    *,
+    jobs: int,
+    num_samples: int,
+    tolerance: float | None,
+    as_json: bool,
+) -> None:
     """Fit all models of a grid, and compare them.
 
     Arguments:
         spec: The .toml file: a spec in which lists are a grid.
         asked: How to make each model; ``asked.out`` is the folder of the sweep.
         jobs: How many processes fit side by side.
+        num_samples: The samples of z for log p(x) of each datum that is held out.
         tolerance: That of :func:`.compare_models`.
         as_json: Whether to write a JSON document.
     """
@@ -89,8 +98,9 @@ def sweep(spec: Path, asked: Fit, *, jobs: int, tolerance: float | None, as_json
     held_out_data = x.only(held_out), select(c, held_out)
     checked_problems("sweep", _built(grid, x, c, asked.seed), *held_out_data)
 
-    read = [x.summary.digest, _digest_of(c), *map(_digest_of_code, table.get("modules", []))]
-    runs = [_run(name, one, asked, read, spec.parent) for name, one in grid.items()]
+    modules = table.get("modules", [])
+    digests = [_digest_of(x), _digest_of(c), *map(_digest_of_code, modules)]
+    runs = [_run(name, one, asked, digests, spec.parent) for name, one in grid.items()]
     failed = _made(runs, jobs)
     done = [run for run in runs if run.name not in failed]
     if not done:
@@ -99,18 +109,17 @@ def sweep(spec: Path, asked: Fit, *, jobs: int, tolerance: float | None, as_json
     found = compare_models(
         {run.name: load(run.fit.out, device=asked.device) for run in done},
         *held_out_data,
-        num_samples=asked.num_samples,
+        num_samples=num_samples,
         tolerance=tolerance,
         seed=asked.seed,
     )
     results = {run.name: run.result() or {} for run in done}
     found["num_parameters"] = [results[str(name)]["num_parameters"] for name in found.index]
     found["fit_seconds"] = [results[str(name)]["seconds"] for name in found.index]
-    try:
+    with whoever_reads():
         tell(found, failed, asked.out, len(held_out), as_json=as_json)
-    finally:  # also where its reader has gone
-        if failed:
-            raise typer.Exit(1)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _built(grid: dict[str, dict[str, Any]], x: Rows, c: Any, seed: int) -> dict[str, VAE]:
@@ -125,27 +134,28 @@ def _built(grid: dict[str, dict[str, Any]], x: Rows, c: Any, seed: int) -> dict[
     return vaes
 
 
-def _digest_of(c: Any) -> str:
-    """What tells this c from another."""
-    if isinstance(c, Rows):
-        return c.summary.digest
-    return "" if c is None else hashlib.sha256(c.to_csv().encode()).hexdigest()
+def _digest_of(table: Any) -> str:
+    """What tells these rows, a frame, or none, from others."""
+    if isinstance(table, Rows):
+        return f"{table.summary.digest} {table.columns}"
+    return "" if table is None else hashlib.sha256(table.to_csv().encode()).hexdigest()
 
 
 def _digest_of_code(module: str) -> str:
     """What tells this code of a module from another; what it imports is not looked at."""
-    file = sys.modules[module].__file__
+    file = getattr(sys.modules[module], "__file__", None)
     return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def _run(name: str, spec: dict[str, Any], asked: Fit, read: list[str], place: Path) -> Run:
-    said = [spec, read, asked.options, asked.validation, asked.num_samples, asked.seed]
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
-    folder = asked.out / f"{folder_name(name)}-{digest[:8]}"
-    options = {**asked.options, "checkpoint": folder / "checkpoints", "resume": True}
+def _run(name: str, spec: dict[str, Any], asked: Fit, digests: list[str], folder: Path) -> Run:
+    identity = [spec, digests, asked.options, asked.validation, asked.seed]
+    text = json.dumps(identity, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    own = asked.out / f"{folder_name(name)}-{digest[:8]}"
+    options = {**asked.options, "checkpoint": own / "checkpoints", "resume": True}
     options["progress"] = False
-    fit = replace(asked, out=folder / MODEL, spec=spec, options=options)
-    return Run(name, fit, digest, spec.get("modules", []), place)
+    fit = replace(asked, out=own / MODEL, spec=spec, options=options)
+    return Run(name, fit, digest, spec.get("modules", []), folder)
 
 
 def _made(runs: list[Run], jobs: int) -> dict[str, str]:
@@ -172,7 +182,7 @@ def _ended(runs: list[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
         return
     method, given = multiprocessing.get_context("spawn"), (torch.get_default_dtype(),)
     with ProcessPoolExecutor(
-        jobs, mp_context=method, initializer=_as_first, initargs=given
+        jobs, mp_context=method, initializer=_prepare_process, initargs=given
     ) as pool:
         futures = {pool.submit(make, run): run for run in runs}
         try:
@@ -183,7 +193,7 @@ def _ended(runs: list[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _as_first(dtype: torch.dtype) -> None:
+def _prepare_process(dtype: torch.dtype) -> None:
     """A process as the first one, but with one thread: more would wait for each other."""
     torch.set_num_threads(1)
     torch.set_default_dtype(dtype)
@@ -197,7 +207,7 @@ def make(run: Run) -> str | None:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        import_modules("modules", run.modules, run.place)
+        import_modules("modules", run.modules, run.modules_folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # what they say, the comparison says
             document = fitted(run.fit, lambda text: None)

@@ -11,7 +11,7 @@ import typer
 
 from ..criticism import html
 from ..data.files import write
-from .evaluate import models_table, written
+from .evaluate import FORMATS, models_table
 from .terminal import console, frame_rows, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _page(title: str, found: pandas.DataFrame, failed: dict[str, str], num: int)
         f"log p(x) of the same {num} data, held out in training, in nats per datum; differences to "
         "the best are paired by datum."
     )
-    yield html.table(written(found), "model", caption)
+    shown = found.dropna(axis="columns", how="all")
+    yield html.table(shown, "model", caption, FORMATS)
     if flagged := int((found.flagged > 0.05).sum()):
         yield html.light("fair", f"{flagged} models have more than 5 % of their data flagged.")
     if failed:

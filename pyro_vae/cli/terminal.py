@@ -6,11 +6,12 @@ come. What is not finite is null. All else goes to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +39,18 @@ def console() -> Console:
     return Console(width=width)
 
 
-def frame_table(frame: pandas.DataFrame, index: str) -> Table:
+def frame_table(frame: pandas.DataFrame, index: str, formats: Mapping[str, str] = {}) -> Table:
     """A frame of numbers as a table.
 
     Arguments:
         frame: The numbers, with names for rows and columns.
         index: What the rows are.
+        formats: How the numbers of some columns are written.
     """
     table = Table()
     for number, name in enumerate(tables.header(frame, index)):
         table.add_column(name, justify="right" if number else "left")
-    for row in tables.body(frame):
+    for row in tables.body(frame, formats):
         table.add_row(*row)
     return table
 
@@ -71,6 +73,13 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def whoever_reads() -> Iterator[None]:
+    """Goes on where the reader of the output, such as ``head``, has gone."""
+    with contextlib.suppress(BrokenPipeError, SystemExit):  # rich makes the second of the first
+        yield
 
 
 def write_csv(frame: pandas.DataFrame, out: Path | None, *, index: bool = True) -> None:

@@ -41,7 +41,8 @@ class Fit:
         spec: What to build, if it is written.
         parts: Else the arguments of :func:`.build`.
         validation: The share of the data held out.
-        num_samples: The samples of z for log p(x) of each datum that is held out.
+        num_samples: The samples of z for log p(x) of each datum that is held out; None if that is
+            not wanted.
         seed: The seed of all random numbers.
         device: Where to compute.
         options: More arguments of :func:`.fit`.
@@ -52,7 +53,7 @@ class Fit:
     spec: Path | dict[str, Any] | None = None
     parts: dict[str, Any] = field(default_factory=dict)
     validation: float = 0.1
-    num_samples: int = 1000
+    num_samples: int | None = 1000
     seed: int = 0
     device: str = "cpu"
     options: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +132,7 @@ def fitted(asked: Fit, say: Callable[[str], None]) -> dict[str, Any] | None:
         return document
 
     say(_told(document))
-    if len(held_out):
+    if len(held_out) and asked.num_samples is not None:
         score = log_evidence(
             vae, x_held_out, c_held_out, num_samples=asked.num_samples, seed=asked.seed
         ).attrs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
@@ -16,7 +15,7 @@ from ..data.arrays import as_rows
 from ..data.columns import is_table
 from ..data.refusals import listed
 from ..data.rows import DataError, Rows
-from ..density.identity import WITH_HOLES, data_digest
+from ..density.identity import OF_COLUMN, WITH_HOLES, data_digest
 from ..density.problem import Problem
 from ..density.whole import WholeProblem, problem_of
 from ..evidence.results import whole
@@ -35,7 +34,6 @@ ATTRIBUTES = {
     "measure",
 }
 KINDS = "VAEs, pairs (model, guide) of Pyro functions, or results of log_evidence"
-EACH_COLUMN = re.compile(r"([\w .]+ of column \d+(, |$))+")  # of a measure
 
 Problems = dict[Any, Problem | None]  # by name; none for an earlier result
 
@@ -62,7 +60,7 @@ def checked_problems(who: str, models: Mapping[Any, Any], x: Any, c: Any) -> Pro
     _warn_of_shared_guides(problems)
     refuse_other_data(who, models, problems, x, c)
     measures = {name: _measure_of(who, name, models, problems) for name in models}
-    refuse_other_measures(who, _by_names_of_columns(measures, models))
+    refuse_other_measures(who, _by_names_of_columns(measures, problems))
     return problems
 
 
@@ -204,26 +202,35 @@ def _measure_of(who: str, name: Any, models: Mapping[Any, Any], problems: Proble
         raise
 
 
-def _by_names_of_columns(measures: dict[Any, str], models: Mapping[Any, Any]) -> dict[Any, str]:
-    """With names in place of numbers where models know their columns, whose orders may differ.
+def _by_names_of_columns(measures: dict[Any, str], problems: Problems) -> dict[Any, str]:
+    """With names in place of numbers where columns are known, whose orders may differ.
 
-    An earlier result is of the same data as the first of the models, thus of columns in its order.
+    What knows none, such as an earlier result, is of the same data as the first, thus of columns in
+    its order.
     """
-    known = {name: m.columns for name, m in models.items() if isinstance(m, VAE) and m.columns}
-    if not known:
+    known = {name: _columns_of(problem) for name, problem in problems.items()}
+    first = next(filter(None, known.values()), None)
+    if first is None:
         return measures
-    first = next(iter(known.values()))
-    return {name: _with_names(found, known.get(name, first)) for name, found in measures.items()}
+    return {name: _with_names(found, known[name] or first) for name, found in measures.items()}
+
+
+def _columns_of(problem: Problem | None) -> Sequence[str] | None:
+    """The names of the columns in the order in which a model has them."""
+    if problem is None or isinstance(problem, WholeProblem):
+        return None
+    return problem.rows.columns if problem.vae is None else problem.vae.columns
 
 
 def _with_names(measure: str, columns: Sequence[str]) -> str:
-    """A measure of each column by its name, in the order of the names."""
+    """A measure of each column, "density of column 0, ...", by its name, in the order of names."""
     kinds = measure.removesuffix(WITH_HOLES)
-    if not EACH_COLUMN.fullmatch(kinds):
+    parts = [part.rpartition(OF_COLUMN) for part in kinds.split(", ")]
+    if not all(number.isdigit() for _, _, number in parts):
         return measure
-    parts = [part.rpartition(" ") for part in kinds.split(", ")]
     named = sorted((str(columns[int(number)]), kind) for kind, _, number in parts)
-    return ", ".join(f"{kind} {name!r}" for name, kind in named) + measure[len(kinds) :]
+    each = ", ".join(f"{kind}{OF_COLUMN}{name!r}" for name, kind in named)
+    return each + measure[len(kinds) :]
 
 
 def refuse_other_measures(who: str, measures: dict[Any, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -64,10 +65,19 @@ def wide(content: str, label: str) -> str:
     )
 
 
-def table(frame: pandas.DataFrame, index: str, caption: str) -> str:
-    """A data frame as a table that is sorted by a click on a heading."""
+def table(
+    frame: pandas.DataFrame, index: str, caption: str, formats: Mapping[str, str] = {}
+) -> str:
+    """A data frame as a table that is sorted by a click on a heading.
+
+    Arguments:
+        frame: Numbers and texts, with names for rows and columns.
+        index: What the rows are.
+        caption: What the table is.
+        formats: How the numbers of some columns are written.
+    """
     head = "".join(f'<th scope="col">{escape(name)}' for name in tables.header(frame, index))
-    cells = zip(tables.body(frame), tables.numbers(frame), strict=True)
+    cells = zip(tables.body(frame, formats), tables.numbers(frame), strict=True)
     rows = "".join("<tr>" + "".join(map(_cell, texts, numbers)) for texts, numbers in cells)
     content = f"<thead><tr>{head}</thead><tbody>{rows}</tbody>"
     told = f"<p class=soft>{escape(caption)}</p>"

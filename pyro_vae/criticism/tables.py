@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas
@@ -14,18 +16,21 @@ def header(frame: pandas.DataFrame, index: str) -> list[str]:
     return [index, *map(_spaced, frame.columns)]
 
 
-def body(frame: pandas.DataFrame) -> list[list[str]]:
-    """A list for each row: its name, then its texts, and its numbers to 3 significant digits."""
+def body(frame: pandas.DataFrame, formats: Mapping[str, str] = {}) -> list[list[str]]:
+    """A list for each row: its name, then its texts, and its numbers, to 3 significant digits
+    unless `formats` has a format for the column.
+    """
+    known = [formats.get(str(name), "{:.3g}") for name in frame.columns]
     return [
-        [_spaced(name), *map(_written, values)]
+        [_spaced(name), *map(_written, values, known)]
         for name, values in zip(frame.index, frame.values, strict=True)
     ]
 
 
 def numbers(frame: pandas.DataFrame) -> list[list[float]]:
-    """The number that each cell of :func:`body` shows; NaN where it shows none."""
+    """The number in each cell of :func:`body`; NaN where there is none."""
     return [
-        [_number(str(name)), *map(_number, values)]
+        [*map(_number, (name, *values))]
         for name, values in zip(frame.index, frame.values, strict=True)
     ]
 
@@ -34,16 +39,9 @@ def _spaced(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def _written(value: object) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
+def _written(value: object, form: str) -> str:
+    return value if isinstance(value, str) else form.format(value)
 
 
-def _number(value: Any) -> float:
-    """That of a cell: its own, or what its text begins with, as of "1,234", "5%", "1.2 ± 0.3"."""
-    if not isinstance(value, str):
-        return float(value)
-    text = value.split(" ± ")[0].removesuffix("%").replace(",", "")
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, Real) else math.nan

@@ -131,7 +131,13 @@ READ = (
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file; it appears whole or not at all."""
+    """Write a file; it appears whole or not at all. Of a link, the file that it leads to; what is
+    no file, such as a pipe, is written to.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -21,6 +21,7 @@ from ..distributions.sphere import Sphere
 from ..distributions.supports import base_of, innermost
 from ..guards import owner_of
 
+OF_COLUMN = " of column "
 WITH_HOLES = " with the probability of the cells that are missing"
 
 
@@ -68,7 +69,7 @@ def measure_of(likelihood: Any) -> str:
     kinds = {kind for _, kind in each}
     if len(kinds) == 1:
         return kinds.pop()
-    return ", ".join(f"{kind} of column {column}" for column, kind in each)
+    return ", ".join(f"{kind}{OF_COLUMN}{column}" for column, kind in each)
 
 
 def _measures_on(support: Any, event_shape: torch.Size) -> list[str]:

@@ -18,6 +18,8 @@ from ..conditionals.classes import Categorical, Ordinal
 from ..conditionals.columns import Columns
 from ..data.columns import as_array
 from ..data.rows import Rows
+from ..distributions.intervals import WithAtoms
+from ..distributions.supports import base_of
 from ..guards import mode, seeded
 from ..vae import VAE
 from .estimator import VAEEstimator
@@ -37,8 +39,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     mean      its mean                 the mean of their numbers   the class with most weight
     median    its median               its median                  the class drawn most often
     mode      the number drawn most    the class drawn most often  the class drawn most often
-              often: counts, no
-              continuous columns
+              often: of counts, or of
+              values with masses of
+              their own, such as zeros
     draw      one draw                 one draw                    one draw
     ========  =======================  ==========================  ==========================
 
@@ -147,16 +150,14 @@ def _filled(vae: VAE, rows: Rows, strategy: str, num: int) -> Tensor:
     if strategy == "mean":
         return _means(vae, rows, num)
     classes = _columns(vae, lambda part: isinstance(part, Categorical))
-    continuous = _columns(vae, lambda part: not part.support.is_discrete)
+    if strategy == "mode":
+        _refuse_without_mode(vae, rows)
 
     def summary(part: Rows) -> Tensor:
-        if strategy == "mode":
-            _refuse_missing(part, continuous)
         draws = impute(vae, part, num, num)
-        most_often = draws.mode(0).values
         if strategy == "mode":
-            return most_often
-        return torch.where(classes, most_often, draws.median(0).values)
+            return _most_often(draws)
+        return torch.where(classes, _most_often(draws), draws.median(0).values)
 
     return _by_chunks(vae, rows, num, summary)
 
@@ -189,16 +190,31 @@ def _columns(vae: VAE, is_wanted: Callable[[Conditional], bool]) -> Tensor:
     return found
 
 
-def _refuse_missing(rows: Rows, continuous: Tensor) -> None:
-    """Raise where a cell is missing that has no mode.
+def _most_often(draws: Tensor) -> Tensor:
+    """The value that is most often among draws ``(K, N, features)``; of several, the middle one."""
+    ordered = draws.movedim(0, -1).contiguous().sort(-1).values
+    ends = torch.searchsorted(ordered, ordered, right=True)
+    counts = ends - torch.searchsorted(ordered, ordered)
+    is_most = counts == counts.max(-1, keepdim=True).values
+    return ordered.where(is_most, torch.nan).nanmedian(-1).values
+
+
+def _refuse_without_mode(vae: VAE, rows: Rows) -> None:
+    """Raise where a cell is missing of which no value is drawn twice.
 
     Raises:
         ValueError: In which column.
     """
-    missing = rows.take(slice(None), like=torch.empty(0)).isnan() & continuous.cpu()
+    continuous = _columns(vae, lambda part: not _has_masses(part))
+    missing = rows.take(slice(None), like=continuous.double()).isnan() & continuous
     if bool(missing.any()):
         column = tuple(missing.nonzero()[0, 1:].tolist())
         raise ValueError(
             "strategy 'mode' needs counts or classes where cells are missing; got a continuous "
             f"{rows.name_of(column)}; use strategy 'median'"
         )
+
+
+def _has_masses(part: Conditional) -> bool:
+    """Whether single values have a probability: all, or some beside a density."""
+    return part.support.is_discrete or isinstance(base_of(part.support), WithAtoms)

@@ -36,7 +36,7 @@ def import_modules(who: str, modules: Any, folder: Path | None) -> None:
         ValueError: They are no list of names, or there is no such module.
     """
     if not isinstance(modules, list) or not all(
-        isinstance(module, str) and module for module in modules
+        isinstance(module, str) and module.strip(".") == module != "" for module in modules
     ):
         raise ValueError(f"{who}: must be a list of module names; got {modules!r}")
     place = "" if folder is None else f"into {folder.resolve()}, or "
@@ -44,8 +44,11 @@ def import_modules(who: str, modules: Any, folder: Path | None) -> None:
         for module in modules:
             try:
                 importlib.import_module(module)
-            except (ImportError, TypeError) as error:
-                raise ValueError(f"{who}: {error}; put it {place}on PYTHONPATH") from None
+            except ImportError as error:
+                is_missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+                if is_missing and f"{module}.".startswith(f"{error.name}."):
+                    raise ValueError(f"{who}: {error}; put it {place}on PYTHONPATH") from None
+                raise ValueError(f"{who}: {module} cannot be imported: {error}") from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import re
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..conditionals.base import Conditional
+from ..conditionals.base import Conditional, Shape
 from ..conditionals.declared import Declared
 from ..conditionals.missingness import Missingness
 from ..conditionals.networks import Network
@@ -117,13 +117,14 @@ def _of_argument(where: str, key: str, value: Any, cls: type[Declared] | None) -
         return [(_called(value), value)]
     if all(isinstance(each, list) for each in value):
         return [(_called(each), each) for each in value]
-    if key in getattr(cls, "params", ()):
+    kind = _kind(cls, key)
+    if kind == "either":
         raise ValueError(
             f"{where}: in a sweep {value} could be one value or {len(value)}; write [{value}] for "
             f"one, or a table for each, such as {{name = {cls.name!r}, {key} = {value[0]}}}"
         )
-    if _takes_one_value(cls, key):
-        return [(_called(each), each) for each in value]
+    if kind == "one":
+        return [choice for each in value for choice in _of_argument(where, key, each, cls)]
     return [(_called(value), value)]
 
 
@@ -136,14 +137,23 @@ def _class_of(name: Any) -> type[Declared] | None:
     return None
 
 
-def _takes_one_value(cls: Any, key: str) -> bool:
-    """Whether an argument is a number, a text or a truth value, by its annotation."""
+def _kind(cls: Any, key: str) -> str:
+    """What an argument takes by its annotation: "one" number, name, table or truth value, "several"
+    in a list, or "either".
+    """
+    if key in getattr(cls, "params", ()):
+        return "either"
     try:
-        hint = get_type_hints(cls.__init__).get(key, Any)
+        hint = get_type_hints(cls.__init__).get(key)
     except NameError:  # of a type that is imported for checks alone
-        return False
+        return "either"
+    if hint is None or hint == Shape:
+        return "several"
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return set(kinds) <= SCALARS
+    are_single = [kind in SCALARS or get_origin(kind) is dict for kind in kinds]
+    if all(are_single):
+        return "one"
+    return "either" if any(are_single) or hint is Any else "several"
 
 
 def _called(value: Any) -> str:
