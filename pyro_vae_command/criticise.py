@@ -216,6 +216,7 @@ def report(
     num_samples: Annotated[
         int, option("Samples of z for each datum, for log p(x).", "K", min=25)
     ] = 1000,
+    tolerance: Tolerance = None,
     seed: Seed = 0,
     key: ArrayKey = None,
     condition: ConditionFile = None,
@@ -241,6 +242,7 @@ def report(
         num_mcmc=num_mcmc,
         num_simulations=num_simulations,
         num_samples=num_samples,
+        tolerance=tolerance,
         seed=seed,
     )
 

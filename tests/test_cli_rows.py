@@ -1,12 +1,15 @@
 """Which rows the commands use of data that a model was fitted to."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import safetensors
 import torch
+import xarray
 from typer.testing import CliRunner
 
 import pyro_vae as pv
@@ -216,3 +219,34 @@ def test_fit_and_evaluate_say_the_same_of_the_rows_held_out():
         done("evaluate", "m.safetensors", "x.npy", "--num-samples", 30, "--json").stdout
     )
     assert told == {key: found[key] for key in ("mean", "mean_se", "flagged")}
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_files_call_data_by_their_rows():
+    done("fit", "x.npy", *QUICK, "--validation", 0.25, "-o", "m.safetensors")
+    quick = ["m.safetensors", "x.npy", "--num-samples", 30]
+    done("evaluate", *quick, "-n", 4, "-o", "some.csv")
+    some = pandas.read_csv("some.csv", index_col="datum")
+    assert list(some.index) == list(held_out()[:4])
+    x, vae = np.load("x.npy"), pv.load("m.safetensors")
+    true = pv.log_evidence(vae, x[some.index], num_samples=30)
+    np.testing.assert_allclose(some.log_evidence, true.log_evidence, rtol=1e-12)
+    done("evaluate", *quick, "-o", "some.nc")
+    with xarray.open_dataset("some.nc", engine="h5netcdf") as read:
+        assert list(read.row) == list(held_out())
+        assert list(read.datum) == list(range(10))
+    done("compare", *quick[:2], "-n", 2, "-o", "compared.csv")
+    assert set(pandas.read_csv("compared.csv").datum) == set(held_out()[:2])
+
+
+@pytest.mark.filterwarnings("ignore:log p")
+def test_a_report_calls_data_by_their_rows_and_takes_a_tolerance():
+    done("fit", "x.npy", *QUICK, "--validation", 0.25, "-o", "m.safetensors")
+    none = ["--num-mcmc", 0, "--num-simulations", 0, "--num-samples", 30, "-o", "r.html"]
+    done("report", "m.safetensors", "x.npy", *none, "--tolerance", 0.5)
+    page = Path("r.html").read_text()
+    lowest = page.partition("<summary>The lowest")[2].partition("</table>")[0]
+    rows = {int(float(row)) for row in re.findall(r'<tr><td data-value="([\d.]+)">', lowest)}
+    assert rows <= set(held_out())
+    assert len(rows) == 8
+    assert "where its error is above 0.5 nats, better proposals" in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -14,6 +15,7 @@ from ..criticism.models import bits_per_dim
 from ..criticism.models import compare_models as compare
 from ..criticism.posteriors import compare_posteriors, summarize
 from ..criticism.report import report as write_report
+from ..data.rows import Rows
 from ..density.identity import is_probability
 from ..evidence.climb import RUNGS
 from ..evidence.evidence import log_evidence
@@ -55,7 +57,7 @@ def evaluate(
     """log p(x) of data: a table, and files of each datum."""
     found = log_evidence(vae, x, c, **options)
     if out is not None:
-        _write_evidence(found, out)
+        _write_evidence(found, x, out)
     if picture is not None:
         plots.evidence(found).savefig(picture)
     if as_json:
@@ -131,7 +133,7 @@ def compare_guide(
     posterior = sample_posterior(vae, x, c, kernel=kernel, seed=seed)
     found = compare_posteriors(vae, x, posterior, c, seed=seed)
     if out is not None:
-        write_csv(found.to_dataframe(), out)
+        write_csv(found.assign_coords(datum=_numbers_of(x)).to_dataframe(), out)
     if picture is not None:
         plots.posteriors(found).savefig(picture)
     summary = summarize(found)
@@ -170,13 +172,21 @@ def _evidence_document(found: xarray.Dataset) -> dict[str, Any]:
     }
 
 
-def _write_evidence(found: xarray.Dataset, out: Path) -> None:
-    """The whole result as NetCDF, or as CSV what it tells of each datum."""
+def _write_evidence(found: xarray.Dataset, x: Rows, out: Path) -> None:
+    """The whole result as NetCDF, where ``row`` is the row of the data, or as CSV what it tells of
+    each datum, which is called by its row.
+    """
+    rows = _numbers_of(x)
     if out.suffix == ".nc":
-        found.to_netcdf(out, engine="h5netcdf")
+        found.assign_coords(row=("datum", rows)).to_netcdf(out, engine="h5netcdf")
         return
     by_datum = [name for name, values in found.items() if values.dims == ("datum",)]
-    write_csv(found[by_datum].to_dataframe(), out)
+    write_csv(found[by_datum].assign_coords(datum=rows).to_dataframe(), out)
+
+
+def _numbers_of(x: Rows) -> np.ndarray:
+    """Which rows of the data these are, from 0."""
+    return np.arange(len(x)) if x.numbers is None else x.numbers
 
 
 def _evidence_table(found: xarray.Dataset) -> Table:

@@ -18,6 +18,7 @@ import torch
 
 from ..assembly.card import diagram
 from ..data.files import write
+from ..data.rows import Rows
 from ..density.identity import data_digest
 from ..density.problem import Problem
 from ..density.traced import Pair
@@ -51,6 +52,7 @@ def report(
     history: pandas.DataFrame | None = None,
     labels: Any = None,
     num_samples: int = 1000,
+    tolerance: float | None = None,
     num_mcmc: int = 50,
     num_simulations: int = 500,
     seed: int = 0,
@@ -69,6 +71,7 @@ def report(
         labels: A class for each datum; they colour the picture of the latents and play no other
             part.
         num_samples: The samples for log p(x) of each datum.
+        tolerance: The standard error wanted for each datum, in nats, as in :func:`.log_evidence`.
         num_mcmc: How many of the data, the first, are held against MCMC; 0 for none.
         num_simulations: How many data are simulated to calibrate the guide; 0 for none.
         seed: The seed of all draws.
@@ -100,7 +103,10 @@ def report(
         warnings.simplefilter("ignore", UserWarning)  # what they say, the report says
         if history is not None:
             parts += _training(history)
-        parts += _evidence(problem, num_samples, seed)
+        numbers = x.numbers if isinstance(x, Rows) else None
+        parts += _evidence(
+            problem, numbers, num_samples=num_samples, tolerance=tolerance, seed=seed
+        )
         parts += _fit(own, problem, seed)
         if own is not None:
             parts += latents(own, problem.rows, labels)
@@ -159,8 +165,9 @@ def _training(history: pandas.DataFrame) -> Iterator[str]:
     yield html.image(plots.training(history), "losses")
 
 
-def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
-    found = log_evidence(problem, num_samples=num_samples, seed=seed)
+def _evidence(problem: Problem, rows: np.ndarray | None, **options: Any) -> Iterator[str]:
+    """log p(x) of the data, which are these rows of others, if they are some."""
+    found = log_evidence(problem, **options)
     flagged, num = found.attrs["flagged"], found.sizes["datum"]
     if problem.sums_exactly:
         verdict = html.light("good", "Exact: the latents are summed over.", text.EXACT)
@@ -181,10 +188,10 @@ def _evidence(problem: Problem, num_samples: int, seed: int) -> Iterator[str]:
     ]
     body = "".join(f"<tr><td>{name}<td>{mean:.2f}<td>{se:.2f}" for name, mean, se in figures)
     yield html.wide(f"<table><tr><th>mean over data<th>nats<th>SE{body}</table>", "evidence")
-    yield f"<p class=soft>Importance sampling from the guide, K = {num_samples}.</p>" + html.image(
-        plots.evidence(found), "log p(x) and k-hat"
-    )
-    yield f"<details><summary>The lowest</summary>{_lowest(found)}</details>"
+    yield f"<p class=soft>{text.sampled(**options)}</p>"
+    yield html.image(plots.evidence(found), "log p(x) and k-hat")
+    called = found if rows is None else found.assign_coords(datum=rows)
+    yield f"<details><summary>The lowest</summary>{_lowest(called)}</details>"
 
 
 def _lowest(found: xarray.Dataset) -> str:

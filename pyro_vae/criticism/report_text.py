@@ -6,7 +6,7 @@ EVIDENCE = (
     "A datum is flagged where its importance weights cannot support their mean: k-hat above 0.7, "
     "few effective samples, or draws of a wider distribution that contradict the guide's. Good: "
     "less than 5 % of the data are flagged; check: less than 30 %. To do: "
-    "log_evidence(..., tolerance=0.05) gives flagged data better proposals; a guide such as "
+    "tolerance=0.05 (--tolerance 0.05) gives flagged data better proposals; a guide such as "
     "spline_flow, or training with loss='iwae', leaves fewer flagged."
 )
 EXACT = "No sampling was needed: there are so few values of the latents that all were tried."
@@ -38,7 +38,8 @@ PREDICTIONS = (
     "a uniform number (Gelman et al., 1996)."
 )
 LOWEST = (
-    "The data with the lowest log p(x): outliers, errors of the data, or what the model misses."
+    "The data with the lowest log p(x), by their rows, counted from 0: outliers, errors of the "
+    "data, or what the model misses."
 )
 COMPARED = "Guide and MCMC, over data and, where a measure has one for each, latents."
 MEASURES = {
@@ -52,3 +53,11 @@ MEASURES = {
     "coverage": "the share of MCMC's draws inside the guide's central 90 % intervals",
     "kl": "KL(q || p) of guide and posterior, in nats",
 }
+
+
+def sampled(*, num_samples: int, tolerance: float | None, seed: int) -> str:
+    """How log p(x) was estimated."""
+    text = f"Importance sampling from the guide, K = {num_samples}"
+    if tolerance is None:
+        return f"{text}, seed {seed}."
+    return f"{text}, seed {seed}; where its error is above {tolerance:g} nats, better proposals."

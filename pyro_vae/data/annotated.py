@@ -35,7 +35,9 @@ class AnnotatedRows(Rows):
 
     def only(self, index: np.ndarray) -> Rows:
         numbers = np.arange(len(self))[index]
-        return AnnotatedRows(super().only(index), self.columns, self.obs.iloc[numbers])
+        rows = AnnotatedRows(super().only(index), self.columns, self.obs.iloc[numbers])
+        rows.numbers = numbers if self.numbers is None else self.numbers[numbers]
+        return rows
 
 
 def is_annotated(x: Any) -> bool:

@@ -67,6 +67,7 @@ class Rows:
         self.is_fixed = is_fixed
         self.labels = labels
         self.event_shape = torch.Size(event_shape)
+        self.numbers: np.ndarray | None = None  # where these are some rows: which
         self.device: torch.device | None = None  # where all rows are in memory, if they are
         self._summary: Summary | None = None
         self._moments: tuple[Tensor, Tensor] | None = None
@@ -129,7 +130,9 @@ class Rows:
             )
         index = index.astype(int) % self.length
         c = None if self.c is None else self.c.only(index)
-        return self._like(lambda inner: self.fetch(index[inner]), len(index), c)
+        rows = self._like(lambda inner: self.fetch(index[inner]), len(index), c)
+        rows.numbers = index if self.numbers is None else self.numbers[index]
+        return rows
 
     def in_memory(self, like: Tensor | None = None) -> Rows:
         """The same rows, all read now, and not again."""
