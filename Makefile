@@ -40,7 +40,7 @@ bench: env
 	$(VENV)/bin/python benchmarks/page.py
 
 docs: env
-	$(VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build
+	$(VENV)/bin/python -m sphinx -W --keep-going -a -q docs docs/_build  # -a: their lists of pages too
 
 gallery: env
 	$(VENV)/bin/python docs/gallery.py

@@ -118,7 +118,8 @@ def fit(
     200,200 -o m.safetensors`
 
     The VAE is built for all data, trained on most of them, and scored on the share held out: log
-    p(x) by importance sampling, in nats per datum. The file says which rows were held out. Ctrl-C
+    p(x) by importance sampling, in nats per datum. That share also says when to stop, so keep other
+    data for a last word. The file says which rows were held out. Ctrl-C
     saves the best so far; after that, or after a crash, the same command with --resume goes on from
     --checkpoint. Several processes train together by `torchrun --nproc-per-node 2 -m pyro_vae fit
     ...`."""

@@ -136,6 +136,7 @@ SLOW_PAGES = {
     "choose_a_prior",
     "choose_an_estimator",
     "choose_the_number_of_latents",
+    "differential_features",
     "from_pyro",
     "guide_against_mcmc",
     "is_my_log_p_right",

@@ -126,12 +126,13 @@ def fitted(asked: Fit, say: Callable[[str], None]) -> dict[str, Any] | None:
         return None
     save(vae, asked.out, split=Split.of(in_order(x, vae.columns), held_out))
     document |= _course(history)
+    is_early = document["epochs"] < asked.options.get("epochs", 0) and not document["interrupted"]
     if document["interrupted"]:
         told = f"Interrupted after {len(history)} epochs; the model so far is in {asked.out}."
         typer.echo(told, err=True)
         return document
 
-    say(_told(document))
+    say(_told(document, is_early=is_early))
     if len(held_out) and asked.num_samples is not None:
         score = log_evidence(
             vae, x_held_out, c_held_out, num_samples=asked.num_samples, seed=asked.seed
@@ -223,12 +224,13 @@ def _course(history: Any) -> dict[str, Any]:
     }
 
 
-def _told(course: dict[str, Any]) -> str:
+def _told(course: dict[str, Any], *, is_early: bool) -> str:
     """How training went, in a sentence."""
     loss = f"loss is {course['loss']:.2f}"
     if course["num_held_out"]:
         loss = f"best validation loss is {course['validation']:.2f}"
+    ended = ", until the validation loss no longer fell" if is_early else ""
     return (
         f"Trained {course['epochs']} epochs on {course['num_trained']} data in "
-        f"{course['seconds']:.0f} s; the {loss} nats per datum."
+        f"{course['seconds']:.0f} s{ended}; the {loss} nats per datum."
     )

@@ -50,9 +50,12 @@ class Columns(Conditional, name="columns"):
         self.columns = columns_of(blocks)
         listed = list(itertools.chain(*self.columns))
         if len(self.event_shape) != 1 or sorted(listed) != list(range(self.event_shape[0])):
+            num = self.event_shape.numel()
+            absent = [number for number in range(num) if number not in listed]
+            said = f"; columns {absent} are in none" if absent else ""
             raise ValueError(
                 f"blocks: every column must be in exactly one, for rows of shape "
-                f"{tuple(self.event_shape)}; got {self.columns}"
+                f"{tuple(self.event_shape)}; got {self.columns}{said}"
             )
 
         parts: list[Conditional] = []

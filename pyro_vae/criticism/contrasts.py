@@ -137,9 +137,17 @@ def _expected(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "means of ", UserWarning)  # there is one for both groups
         return [
-            expect(vae, x, f, of_x, seed=own, **options)
-            for x, of_x, own in zip(groups, c, (seed, seed_of(seed, 1)), strict=True)
+            _of_group(name, vae, x, f, of_x, seed=own, **options)
+            for name, x, of_x, own in zip("ab", groups, c, (seed, seed_of(seed, 1)), strict=True)
         ]
+
+
+def _of_group(name: str, *arguments: Any, **options: Any) -> xarray.Dataset:
+    try:
+        return expect(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"contrast was about to average over the group {name}")
+        raise
 
 
 def _warn_of_flags(found: list[xarray.Dataset], tolerance: float | None) -> None:

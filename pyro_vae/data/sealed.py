@@ -59,7 +59,9 @@ def unsealed(path: Path, kind: str, version: str) -> tuple[dict[str, Tensor], di
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
             about = dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path.name} could not be read as a {kind}: {error}") from None
+        is_another = path.is_file() and path.suffix != ".safetensors"
+        hint = f"; a {kind} is a .safetensors file" if is_another else ""
+        raise CheckpointError(f"{path.name} could not be read as a {kind}: {error}{hint}") from None
 
     digest = about.pop("sha256", None)
     if about.get("format") != version:

@@ -44,7 +44,7 @@ from .weights import Weights, concatenate, from_blocks, unreached
 if TYPE_CHECKING:
     import xarray
 
-REMEDY = "raise num_distributions or chains, or start='prior'"
+REMEDY = "raise num_distributions or chains"
 LATE = "raise max_seconds, or ask for fewer num_distributions or chains"
 HARDLY = 0.2  # an acceptance with which chains hardly move
 
@@ -129,7 +129,8 @@ def annealed_log_evidence(
 
     result = _result(parts, about | {"seconds": watch.attrs["seconds"]}, bounded=z is not None)
     result = one_number(result) if isinstance(problem, WholeProblem) else result
-    warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else REMEDY)
+    remedy = REMEDY if start == "prior" else f"{REMEDY}, or start='prior'"
+    warn_of_flags(result, LATE if result.attrs.get("flagged_out_of_time") else remedy)
     return result
 
 

@@ -72,6 +72,8 @@ def warn_of_flags(result: xarray.Dataset, remedy: str, what: str = "log p(x)") -
     total = sum(counts.values())
     if not total:
         return
+    if counts["not finite"] == total:
+        remedy = "look at these data: no draw of z gives a finite density of them"
     units = "data" if flag.ndim == 1 else "numbers"
     why = ", ".join(f"of {num} {SAID[reason]}" for reason, num in counts.items() if num)
     warnings.warn(
