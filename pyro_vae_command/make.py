@@ -13,6 +13,7 @@ from .options import (
     ConditionFile,
     Device,
     Json,
+    MaxSeconds,
     ModelFile,
     Modules,
     NumSamples,
@@ -172,6 +173,7 @@ def sweep(
     learning_rate: LearningRate = 1e-3,
     num_samples: NumSamples = 1000,
     tolerance: Tolerance = None,
+    max_seconds: MaxSeconds = None,
     seed: Seed = 0,
     key: ArrayKey = None,
     condition: ConditionFile = None,
@@ -206,7 +208,8 @@ def sweep(
         device=device,
         options=options,
     )
-    work(spec, asked, jobs=jobs, num_samples=num_samples, tolerance=tolerance, as_json=as_json)
+    scoring = {"num_samples": num_samples, "tolerance": tolerance, "max_seconds": max_seconds}
+    work(spec, asked, scoring, jobs=jobs, as_json=as_json)
 
 
 def sample(

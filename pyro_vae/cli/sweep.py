@@ -68,23 +68,14 @@ class Run:
         return found if is_its_own and self.fit.out.is_file() else None
 
 
-def sweep(
-    spec: Path,
-    asked: Fit,
-    *,
-    jobs: int,
-    num_samples: int,
-    tolerance: float | None,
-    as_json: bool,
-) -> None:
+def sweep(spec: Path, asked: Fit, scoring: dict[str, Any], *, jobs: int, as_json: bool) -> None:
     """Fit all models of a grid, and compare them.
 
     Arguments:
         spec: The .toml file: a spec in which lists are a grid.
         asked: How to make each model; ``asked.out`` is the folder of the sweep.
+        scoring: How to compare them: arguments of :func:`.compare_models`.
         jobs: How many processes fit side by side.
-        num_samples: The samples of z for log p(x) of each datum that is held out.
-        tolerance: That of :func:`.compare_models`.
         as_json: Whether to write a JSON document.
     """
     check_loss(asked.options["loss"])
@@ -109,9 +100,8 @@ def sweep(
     found = compare_models(
         {run.name: load(run.fit.out, device=asked.device) for run in done},
         *held_out_data,
-        num_samples=num_samples,
-        tolerance=tolerance,
         seed=asked.seed,
+        **scoring,
     )
     results = {run.name: run.result() or {} for run in done}
     found["num_parameters"] = [results[str(name)]["num_parameters"] for name in found.index]

@@ -79,14 +79,15 @@ def _good(found: pandas.DataFrame) -> pandas.Index:
 def _page(title: str, found: pandas.DataFrame, failed: dict[str, str], num: int) -> Iterator[str]:
     """The parts of the report."""
     yield f"<h1>{title}</h1>"
-    yield html.light("bad" if failed else "good", verdict(found))
+    flagged = int((found.flagged > 0.05).sum())
+    yield html.light(html.colour(not (failed or flagged), not failed), verdict(found))
     caption = (
         f"log p(x) of the same {num} data, held out in training, in nats per datum; differences to "
         "the best are paired by datum."
     )
     shown = found.dropna(axis="columns", how="all")
     yield html.table(shown, "model", caption, FORMATS)
-    if flagged := int((found.flagged > 0.05).sum()):
+    if flagged:
         yield html.light("fair", f"{flagged} models have more than 5 % of their data flagged.")
     if failed:
         items = "".join(f"<li>{escape(f'{name}: {why}')}" for name, why in failed.items())

@@ -67,7 +67,11 @@ def warn_of_untrusted(
     if not any(shares.values()):
         return
     said = ", ".join(f"{share:.0%} of {name!r}" for name, share in shares.items() if share)
-    remedy = "give tolerance=0.05, which escalates" if tolerance is None else "raise max_samples"
+    remedy = (
+        "give tolerance=0.05, which escalates"
+        if tolerance is None
+        else "raise max_samples or max_seconds"
+    )
     warnings.warn(
         f"log p(x) cannot be trusted for {said}, and is mostly too low there: {consequence}; "
         f"{remedy}",
