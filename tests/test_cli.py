@@ -104,6 +104,20 @@ def halves(x, share=0.1, seed=0):
 
 
 @pytest.mark.filterwarnings("ignore:log p")
+def test_fit_says_what_is_missing_and_what_never_differs():
+    x = np.load("counts.npy").astype(float)
+    x[:5, 0] = np.nan
+    table = pandas.DataFrame(x, columns=["a", "b", "c"]).assign(d=1.0, e=np.nan)
+    table.to_csv("table.csv", index=False)
+    told = done("fit", "table.csv", *QUICK, "--epochs", 1, "-o", "table.safetensors").stdout
+    assert f"; {5 + len(x)} of {5 * len(x)} cells are missing." in told
+    assert "One value, or none, in 'd', 'e': a density of it has no bound; leave it out." in told
+    table.dropna(axis="columns", how="all").drop(columns="d").to_csv("table.csv", index=False)
+    told = done("fit", "table.csv", *QUICK, "--epochs", 1, "-o", "other.safetensors").stdout
+    assert "One value" not in told
+
+
+@pytest.mark.filterwarnings("ignore:log p")
 def test_fit_by_flags_is_what_python_does():
     table = '{name = "gamma", concentration = 2.0}'
     flags = [

@@ -14,6 +14,7 @@ import typer
 from pyro_vae_command.processes import is_first
 
 from ..data.columns import in_order
+from ..data.refusals import listed
 from ..data.rows import Rows
 from ..evidence.evidence import log_evidence
 from ..spec.build import build
@@ -113,7 +114,9 @@ def fitted(asked: Fit, say: Callable[[str], None]) -> dict[str, Any] | None:
         if len(held_out):
             options["validation"] = x_held_out if c is None else (x_held_out, c_held_out)
         vae = _built(asked, x, c, device)
-        say(_summary(vae))
+        say(f"Built a VAE: {_summary(vae)}{_missing(x)}.")
+        if constant := _constant(x):
+            say(f"One value, or none, in {constant}: a density of it has no bound; leave it out.")
         document = _described(vae, asked.out, len(train), len(held_out))
         try:
             history = fit_vae(vae, x.only(train), select(c, train), seed=asked.seed, **options)
@@ -210,7 +213,22 @@ def _summary(vae: VAE) -> str:
     shapes = f"data of shape {tuple(spec['event'])}, latents of shape {tuple(spec['latent'])}"
     sizes = [f"{column} ({len(labels)})" for column, labels in (vae.classes or {}).items()]
     classes = f"; classes of {', '.join(sizes)}" if sizes else ""
-    return f"Built a VAE: {parts}; {shapes}, {_num_parameters(vae):,} parameters{classes}."
+    return f"{parts}; {shapes}, {_num_parameters(vae):,} parameters{classes}"
+
+
+def _missing(x: Rows) -> str:
+    """How many cells are missing, if some are."""
+    cells = len(x) * x.event_shape.numel()
+    return f"; {cells - x.summary.seen:,} of {cells:,} cells are missing" if x.has_missing else ""
+
+
+def _constant(x: Rows) -> str:
+    """The columns with names in which nothing differs."""
+    if x.columns is None:
+        return ""
+    spread = x.moments()[1].flatten()
+    names = [name for name, sd in zip(x.columns, spread, strict=True) if sd == 0]
+    return listed(names) if names else ""
 
 
 def _course(history: Any) -> dict[str, Any]:

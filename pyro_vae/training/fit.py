@@ -252,7 +252,9 @@ def _check_choices(checkpoint: Any, resume: bool, callback: Any, on_nonfinite: s
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f"on_nonfinite must be 'stop' or 'skip'; got {on_nonfinite!r}")
     if resume and checkpoint is None:
-        raise ValueError("resume needs the folder to resume from: checkpoint='runs/a'")
+        raise ValueError(
+            "resume needs the folder to resume from: checkpoint='runs/a' (--checkpoint runs/a)"
+        )
 
 
 def _held_out(vae: VAE, validation: Any) -> Problem:
