@@ -41,7 +41,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     mode      the number drawn most    the class drawn most often  the class drawn most often
               often: of counts, or of
               values with masses of
-              their own, such as zeros
+              their own, as zeros
     draw      one draw                 one draw                    one draw
     ========  =======================  ==========================  ==========================
 
