@@ -1,6 +1,7 @@
 """Which rows the commands use of data that a model was fitted to."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -250,3 +251,17 @@ def test_a_report_calls_data_by_their_rows_and_takes_a_tolerance():
     assert rows <= set(held_out())
     assert len(rows) == 8
     assert "where its error is above 0.5 nats, better proposals" in page
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(folder):
+    Path("behind.csv").write_text("old")
+    Path("link.csv").symlink_to("behind.csv")
+    write(Path("link.csv"), b"new")
+    assert Path("link.csv").is_symlink()
+    assert Path("behind.csv").read_text() == "new"
+    os.mkfifo("pipe.csv")
+    reader = os.open("pipe.csv", os.O_RDONLY | os.O_NONBLOCK)
+    write(Path("pipe.csv"), b"new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert Path("pipe.csv").is_fifo()

@@ -320,6 +320,10 @@ def test_the_verdict_tells_apart_what_the_data_do():
     )
     alone = "a has the highest log p(x), by more than 2 standard errors."
     assert verdict(models([0.0, -3.0, -4.0])) == alone
+    unknown = models([0.0, -np.inf, np.nan])
+    assert verdict(unknown) == "log p(x) of c is no number: no model is the best."
+    never = models([0.0, -np.inf, -4.0])
+    assert verdict(never.assign(difference_se=[0.0, np.inf, 1.0])) == alone
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -60,8 +61,11 @@ def smallest(found: pandas.DataFrame) -> str:
 def verdict(found: pandas.DataFrame) -> str:
     """Which model is the best, as far as these data tell."""
     best, num_good = found.index[0], len(_good(found))
+    unknown = [str(name) for name in found.index[found.difference.isna()]]
     if len(found) == 1:
         return f"There is log p(x) of {best} alone."
+    if unknown:
+        return f"log p(x) of {', '.join(unknown)} is no number: no model is the best."
     if num_good == 1:
         return f"{best} has the highest log p(x), by more than {CLOSE:g} standard errors."
     return (
@@ -73,7 +77,8 @@ def verdict(found: pandas.DataFrame) -> str:
 
 def _good(found: pandas.DataFrame) -> pandas.Index:
     """The best model, and those that are not told from it."""
-    return found.index[found.difference >= -CLOSE * found.difference_se]
+    is_close = found.difference >= -CLOSE * found.difference_se
+    return found.index[is_close & (found.difference > -math.inf)]
 
 
 def _page(title: str, found: pandas.DataFrame, failed: dict[str, str], num: int) -> Iterator[str]:
